@@ -1,0 +1,241 @@
+//! Configuration: its types, and how it is read and checked. Floor 1.
+//!
+//! `Config` is what the relay works with: every name resolved, every default filled in, every
+//! value in its type. The files are read by `read`; nothing else looks at TOML.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::plan::Plan;
+
+/// One checked configuration with its plan.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[relay]`.
+    pub relay: RelayConfig,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[[listener]]`, at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// `[[upstream]]`, at least one, names unique.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// `[migration]`.
+    pub migration: Option<MigrationConfig>,
+    /// `[[policy]]` in the order of the file, names unique.
+    pub policies: Vec<PolicyConfig>,
+    /// `[[table]]`: operator-owned lookup tables.
+    pub tables: Vec<TableConfig>,
+    /// `[admin]`.
+    pub admin: Option<AdminConfig>,
+    /// The plan; empty without one.
+    pub plan: Arc<Plan>,
+    /// Every file that this was read from, absolute: what to watch.
+    pub files: Vec<PathBuf>,
+}
+
+/// `[relay]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// Own name in the greeting, EHLO and `Received`.
+    pub hostname: String,
+    /// Directory for what the relay keeps (absolute; in the file relative to the file). Changes
+    /// need a restart.
+    pub state_dir: PathBuf,
+    /// What becomes of mail that no instance matches.
+    pub unmatched: Unmatched,
+    /// Put one `Received` line on top (default true).
+    pub received: bool,
+    /// Threads that carry mail (default: one a processor). Changes need a restart.
+    pub workers: usize,
+}
+
+/// What becomes of mail that no instance matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmatched {
+    /// It goes to `[migration] before`.
+    Before,
+    /// It is held (until there is a spool: `451`).
+    Hold,
+    /// `550 5.7.1`.
+    Refuse,
+}
+
+/// `[limits]`: each with a default that suits most; README lists them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `connections`: client connections in all.
+    pub connections: usize,
+    /// `connections_per_client`: client connections from one address.
+    pub connections_per_client: usize,
+    /// `message_size`: bytes of one message.
+    pub message_size: u64,
+    /// `message_memory`: a message up to this many bytes stays in memory.
+    pub message_memory: usize,
+    /// `memory`: bytes for the messages of all sessions together; beyond it they spill.
+    pub memory: usize,
+    /// `spill`: bytes of spill files in all; beyond it `452 4.3.1`.
+    pub spill: u64,
+    /// `command_timeout`: wait for the next command (RFC 5321 4.5.3.2.7).
+    pub command_timeout: Duration,
+    /// `data_timeout`: wait for the next bytes of a message.
+    pub data_timeout: Duration,
+    /// `data_rate`: bytes a second that a message must keep up on average after a minute's
+    /// grace.
+    pub data_rate: u64,
+    /// `direct_wait`: how long a direct attempt waits for a limit or a connection.
+    pub direct_wait: Duration,
+    /// `direct_queue`: how many direct attempts may wait, in all.
+    pub direct_queue: usize,
+    /// `direct_deadline`: after it a direct attempt whose reply is awaited is in doubt.
+    pub direct_deadline: Duration,
+    /// `limit_keys`: cells in the throttling table.
+    pub limit_keys: usize,
+    /// `shutdown_timeout`: how long sessions may finish after SIGTERM.
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            connections_per_client: 10_000,
+            message_size: 50 * 1024 * 1024,
+            message_memory: 256 * 1024,
+            memory: 256 * 1024 * 1024,
+            spill: 8 * 1024 * 1024 * 1024,
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(180),
+            data_rate: 1024,
+            direct_wait: Duration::from_millis(200),
+            direct_queue: 10_000,
+            direct_deadline: Duration::from_secs(20),
+            limit_keys: 100_000,
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[[listener]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Name; default `listener-1` and so on by position.
+    pub name: String,
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Networks that may relay; default loopback only.
+    pub allow: Vec<IpNet>,
+    /// Names of the upstreams that this listener can reach; all by default.
+    pub upstreams: Vec<String>,
+}
+
+/// `[[upstream]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamConfig {
+    /// Unique name.
+    pub name: String,
+    /// Addresses; at least one. (Host names come with the issue on the wire.)
+    pub targets: Vec<SocketAddr>,
+    /// How messages are handed over.
+    pub handoff: Handoff,
+    /// Where mail goes that no routing policy has an opinion of. At most one.
+    pub default: bool,
+    /// Connections at once, over all targets (default 50).
+    pub connections: usize,
+    /// Idle connections kept, over all targets (default: as `connections`).
+    pub idle_connections: usize,
+    /// How long an idle connection is kept (default 30 s).
+    pub idle_timeout: Duration,
+    /// Messages on one connection before it is closed (default 1000).
+    pub messages_per_connection: u32,
+    /// Time for connecting and greeting (default 10 s).
+    pub connect_timeout: Duration,
+    /// Time for each reply but the final one (default 60 s).
+    pub reply_timeout: Duration,
+    /// Time for the final reply (default 10 min, RFC 5321 4.5.3.2.6).
+    pub final_timeout: Duration,
+    /// Failures in a row that eject a target (default 5).
+    pub eject_after: u32,
+    /// First pause of an ejected target; doubles up to `eject_max` (default 1 s).
+    pub eject_for: Duration,
+    /// Longest pause of an ejected target (default 60 s).
+    pub eject_max: Duration,
+    /// Extensions to take for granted instead of asking, such as `["8BITMIME", "DSN"]`.
+    pub extensions: Option<Vec<String>>,
+    /// SIZE to take for granted with `extensions` (0: no limit stated).
+    pub size: Option<u64>,
+}
+
+/// How messages are handed to an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handoff {
+    /// The default. Until there is a spool it means direct.
+    Auto,
+    /// While the client waits.
+    Direct,
+}
+
+/// `[migration]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MigrationConfig {
+    /// Upstream of an instance before its window.
+    pub before: String,
+    /// Upstream of an instance after its window.
+    pub after: String,
+}
+
+/// `[[policy]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyConfig {
+    /// Scopes its limit keys and metrics; default: the part after `builtin:` or the file's stem.
+    pub name: String,
+    /// Where the component comes from.
+    pub plugin: PluginSource,
+    /// Settings as JSON text; `{}` by default.
+    pub settings: String,
+    /// What happens when the plugin fails; none: the default of its hook.
+    pub fail: Option<FailMode>,
+    /// Memory of one instance in bytes (default 16 MiB).
+    pub memory: usize,
+    /// Time of one call (default 50 ms).
+    pub timeout: Duration,
+    /// File and line of the entry, for messages.
+    pub place: String,
+}
+
+/// Where a plugin comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginSource {
+    /// `builtin:NAME`.
+    Builtin(String),
+    /// A file (absolute; in the configuration relative to it).
+    File(PathBuf),
+}
+
+/// What happens when a plugin traps, runs out of time or memory, or answers nonsense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailMode {
+    /// The message is held (`451 4.3.0` until there is a spool). Default of freeze policies.
+    Hold,
+    /// `451 4.3.0`. Default of routing policies.
+    Defer,
+    /// As if the policy were not there: not for freeze policies. Default of throttling policies,
+    /// which leaves the upstream's own limits.
+    Ignore,
+}
+
+/// `[[table]]`: read only, for `tables.lookup`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableConfig {
+    /// Name.
+    pub name: String,
+    /// Keys and values.
+    pub entries: std::collections::BTreeMap<String, String>,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Where `/metrics`, `/livez` and `/readyz` are served.
+    pub address: SocketAddr,
+}

@@ -1,0 +1,189 @@
+//! What policies are asked and what they answer, in the relay's own types. Floor 0.
+//!
+//! The contract in `wit/` has its own records; `policy::bindings` is the one place that turns
+//! one into the other. Nothing else in the relay sees a generated type.
+
+use std::net::IpAddr;
+
+use crate::plan::{Instance, Phase, Timestamp, Window};
+
+/// What one policy is asked about a message. Borrowed from the message and the plan, so that
+/// asking copies nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Transaction<'a> {
+    /// The relay's id of the message, the same at every attempt.
+    pub id: &'a str,
+    /// The time of this question.
+    pub now: Timestamp,
+    /// Address of the client that handed the message in.
+    pub client: IpAddr,
+    /// Reverse path; empty for `<>`.
+    pub sender: &'a str,
+    /// Forward paths.
+    pub recipients: &'a [&'a str],
+    /// Bytes of the message.
+    pub size: u64,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// The instance that the message belongs to, with its phase now.
+    pub instance: Option<InstanceView<'a>>,
+    /// 0 to 9999, stable for instance, sender and first recipient.
+    pub bucket: u32,
+    /// Everything that any loaded policy asked for; each policy gets only what it asked for.
+    pub attributes: &'a [(String, String)],
+}
+
+/// An instance as a policy sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct InstanceView<'a> {
+    /// The instance's entry in the plan.
+    pub instance: &'a Instance,
+    /// Its phase at `Transaction::now`.
+    pub phase: Phase,
+    /// The window of the wave that it is in.
+    pub window: Option<&'a Window>,
+    /// Upstream before the window.
+    pub before: &'a str,
+    /// Upstream after the window.
+    pub after: &'a str,
+}
+
+/// A reply that a policy gives, already checked: the code's class fits the decision, and the
+/// text is one line of printable characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyReply {
+    /// 400 to 599.
+    pub code: u16,
+    /// Enhanced status code, such as `4.7.1`.
+    pub enhanced: String,
+    /// One line, at most 400 bytes.
+    pub text: String,
+}
+
+/// What a freeze policy says of one message. The order is by strictness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FreezeDecision {
+    /// It may go.
+    Proceed,
+    /// It may not go before `until`, or, without one, before something changes.
+    Hold {
+        /// When to ask again.
+        until: Option<Timestamp>,
+        /// Why, for people.
+        reason: String,
+    },
+    /// It stays in the sender's own queue.
+    Defer(PolicyReply),
+    /// It is refused.
+    Refuse(PolicyReply),
+}
+
+impl FreezeDecision {
+    /// 0 for `Proceed` to 3 for `Refuse`: of several answers the strictest wins.
+    pub fn strictness(&self) -> u8 {
+        match self {
+            Self::Proceed => 0,
+            Self::Hold { .. } => 1,
+            Self::Defer(_) => 2,
+            Self::Refuse(_) => 3,
+        }
+    }
+}
+
+/// An upstream by name, with what to use while all of its targets are down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTarget {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// Names of upstreams to try, in this order, only while all targets of `upstream` are down.
+    pub fallbacks: Vec<String>,
+}
+
+/// Some of a message's recipients and where they go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteShare {
+    /// Indexes into the transaction's recipients.
+    pub recipients: Vec<u32>,
+    /// Where they go.
+    pub target: RouteTarget,
+}
+
+/// What a routing policy says of one message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteDecision {
+    /// No opinion.
+    Abstain,
+    /// Every recipient goes there.
+    All(RouteTarget),
+    /// Every recipient is in exactly one share (checked).
+    Split(Vec<RouteShare>),
+}
+
+/// `quantity` each `per_ms`, at most `burst` at once; this attempt takes `cost`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// The cell that is charged; it belongs to the policy that named it.
+    pub key: String,
+    /// How many each period; at least 1.
+    pub quantity: u64,
+    /// The period in milliseconds; at least 1.
+    pub per_ms: u64,
+    /// How many at once; at least 1.
+    pub burst: u64,
+    /// What is taken; 1 to `burst`.
+    pub cost: u64,
+}
+
+/// At most `limit` attempts with this key at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConcurrencyLimit {
+    /// The count that is charged; it belongs to the policy that named it.
+    pub key: String,
+    /// At least 1.
+    pub limit: u32,
+}
+
+/// All that one throttling policy wants charged for an attempt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LimitSet {
+    /// Rate limits.
+    pub rates: Vec<RateLimit>,
+    /// Concurrency limits.
+    pub concurrency: Vec<ConcurrencyLimit>,
+}
+
+/// What came of an attempt, told to the policies that subscribed.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptOutcome<'a> {
+    /// Where it went.
+    pub upstream: &'a str,
+    /// Keys of this policy that were charged.
+    pub keys: &'a [String],
+    /// Code of the final reply; 0 when there was none.
+    pub code: u16,
+    /// Text of the final reply.
+    pub text: &'a str,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What a throttling policy learned from an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    /// Nothing is charged on `key` before `until`: attempts that name it wait.
+    Pause {
+        /// The cell.
+        key: String,
+        /// End of the pause.
+        until: Timestamp,
+    },
+    /// Until `until` the rate of `key` is divided by `factor` thousandths.
+    Slow {
+        /// The cell.
+        key: String,
+        /// Thousandths, at least 1000.
+        factor: u32,
+        /// End.
+        until: Timestamp,
+    },
+}

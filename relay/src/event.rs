@@ -1,0 +1,1 @@
+//! What happened, as plain values. Floor 0.

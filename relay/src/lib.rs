@@ -1,0 +1,11 @@
+//! The relay.
+
+pub mod decision;
+pub mod message;
+pub mod plan;
+
+pub mod config;
+pub mod event;
+pub mod policy;
+pub mod upstream;
+pub mod world;

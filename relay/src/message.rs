@@ -1,0 +1,1 @@
+//! Messages: their id, envelope and body. Floor 0.

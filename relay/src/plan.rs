@@ -1,0 +1,194 @@
+//! The migration plan: instances, waves, windows, phases. Floor 0.
+//!
+//! Pure data and pure functions of it. Reading the file is `config::plan`'s business; the state
+//! of a wave that is running is `waves`'.
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// This time less `ms` milliseconds, not below the epoch.
+    pub fn saturating_sub_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_sub(ms))
+    }
+
+    /// This time plus `ms` milliseconds.
+    pub fn saturating_add_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339 in UTC.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+            Some(time) => time.fmt(f),
+            None => write!(f, "{} ms after 1970", self.0),
+        }
+    }
+}
+
+/// The phase of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// In no wave.
+    Unscheduled,
+    /// In a wave whose freezing has not begun.
+    Scheduled,
+    /// From `opens - freeze_lead` to `opens`: no attempt starts; those begun may still end.
+    Freezing,
+    /// From `opens`: nothing of the instance leaves.
+    Frozen,
+    /// Frozen, and the cloud was probed for this instance.
+    Checked,
+    /// The window is over; what was held is let out.
+    Releasing,
+    /// The window is over.
+    Migrated,
+    /// The wave was rolled back.
+    RolledBack,
+}
+
+impl Phase {
+    /// The name that policies, metrics and people see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unscheduled => "unscheduled",
+            Self::Scheduled => "scheduled",
+            Self::Freezing => "freezing",
+            Self::Frozen => "frozen",
+            Self::Checked => "checked",
+            Self::Releasing => "releasing",
+            Self::Migrated => "migrated",
+            Self::RolledBack => "rolled-back",
+        }
+    }
+
+    /// Whether a new attempt may start.
+    pub fn may_start(self) -> bool {
+        !matches!(self, Self::Freezing | Self::Frozen | Self::Checked)
+    }
+
+    /// Whether an attempt that has started may write its end of data.
+    pub fn may_commit(self) -> bool {
+        !matches!(self, Self::Frozen | Self::Checked)
+    }
+
+    /// Whether the instance's mail goes to `after` rather than `before` once it may go.
+    pub fn is_after(self) -> bool {
+        matches!(self, Self::Frozen | Self::Checked | Self::Releasing | Self::Migrated)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How the mail of an instance is recognised: all that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Matcher {
+    /// Networks of its clients; empty: any.
+    pub clients: Vec<IpNet>,
+    /// Domains of its senders, in lower case; empty: any.
+    pub senders: Vec<String>,
+    /// Names of the listeners that it uses; empty: any.
+    pub listeners: Vec<String>,
+}
+
+/// One sending platform instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Unique in the plan.
+    pub name: String,
+    /// Product, such as `campaign-classic`.
+    pub product: String,
+    /// Environment, such as `production`.
+    pub environment: String,
+    /// How its mail is recognised.
+    pub matcher: Matcher,
+    /// Upstream before the window, where it differs from `[migration]`.
+    pub before: Option<String>,
+    /// Upstream after the window, where it differs from `[migration]`.
+    pub after: Option<String>,
+}
+
+/// The time in which none of an instance's mail may leave: `[opens, closes)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The wave's id.
+    pub wave: String,
+    /// First moment of the window.
+    pub opens: Timestamp,
+    /// First moment after the window.
+    pub closes: Timestamp,
+}
+
+/// A group of instances upgraded together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wave {
+    /// Its window; `window.wave` is the wave's id.
+    pub window: Window,
+    /// Environment of its instances.
+    pub environment: String,
+    /// Indexes into `Plan::instances`.
+    pub instances: Vec<usize>,
+    /// Upstream before the window for its instances, where it differs.
+    pub before: Option<String>,
+    /// Upstream after the window for its instances, where it differs.
+    pub after: Option<String>,
+}
+
+/// The whole plan, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// How long before `opens` freezing begins, in milliseconds.
+    pub freeze_lead_ms: u64,
+    /// All instances.
+    pub instances: Vec<Instance>,
+    /// All waves, by time.
+    pub waves: Vec<Wave>,
+    /// For each instance the index of its wave, if it is in one.
+    pub wave_of: Vec<Option<usize>>,
+}
+
+impl Plan {
+    /// The wave of an instance.
+    pub fn wave(&self, instance: usize) -> Option<&Wave> {
+        self.wave_of.get(instance).copied().flatten().and_then(|wave| self.waves.get(wave))
+    }
+
+    /// The phase of an instance as the clock alone gives it.
+    pub fn phase(&self, instance: usize, now: Timestamp) -> Phase {
+        let Some(wave) = self.wave(instance) else {
+            return Phase::Unscheduled;
+        };
+        let Window { opens, closes, .. } = wave.window;
+        if now >= closes {
+            Phase::Migrated
+        } else if now >= opens {
+            Phase::Frozen
+        } else if now >= opens.saturating_sub_ms(self.freeze_lead_ms) {
+            Phase::Freezing
+        } else {
+            Phase::Scheduled
+        }
+    }
+}
+
+/// What a message is recognised by.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Domain of the sender in any case; none for the empty reverse path.
+    pub sender_domain: Option<&'a str>,
+    /// Name of the listener.
+    pub listener: &'a str,
+}

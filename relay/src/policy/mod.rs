@@ -1,0 +1,1 @@
+//! The policy host. Floor 2.

@@ -1,0 +1,1 @@
+//! Upstreams: targets, health, pooled connections. Floor 2.

@@ -1,0 +1,1 @@
+//! The outside world: clocks, entropy, network. Floor 1.
