@@ -1,6 +1,8 @@
 //! The relay.
 
 pub mod decision;
+pub mod gcra;
+pub mod limits;
 pub mod message;
 pub mod plan;
 

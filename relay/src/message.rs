@@ -1,1 +1,163 @@
-//! Messages: their id, envelope and body. Floor 0.
+//! Messages: their id and how long it lasts, and the trace line put on top. Floor 0.
+
+use std::{fmt, net::IpAddr};
+
+use crate::plan::Timestamp;
+
+/// The relay's own name for a message, given at receipt and kept for ever: the time of receipt
+/// and 35 random bits, as 16 characters of Crockford's base 32, so that ids sort by time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId([u8; 16]);
+
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+impl MessageId {
+    /// An id for a message that came in at `time`.
+    pub fn new(time: Timestamp, random: u64) -> Self {
+        let mut text = [0; 16];
+        let mut value = (u128::from(time.0) << 35) | u128::from(random & 0x7_ffff_ffff);
+        for place in text.iter_mut().rev() {
+            *place = ALPHABET[usize::try_from(value & 31).unwrap_or(0)];
+            value >>= 5;
+        }
+        Self(text)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What the `Received` line says (RFC 5321 4.4).
+#[derive(Clone, Copy, Debug)]
+pub struct Trace<'a> {
+    /// What the client called itself.
+    pub helo: &'a str,
+    /// Where it came from.
+    pub client: IpAddr,
+    /// The relay's own name.
+    pub hostname: &'a str,
+    /// `SMTP`, `ESMTP` or `UTF8SMTP` (RFC 3848, RFC 6531).
+    pub protocol: &'a str,
+    /// The message.
+    pub id: MessageId,
+    /// The time of receipt.
+    pub time: Timestamp,
+}
+
+impl Trace<'_> {
+    /// Writes the folded header field with its CRLF.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"Received: from ");
+        out.extend_from_slice(self.helo.as_bytes());
+        out.extend_from_slice(b" ([");
+        // RFC 5321 4.1.3: an IPv6 address is tagged.
+        let tag = if self.client.is_ipv6() { "IPv6:" } else { "" };
+        push(out, format_args!("{tag}{}", self.client));
+        out.extend_from_slice(b"])\r\n\tby ");
+        out.extend_from_slice(self.hostname.as_bytes());
+        out.extend_from_slice(b" with ");
+        out.extend_from_slice(self.protocol.as_bytes());
+        out.extend_from_slice(b" id ");
+        out.extend_from_slice(self.id.as_str().as_bytes());
+        out.extend_from_slice(b";\r\n\t");
+        write_date(self.time, out);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// RFC 5322 3.3, in UTC.
+fn write_date(time: Timestamp, out: &mut Vec<u8>) {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = time.0 / 1000;
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let weekday = DAYS[usize::try_from(days % 7).unwrap_or(0)];
+    let month = MONTHS[usize::try_from(month - 1).unwrap_or(0)];
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    push(
+        out,
+        format_args!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000"),
+    );
+}
+
+/// Days since 1970 as year, month (1 to 12) and day: Hinnant's `civil_from_days`. Own code,
+/// because it is on the path of every message and a calendar library is ten times dearer.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let (era, of_era) = (z / 146_097, z % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (year + era * 400 + u64::from(month <= 2), month, day)
+}
+
+fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    // Writing to a Vec cannot fail.
+    let _ = std::io::Write::write_fmt(out, text);
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_line_is_what_rfc_5321_says() {
+        let time = Timestamp(1_768_888_800_123);
+        let id = MessageId::new(time, 7);
+        let trace = Trace {
+            helo: "mta.example",
+            client: "2001:db8::1".parse().unwrap(),
+            hostname: "edge-1.example.net",
+            protocol: "ESMTP",
+            id,
+            time,
+        };
+        let mut out = Vec::new();
+        trace.write(&mut out);
+        let expected = format!(
+            "Received: from mta.example ([IPv6:2001:db8::1])\r\n\tby edge-1.example.net with ESMTP \
+             id {id};\r\n\tTue, 20 Jan 2026 06:00:00 +0000\r\n"
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn ids_sort_by_time() {
+        let ids: Vec<_> =
+            [1, 2, 1 << 40].map(|ms| MessageId::new(Timestamp(ms), u64::MAX)).to_vec();
+        assert!(ids.is_sorted());
+        assert_eq!(ids[0].as_str().len(), 16);
+    }
+
+    proptest! {
+        #[test]
+        fn dates_are_those_of_a_calendar_library(seconds in 0_u64..4_000_000_000) {
+            let mut out = Vec::new();
+            write_date(Timestamp(seconds * 1000), &mut out);
+            let time = jiff::Timestamp::from_second(i64::try_from(seconds).unwrap()).unwrap();
+            let zoned = time.to_zoned(jiff::tz::TimeZone::UTC);
+            let expected = zoned.strftime("%a, %-d %b %Y %H:%M:%S +0000").to_string();
+            prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+}

@@ -55,6 +55,17 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// The phase that the clock alone gives to an instance with this window.
+    pub fn at(window: Option<&Window>, freeze_lead_ms: u64, now: Timestamp) -> Self {
+        match window {
+            None => Self::Unscheduled,
+            Some(window) if now >= window.closes => Self::Migrated,
+            Some(window) if now >= window.opens => Self::Frozen,
+            Some(window) if now >= window.opens.saturating_sub_ms(freeze_lead_ms) => Self::Freezing,
+            Some(_) => Self::Scheduled,
+        }
+    }
+
     /// The name that policies, metrics and people see.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -166,19 +177,7 @@ impl Plan {
 
     /// The phase of an instance as the clock alone gives it.
     pub fn phase(&self, instance: usize, now: Timestamp) -> Phase {
-        let Some(wave) = self.wave(instance) else {
-            return Phase::Unscheduled;
-        };
-        let Window { opens, closes, .. } = wave.window;
-        if now >= closes {
-            Phase::Migrated
-        } else if now >= opens {
-            Phase::Frozen
-        } else if now >= opens.saturating_sub_ms(self.freeze_lead_ms) {
-            Phase::Freezing
-        } else {
-            Phase::Scheduled
-        }
+        Phase::at(self.wave(instance).map(|wave| &wave.window), self.freeze_lead_ms, now)
     }
 }
 

@@ -1,1 +1,472 @@
-//! Upstreams: targets, health, pooled connections. Floor 2.
+//! Upstreams: their targets, the health of these, and pooled connections. Floor 2.
+//!
+//! A *slot* is the right to have one connection open; an upstream has `connections` of them.
+//! Whoever finds no slot waits in line for one, first come first served; a connection or slot
+//! that comes free goes to the first in line. Idle connections are used again, most recent
+//! first. Nothing here knows of gates, instances or windows.
+
+pub mod connection;
+pub mod health;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use wavegate_smtp::Extensions;
+
+pub use connection::{Connection, ConnectionError};
+pub use health::{TargetHealth, TargetStatus};
+
+use crate::{config::UpstreamConfig, world::World};
+
+/// A named next hop.
+pub struct Upstream {
+    /// Its configuration.
+    pub config: UpstreamConfig,
+    world: World,
+    hostname: Arc<str>,
+    state: Mutex<State>,
+    /// Wakes the watchers of targets when one was ejected.
+    wake_watchers: Notify,
+    stats: Stats,
+}
+
+struct State {
+    targets: Vec<TargetHealth>,
+    next_target: usize,
+    in_use: usize,
+    idle: Vec<Connection>,
+    waiters: VecDeque<Waiter>,
+    retired: bool,
+}
+
+struct Waiter {
+    ticket: u64,
+    grant: oneshot::Sender<Grant>,
+}
+
+/// What a waiter is given.
+struct Grant {
+    slot: Slot,
+    connection: Option<Connection>,
+}
+
+/// The right to have one connection open, given back when dropped.
+struct Slot {
+    /// None once the slot is accounted for elsewhere.
+    upstream: Option<Arc<Upstream>>,
+}
+
+#[derive(Default)]
+struct Stats {
+    opened: AtomicU64,
+    reused: AtomicU64,
+    failed: AtomicU64,
+    stale: AtomicU64,
+    waited: AtomicU64,
+    ticket: AtomicU64,
+}
+
+/// Figures for telemetry.
+#[derive(Clone, Debug)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// Connections in use.
+    pub in_use: usize,
+    /// Idle connections.
+    pub idle: usize,
+    /// Attempts that wait for a connection.
+    pub waiting: usize,
+    /// Connections opened, ever.
+    pub opened: u64,
+    /// Times an idle connection was used again.
+    pub reused: u64,
+    /// Connections that could not be opened.
+    pub failed: u64,
+    /// Idle connections found closed.
+    pub stale: u64,
+    /// Attempts that had to wait for a connection, ever.
+    pub waited: u64,
+    /// Its targets.
+    pub targets: Vec<TargetStatus>,
+    /// What all targets that ever answered offer; none when no one ever did.
+    pub extensions: Option<Extensions>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Every target is ejected.
+    #[error("every target of upstream {upstream} is down; last: {last}")]
+    AllDown {
+        /// The upstream.
+        upstream: String,
+        /// What the last failure was.
+        last: String,
+    },
+    /// All connections stayed busy.
+    #[error("upstream {upstream}: all {connections} connections are busy (connections)")]
+    Busy {
+        /// The upstream.
+        upstream: String,
+        /// The cap.
+        connections: usize,
+    },
+    /// Too many attempts wait already.
+    #[error("upstream {upstream}: {limit} attempts wait already (limits.direct_queue)")]
+    QueueFull {
+        /// The upstream.
+        upstream: String,
+        /// The bound.
+        limit: usize,
+    },
+    /// A connection could not be opened.
+    #[error("upstream {upstream}, target {target}: {source}")]
+    Connect {
+        /// The upstream.
+        upstream: String,
+        /// The target.
+        target: std::net::SocketAddr,
+        /// Why.
+        source: ConnectionError,
+    },
+}
+
+/// A connection in use. Dropped without `release`, it is closed.
+pub struct Lease {
+    slot: Slot,
+    connection: Option<Connection>,
+    reused: bool,
+}
+
+impl Upstream {
+    /// An upstream that has not been asked anything yet. `known` are the extensions of its
+    /// targets as learned earlier, in the order of the targets.
+    pub fn new(
+        config: UpstreamConfig,
+        world: World,
+        hostname: Arc<str>,
+        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
+    ) -> Arc<Self> {
+        let targets =
+            config.targets.iter().map(|address| TargetHealth::new(*address, known(*address)));
+        let state = State {
+            targets: targets.collect(),
+            next_target: 0,
+            in_use: 0,
+            idle: Vec::new(),
+            waiters: VecDeque::new(),
+            retired: false,
+        };
+        Arc::new(Self {
+            config,
+            world,
+            hostname,
+            state: Mutex::new(state),
+            wake_watchers: Notify::new(),
+            stats: Stats::default(),
+        })
+    }
+
+    /// What every target that ever answered offers, unless the configuration says; none when no
+    /// target ever answered.
+    pub fn extensions(&self) -> Option<Extensions> {
+        health::configured_extensions(&self.config)
+            .or_else(|| health::common_extensions(&self.lock().targets))
+    }
+
+    /// Whether no target may be tried now.
+    pub fn is_down(&self) -> bool {
+        self.lock().targets.iter().all(TargetHealth::is_ejected)
+    }
+
+    /// A connection: an idle one, a new one, or the next that comes free before `deadline`.
+    /// Opening has its own time limit. `avoid` is a target that just failed this message;
+    /// `queue` bounds how many may wait.
+    pub async fn lease(
+        self: &Arc<Self>,
+        deadline: Instant,
+        queue: usize,
+        avoid: Option<usize>,
+    ) -> Result<Lease, LeaseError> {
+        let grant = match self.try_grant(avoid) {
+            Some(grant) => grant,
+            None => self.wait(deadline, queue).await?,
+        };
+        let Grant { slot, connection } = grant;
+        if let Some(mut connection) = connection {
+            // A connection lives in the reactor of the worker that uses it.
+            if connection.rehome().is_ok() && connection.is_quiet() {
+                self.stats.reused.fetch_add(1, Ordering::Relaxed);
+                return Ok(Lease { slot, connection: Some(connection), reused: true });
+            }
+            self.stats.stale.fetch_add(1, Ordering::Relaxed);
+        }
+        self.open(slot, avoid).await
+    }
+
+    /// Figures for telemetry.
+    pub fn status(&self) -> UpstreamStatus {
+        let state = self.lock();
+        let stats = &self.stats;
+        UpstreamStatus {
+            name: self.config.name.clone(),
+            in_use: state.in_use,
+            idle: state.idle.len(),
+            waiting: state.waiters.len(),
+            opened: stats.opened.load(Ordering::Relaxed),
+            reused: stats.reused.load(Ordering::Relaxed),
+            failed: stats.failed.load(Ordering::Relaxed),
+            stale: stats.stale.load(Ordering::Relaxed),
+            waited: stats.waited.load(Ordering::Relaxed),
+            targets: state.targets.iter().map(TargetHealth::status).collect(),
+            extensions: health::configured_extensions(&self.config)
+                .or_else(|| health::common_extensions(&state.targets)),
+        }
+    }
+
+    /// Closes what is idle and keeps nothing from now on: a newer generation has no such
+    /// upstream, or another one of the name. Leases go on.
+    pub fn retire(&self) {
+        let mut state = self.lock();
+        state.retired = true;
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        idle.into_iter().for_each(Connection::quit);
+    }
+
+    /// Closes connections that have been idle for longer than `idle_timeout`.
+    pub fn expire_idle(&self) {
+        let now = Instant::now();
+        let mut expired = Vec::new();
+        let mut state = self.lock();
+        let mut at = 0;
+        while at < state.idle.len() {
+            if now.saturating_duration_since(state.idle[at].idle_since()) >= self.config.idle_timeout
+            {
+                expired.push(state.idle.remove(at));
+            } else {
+                at += 1;
+            }
+        }
+        drop(state);
+        for connection in expired {
+            connection.quit();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(self: &Arc<Self>) -> Slot {
+        Slot { upstream: Some(Arc::clone(self)) }
+    }
+
+    /// An idle connection or a free slot, if nobody stands in line for it.
+    fn try_grant(self: &Arc<Self>, avoid: Option<usize>) -> Option<Grant> {
+        let mut state = self.lock();
+        if !state.waiters.is_empty() {
+            return None;
+        }
+        let here = connection::current_worker();
+        let usable = |c: &Connection| Some(c.target()) != avoid;
+        let at = state
+            .idle
+            .iter()
+            .rposition(|c| usable(c) && c.home() == here)
+            .or_else(|| state.idle.iter().rposition(usable));
+        if let Some(at) = at {
+            let connection = state.idle.remove(at);
+            state.in_use += 1;
+            return Some(Grant { slot: self.slot(), connection: Some(connection) });
+        }
+        if state.in_use + state.idle.len() >= self.config.connections {
+            // An idle connection that must be avoided gives its place to a new one.
+            state.idle.pop()?;
+        }
+        state.in_use += 1;
+        Some(Grant { slot: self.slot(), connection: None })
+    }
+
+    async fn wait(&self, deadline: Instant, queue: usize) -> Result<Grant, LeaseError> {
+        let ticket = self.stats.ticket.fetch_add(1, Ordering::Relaxed);
+        let (sender, mut receiver) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            if state.waiters.len() >= queue {
+                let upstream = self.config.name.clone();
+                return Err(LeaseError::QueueFull { upstream, limit: queue });
+            }
+            state.waiters.push_back(Waiter { ticket, grant: sender });
+        }
+        self.stats.waited.fetch_add(1, Ordering::Relaxed);
+        tokio::select! {
+            biased;
+            grant = &mut receiver => {
+                if let Ok(grant) = grant { return Ok(grant) }
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                self.lock().waiters.retain(|waiter| waiter.ticket != ticket);
+                // It may have been granted in the same moment.
+                if let Ok(grant) = receiver.try_recv() { return Ok(grant) }
+            }
+        }
+        let upstream = self.config.name.clone();
+        Err(LeaseError::Busy { upstream, connections: self.config.connections })
+    }
+
+    /// Opens a connection, to another target when one fails, each target at most once.
+    async fn open(
+        self: &Arc<Self>,
+        slot: Slot,
+        avoid: Option<usize>,
+    ) -> Result<Lease, LeaseError> {
+        let mut tried = Vec::new();
+        let mut last = None;
+        while let Some(target) = self.choose_target(avoid, &tried) {
+            match self.connect(target).await {
+                Ok(connection) => {
+                    return Ok(Lease { slot, connection: Some(connection), reused: false });
+                }
+                Err(source) => {
+                    let upstream = self.config.name.clone();
+                    let target = self.config.targets[target];
+                    last = Some(LeaseError::Connect { upstream, target, source });
+                }
+            }
+            tried.push(target);
+        }
+        Err(last.unwrap_or_else(|| self.all_down()))
+    }
+
+    fn all_down(&self) -> LeaseError {
+        let state = self.lock();
+        let last = state.targets.iter().filter_map(TargetHealth::last_error).next_back();
+        let last = last.unwrap_or("no target was tried").to_owned();
+        LeaseError::AllDown { upstream: self.config.name.clone(), last }
+    }
+
+    /// The next healthy target in turn; one to be avoided only when there is no other.
+    fn choose_target(&self, avoid: Option<usize>, tried: &[usize]) -> Option<usize> {
+        let mut state = self.lock();
+        let count = state.targets.len();
+        let start = state.next_target;
+        state.next_target = (start + 1) % count;
+        let candidates = (0..count).map(|step| (start + step) % count);
+        let usable = |i: &usize| !tried.contains(i) && !state.targets[*i].is_ejected();
+        candidates
+            .clone()
+            .filter(usable)
+            .find(|i| Some(*i) != avoid)
+            .or_else(|| candidates.clone().find(usable))
+    }
+
+    /// Connects and greets; the health of the target learns from it.
+    async fn connect(&self, target: usize) -> Result<Connection, ConnectionError> {
+        let opening = Connection::open(
+            &self.world,
+            self.config.targets[target],
+            &self.hostname,
+            target,
+            self.config.connect_timeout,
+        );
+        match opening.await {
+            Ok((connection, extensions)) => {
+                self.stats.opened.fetch_add(1, Ordering::Relaxed);
+                self.report_success(target, Some(extensions));
+                Ok(connection)
+            }
+            Err(error) => {
+                self.stats.failed.fetch_add(1, Ordering::Relaxed);
+                self.report_failure(target, &error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// A connection or a slot has come free: the first in line gets it.
+    fn hand_on(self: &Arc<Self>, mut connection: Option<Connection>) {
+        let mut state = self.lock();
+        while let Some(waiter) = state.waiters.pop_front() {
+            let grant = Grant { slot: self.slot(), connection };
+            match waiter.grant.send(grant) {
+                Ok(()) => return,
+                Err(grant) => {
+                    // Its receiver is gone. The slot is still ours to give: not to be dropped.
+                    connection = grant.dissolve();
+                }
+            }
+        }
+        state.in_use -= 1;
+        if let Some(connection) = connection
+            && !state.retired
+            && state.idle.len() < self.config.idle_connections
+        {
+            state.idle.push(connection);
+        }
+    }
+}
+
+impl Grant {
+    /// Takes the grant apart without giving the slot back.
+    fn dissolve(self) -> Option<Connection> {
+        let Self { slot, connection } = self;
+        slot.forget();
+        connection
+    }
+}
+
+impl Slot {
+    /// The slot is accounted for elsewhere.
+    fn forget(mut self) {
+        self.upstream = None;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(upstream) = self.upstream.take() {
+            upstream.hand_on(None);
+        }
+    }
+}
+
+impl Lease {
+    /// The connection.
+    pub fn connection(&mut self) -> &mut Connection {
+        match &mut self.connection {
+            Some(connection) => connection,
+            None => unreachable!("a lease has its connection until it is released"),
+        }
+    }
+
+    /// Whether the connection carried something before: then its death says nothing of its
+    /// target's health.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Gives the connection back, ready for the next message.
+    pub fn release(mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let upstream = self.slot.upstream.take();
+        if let Some(upstream) = upstream {
+            if connection.messages() >= upstream.config.messages_per_connection {
+                connection.quit();
+                upstream.hand_on(None);
+            } else {
+                upstream.hand_on(Some(connection.idle_from(Instant::now())));
+            }
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The gate: may it go, where to, how fast. Floor 3.
+//!
+//! Everything passes here, at every attempt: freeze, route, throttle, in this order. Native
+//! rules come first and last: whatever policies say, mail of an instance whose phase forbids it
+//! does not go. The gate names limits and takes none; it changes nothing but what a policy may
+//! change (its log lines and counters).
+
+mod attributes;
+
+use std::{net::IpAddr, sync::Arc};
+
+use wavegate_smtp::{Enhanced, Reply};
+
+use crate::{
+    config::{FailMode, Unmatched},
+    decision::{FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteTarget, Transaction},
+    event::Event,
+    limits::Charge,
+    plan::{Origin, Timestamp},
+    policy::{Hook, PolicyFailure},
+    relay::{Generation, Relay, with_policies},
+    waves::{InstanceState, PlanState},
+};
+
+/// A message as the gate needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The relay's id of the message.
+    pub id: &'a str,
+    /// Where it came from.
+    pub client: IpAddr,
+    /// Name of the listener that it came in by.
+    pub listener: &'a str,
+    /// What the client called itself.
+    pub helo: &'a str,
+    /// Reverse path; empty for `<>`.
+    pub sender: &'a str,
+    /// Domain of the reverse path; empty for `<>`.
+    pub sender_domain: &'a str,
+    /// Forward paths; at least one.
+    pub recipients: &'a [&'a str],
+    /// Bytes.
+    pub size: u64,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// The header block; empty where no policy asked for a header.
+    pub headers: &'a [u8],
+}
+
+/// What the gate says, and of whom.
+pub struct Answer {
+    /// The instance that the message belongs to.
+    pub instance: Option<Arc<InstanceState>>,
+    /// What to do.
+    pub verdict: Verdict,
+}
+
+/// What to do with a message.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Hand it off now.
+    Go(Go),
+    /// Not before `until`, or, without one, before something changes.
+    Hold {
+        /// When to ask again.
+        until: Option<Timestamp>,
+        /// Why.
+        reason: String,
+    },
+    /// It stays with the sender: a 4xx.
+    Defer(Reply),
+    /// A 5xx.
+    Refuse(Reply),
+}
+
+/// Where and how fast.
+#[derive(Debug)]
+pub struct Go {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// The limits to take, by policy.
+    pub charges: Vec<Charge>,
+}
+
+/// One policy's answer, for people (`wavegate explain`).
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Note {
+    /// The policy; `-` for the relay itself.
+    pub policy: String,
+    /// The hook.
+    pub hook: &'static str,
+    /// What it said.
+    pub answer: String,
+}
+
+/// Asks the gate about one message.
+pub fn ask(
+    relay: &Relay,
+    generation: &Generation,
+    plan: &PlanState,
+    subject: &Subject<'_>,
+    now: Timestamp,
+    notes: Option<&mut Vec<Note>>,
+) -> Answer {
+    let origin = Origin {
+        client: subject.client,
+        sender_domain: (!subject.sender_domain.is_empty()).then_some(subject.sender_domain),
+        listener: subject.listener,
+    };
+    let index = plan.attribute(&origin);
+    let instance = index.map(|index| Arc::clone(plan.instance(index)));
+    let names = Names::of(generation, plan, index);
+    let view = index.zip(instance.as_ref()).map(|(index, state)| InstanceView {
+        instance: &plan.plan.instances[index],
+        phase: state.phase(now),
+        window: plan.plan.wave(index).map(|wave| &wave.window),
+        before: names.before,
+        after: names.after,
+    });
+    let attributes = attributes::collect(generation.policies.needs(), subject);
+    let transaction = Transaction {
+        id: subject.id,
+        now,
+        client: subject.client,
+        sender: subject.sender,
+        recipients: subject.recipients,
+        size: subject.size,
+        attempts: subject.attempts,
+        bucket: bucket(view.map_or("", |v| &v.instance.name), subject),
+        instance: view,
+        attributes: &attributes,
+    };
+    let mut gate = Gate { relay, generation, plan, transaction, notes };
+    let verdict = gate.freeze().unwrap_or_else(|| gate.route_and_throttle());
+    Answer { instance, verdict }
+}
+
+/// The upstreams of an instance before and after its window.
+struct Names<'a> {
+    before: &'a str,
+    after: &'a str,
+}
+
+impl<'a> Names<'a> {
+    /// The wave's say goes before the instance's, and that before `[migration]`.
+    fn of(generation: &'a Generation, plan: &'a PlanState, index: Option<usize>) -> Self {
+        let wave = index.and_then(|index| plan.plan.wave(index));
+        let instance = index.map(|index| &plan.plan.instances[index]);
+        let migration = generation.config.migration.as_ref();
+        let pick = |wave: Option<&'a String>, instance: Option<&'a String>, own: Option<&'a String>| {
+            wave.or(instance).or(own).map_or("", String::as_str)
+        };
+        Self {
+            before: pick(
+                wave.and_then(|w| w.before.as_ref()),
+                instance.and_then(|i| i.before.as_ref()),
+                migration.map(|m| &m.before),
+            ),
+            after: pick(
+                wave.and_then(|w| w.after.as_ref()),
+                instance.and_then(|i| i.after.as_ref()),
+                migration.map(|m| &m.after),
+            ),
+        }
+    }
+}
+
+/// A stable number from 0 to 9999 for canaries: FNV-1a, because it must be the same for ever
+/// and on every machine.
+fn bucket(instance: &str, subject: &Subject<'_>) -> u32 {
+    let first = subject.recipients.first().copied().unwrap_or("");
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for part in [instance, subject.sender, first] {
+        for byte in part.bytes().chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    // The low bits of FNV are weak; fold the high ones in.
+    u32::try_from((hash ^ (hash >> 32)) % 10_000).unwrap_or(0)
+}
+
+/// One question on its way through the hooks.
+struct Gate<'a> {
+    relay: &'a Relay,
+    generation: &'a Generation,
+    plan: &'a PlanState,
+    transaction: Transaction<'a>,
+    notes: Option<&'a mut Vec<Note>>,
+}
+
+impl Gate<'_> {
+    /// Freezing: none when the message may go on to routing.
+    fn freeze(&mut self) -> Option<Verdict> {
+        if self.transaction.instance.is_none()
+            && let Some(verdict) = self.unmatched()
+        {
+            return Some(verdict);
+        }
+        let strictest = self.ask_freezers();
+        let native = self.native_hold();
+        match (strictest, native) {
+            (FreezeDecision::Refuse(reply), _) => Some(Verdict::Refuse(to_reply(&reply))),
+            (FreezeDecision::Defer(reply), _) => Some(Verdict::Defer(to_reply(&reply))),
+            (FreezeDecision::Hold { until, reason }, _) => Some(Verdict::Hold { until, reason }),
+            (FreezeDecision::Proceed, Some((name, verdict))) => {
+                if !self.generation.policies.freezers().is_empty() {
+                    self.relay.emit(&Event::ProceedAgainstPlan { instance: &name });
+                }
+                Some(verdict)
+            }
+            (FreezeDecision::Proceed, None) => None,
+        }
+    }
+
+    /// What becomes of mail that no instance matches, where that is not "go on".
+    fn unmatched(&mut self) -> Option<Verdict> {
+        let client = self.transaction.client;
+        if let Some(owner) = self.plan.owner_may_not_start(client, self.transaction.now) {
+            let name = self.plan.instance(owner).name();
+            let reason = format!("mail of no instance, from a network of frozen instance {name}");
+            self.note("-", "freeze", || reason.clone());
+            return Some(Verdict::Hold { until: None, reason });
+        }
+        match self.generation.config.relay.unmatched {
+            Unmatched::Before => None,
+            Unmatched::Hold => {
+                let reason = "mail of no instance is held (relay.unmatched)".to_owned();
+                self.note("-", "freeze", || reason.clone());
+                Some(Verdict::Hold { until: None, reason })
+            }
+            Unmatched::Refuse => {
+                self.note("-", "freeze", || "refuse: mail of no instance".to_owned());
+                Some(Verdict::Refuse(Reply::fixed(
+                    550,
+                    Enhanced(5, 7, 1),
+                    "this relay does not know the instance of this mail",
+                )))
+            }
+        }
+    }
+
+    /// The hold that the plan itself orders, with the instance's name.
+    fn native_hold(&mut self) -> Option<(String, Verdict)> {
+        let view = self.transaction.instance?;
+        if view.phase.may_start() {
+            return None;
+        }
+        let name = view.instance.name.clone();
+        let reason = hold_reason(&view);
+        self.note("-", "freeze", || format!("hold: {reason}"));
+        let until = view.window.map(|window| window.closes);
+        Some((name, Verdict::Hold { until, reason }))
+    }
+
+    fn ask_freezers(&mut self) -> FreezeDecision {
+        let mut strictest = FreezeDecision::Proceed;
+        for &policy in self.generation.policies.freezers() {
+            let answer = with_policies(&self.relay.policy_host, |policies| {
+                policies.freeze(&self.generation.policies, policy, &self.transaction)
+            });
+            self.note_answer(policy, Hook::Freeze, &answer);
+            let decision = answer.unwrap_or_else(|failure| {
+                let name = self.failed(policy, &failure);
+                match self.generation.policies.policies()[policy].fail_mode(Hook::Freeze) {
+                    FailMode::Defer => FreezeDecision::Defer(policy_failed(&name)),
+                    // A freeze policy that fails never lets go.
+                    FailMode::Hold | FailMode::Ignore => FreezeDecision::Hold {
+                        until: None,
+                        reason: format!("policy {name} failed"),
+                    },
+                }
+            });
+            if decision.strictness() > strictest.strictness() {
+                strictest = decision;
+            }
+        }
+        strictest
+    }
+
+    fn route_and_throttle(&mut self) -> Verdict {
+        let target = match self.route() {
+            Ok(target) => target,
+            Err(verdict) => return verdict,
+        };
+        let Some(upstream) = self.pick(&target) else {
+            return Verdict::Defer(relay_reply(
+                451,
+                Enhanced(4, 3, 5),
+                &format!("upstream {} is not configured", target.upstream),
+            ));
+        };
+        match self.throttle(&upstream) {
+            Ok(charges) => Verdict::Go(Go { upstream, charges }),
+            Err(verdict) => verdict,
+        }
+    }
+
+    fn route(&mut self) -> Result<RouteTarget, Verdict> {
+        for &policy in self.generation.policies.routers() {
+            let answer = with_policies(&self.relay.policy_host, |policies| {
+                policies.route(&self.generation.policies, policy, &self.transaction)
+            });
+            self.note_answer(policy, Hook::Routing, &answer);
+            match answer {
+                Ok(RouteDecision::Abstain) => {}
+                Ok(RouteDecision::All(target)) => return Ok(target),
+                Ok(RouteDecision::Split(mut shares)) if shares.len() == 1 => {
+                    return Ok(shares.remove(0).target);
+                }
+                Ok(RouteDecision::Split(_)) => {
+                    return Err(Verdict::Defer(relay_reply(
+                        451,
+                        Enhanced(4, 3, 0),
+                        "recipients go to several upstreams, which needs a spool",
+                    )));
+                }
+                Err(failure) => {
+                    let name = self.failed(policy, &failure);
+                    match self.generation.policies.policies()[policy].fail_mode(Hook::Routing) {
+                        FailMode::Ignore => {}
+                        FailMode::Defer | FailMode::Hold => {
+                            return Err(Verdict::Defer(to_reply(&policy_failed(&name))));
+                        }
+                    }
+                }
+            }
+        }
+        self.default_route()
+    }
+
+    /// Where mail goes that no policy has an opinion of: the default upstream; without one,
+    /// mail of no instance goes to `before` (`unmatched`).
+    fn default_route(&mut self) -> Result<RouteTarget, Verdict> {
+        let migration = self.generation.config.migration.as_ref();
+        let before = migration.map(|m| m.before.as_str());
+        let unmatched = before.filter(|_| self.transaction.instance.is_none());
+        let Some(upstream) = self.generation.default_upstream().or(unmatched) else {
+            self.note("-", "routing", || "no policy named an upstream".to_owned());
+            return Err(Verdict::Defer(relay_reply(
+                451,
+                Enhanced(4, 3, 5),
+                "no policy named an upstream for this mail, and none is the default",
+            )));
+        };
+        let target = RouteTarget { upstream: upstream.to_owned(), fallbacks: Vec::new() };
+        self.note("-", "routing", || format!("default: {}", target.upstream));
+        Ok(target)
+    }
+
+    /// The first of a route's upstreams that is not down; if all are, the route's own.
+    fn pick(&mut self, target: &RouteTarget) -> Option<String> {
+        let generation = self.generation;
+        let own = generation.upstream(&target.upstream)?;
+        if !own.is_down() {
+            return Some(target.upstream.clone());
+        }
+        let alive = target
+            .fallbacks
+            .iter()
+            .find(|name| generation.upstream(name).is_some_and(|upstream| !upstream.is_down()));
+        Some(alive.unwrap_or(&target.upstream).clone())
+    }
+
+    fn throttle(&mut self, upstream: &str) -> Result<Vec<Charge>, Verdict> {
+        let mut charges = Vec::new();
+        let all = [0_u32];
+        let indexes: Vec<u32>;
+        let recipients = if self.transaction.recipients.len() == 1 {
+            &all[..]
+        } else {
+            indexes = (0..).take(self.transaction.recipients.len()).collect();
+            &indexes
+        };
+        for &policy in self.generation.policies.throttlers() {
+            let answer = with_policies(&self.relay.policy_host, |policies| {
+                let set = &self.generation.policies;
+                policies.limits(set, policy, &self.transaction, upstream, recipients)
+            });
+            self.note_answer(policy, Hook::Throttling, &answer);
+            match answer {
+                Ok(limits) => {
+                    let scope = Arc::clone(&self.generation.scopes[policy]);
+                    charges.push(Charge { scope, limits });
+                }
+                Err(failure) => {
+                    let name = self.failed(policy, &failure);
+                    match self.generation.policies.policies()[policy].fail_mode(Hook::Throttling) {
+                        FailMode::Ignore => {}
+                        FailMode::Hold | FailMode::Defer => {
+                            return Err(Verdict::Defer(to_reply(&policy_failed(&name))));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(charges)
+    }
+
+    /// Tells that a policy failed; returns its name.
+    fn failed(&self, policy: usize, failure: &PolicyFailure) -> String {
+        let name = self.generation.policies.policies()[policy].name().to_owned();
+        self.relay
+            .emit(&Event::PolicyFailed { policy: &name, error: &failure.to_string() });
+        name
+    }
+
+    fn note(&mut self, policy: &str, hook: &'static str, answer: impl FnOnce() -> String) {
+        if let Some(notes) = &mut self.notes {
+            notes.push(Note { policy: policy.to_owned(), hook, answer: answer() });
+        }
+    }
+
+    fn note_answer<T: std::fmt::Debug>(
+        &mut self,
+        policy: usize,
+        hook: Hook,
+        answer: &Result<T, PolicyFailure>,
+    ) {
+        if self.notes.is_some() {
+            let name = self.generation.policies.policies()[policy].name().to_owned();
+            self.note(&name, hook.as_str(), || match answer {
+                Ok(decision) => format!("{decision:?}"),
+                Err(failure) => format!("failed: {failure}"),
+            });
+        }
+    }
+}
+
+/// Why the plan holds an instance's mail, for the client's log.
+fn hold_reason(view: &InstanceView<'_>) -> String {
+    let name = &view.instance.name;
+    match view.window {
+        Some(window) => format!(
+            "instance {name} is {} until {} (wave {})",
+            view.phase, window.closes, window.wave
+        ),
+        None => format!("instance {name} is {}", view.phase),
+    }
+}
+
+fn policy_failed(name: &str) -> PolicyReply {
+    PolicyReply {
+        code: 451,
+        enhanced: "4.3.0".to_owned(),
+        text: format!("policy {name} failed; try again later"),
+    }
+}
+
+/// A policy's reply as one of ours. The policy host has checked it.
+fn to_reply(reply: &PolicyReply) -> Reply {
+    let mut parts = reply.enhanced.split('.').map(|part| part.parse::<u16>().unwrap_or(0));
+    let class = parts.next().and_then(|class| u8::try_from(class).ok());
+    let class = class.unwrap_or(if reply.code >= 500 { 5 } else { 4 });
+    let enhanced = Enhanced(class, parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    relay_reply(reply.code, enhanced, &reply.text)
+}
+
+/// A reply of one line; what cannot be in one is escaped.
+pub fn relay_reply(code: u16, enhanced: Enhanced, text: &str) -> Reply {
+    let clean: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(400)
+        .collect();
+    let fallback = || Reply::fixed(451, Enhanced(4, 3, 0), "try again later");
+    Reply::new(code, Some(enhanced), clean).unwrap_or_else(|_| fallback())
+}

@@ -1,0 +1,120 @@
+//! What policies asked to see of a message beside its core. Floor 3.
+
+use mail_parser::{HeaderValue, MessageParser};
+
+use super::Subject;
+
+/// Longest value of one attribute; the rest is cut off. Policies decide by what is at the
+/// front, and the bound keeps a header bomb out of the guest's memory.
+const VALUE: usize = 8 * 1024;
+/// Most values in all.
+const VALUES: usize = 256;
+
+/// Attributes by name, in the order in which they were asked for. Costs nothing where none is.
+pub(super) fn collect(needs: &[String], subject: &Subject<'_>) -> Vec<(String, String)> {
+    let mut attributes = Vec::new();
+    let mut headers = None;
+    for need in needs {
+        match need.as_str() {
+            "helo" => push(&mut attributes, need, subject.helo),
+            "listener" => push(&mut attributes, need, subject.listener),
+            other => {
+                if let Some(wanted) = other.strip_prefix("header:") {
+                    let headers = headers.get_or_insert_with(|| parse(subject.headers));
+                    for (_, value) in
+                        headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted))
+                    {
+                        push(&mut attributes, need, value);
+                    }
+                }
+                // `tls`, `auth-user` and the like have no value yet and are left out.
+            }
+        }
+    }
+    attributes
+}
+
+/// Whether any of these attributes needs the header block.
+pub fn wants_headers(needs: &[String]) -> bool {
+    needs.iter().any(|need| need.starts_with("header:"))
+}
+
+fn push(attributes: &mut Vec<(String, String)>, name: &str, value: &str) {
+    if attributes.len() < VALUES {
+        attributes.push((name.to_owned(), cut(value).to_owned()));
+    }
+}
+
+fn cut(value: &str) -> &str {
+    &value[..value.floor_char_boundary(VALUE)]
+}
+
+/// Every header field as decoded text (RFC 2047).
+fn parse(block: &[u8]) -> Vec<(String, String)> {
+    let parser = MessageParser::new().default_header_text();
+    let Some(message) = parser.parse_headers(block) else { return Vec::new() };
+    message
+        .headers()
+        .iter()
+        .filter_map(|header| match header.value() {
+            HeaderValue::Text(text) => Some((header.name().to_owned(), text.to_string())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(headers: &[u8]) -> Subject<'_> {
+        Subject {
+            id: "id",
+            client: std::net::IpAddr::from([127, 0, 0, 1]),
+            listener: "in",
+            helo: "mta.example",
+            sender: "a@b.example",
+            sender_domain: "b.example",
+            recipients: &["c@d.example"],
+            size: 1,
+            attempts: 0,
+            headers,
+        }
+    }
+
+    fn needs(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn headers_are_decoded_and_given_once_a_field() {
+        let block = b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nX-Tag: one\r\nx-tag: two\r\n three\r\n\r\n";
+        let found = collect(&needs(&["header:x-tag", "helo", "header:subject", "tls"]), &subject(block));
+        let expected = [
+            ("header:x-tag", "one"),
+            ("header:x-tag", "two three"),
+            ("helo", "mta.example"),
+            ("header:subject", "Grüße"),
+        ];
+        let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn values_are_bounded_and_cut_between_characters() {
+        let mut block = b"X-Long: ".to_vec();
+        block.extend("ä".repeat(VALUE).bytes());
+        block.extend(b"\r\n\r\n");
+        let found = collect(&needs(&["header:x-long"]), &subject(&block));
+        assert!(found[0].1.len() <= VALUE && found[0].1.len() > VALUE - 4);
+        let many = "X-A: b\r\n".repeat(2 * VALUES);
+        assert_eq!(collect(&needs(&["header:x-a"]), &subject(many.as_bytes())).len(), VALUES);
+    }
+
+    #[test]
+    fn what_is_not_a_header_gives_nothing() {
+        for block in [&b""[..], b"\r\n", b"\xff\xfe\x00", b"no colon here\r\n\r\n"] {
+            assert!(collect(&needs(&["header:subject"]), &subject(block)).is_empty());
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Writing a message to an upstream in as few writes as it allows. Floor 3.
+
+use wavegate_smtp::{BodyForm, stuff};
+
+use super::Parcel;
+use crate::{
+    body::Body,
+    upstream::connection::{Commit, Connection, ConnectionError, WriteError},
+};
+
+/// Bytes read from a spill file at once.
+const SEGMENT: usize = 64 * 1024;
+
+/// The header block of a message, with its empty line; empty when it cannot be read.
+pub(super) fn header_block(parcel: &Parcel) -> Vec<u8> {
+    let length = usize::try_from(parcel.facts.header_size).unwrap_or(usize::MAX);
+    if let Some(bytes) = parcel.body.as_memory() {
+        return bytes[..length.min(bytes.len())].to_vec();
+    }
+    let mut block = vec![0; length];
+    match read_full(&parcel.body, 0, &mut block) {
+        Ok(count) => block.truncate(count),
+        Err(error) => {
+            tracing::error!(%error, "a spill file cannot be read");
+            block.clear();
+        }
+    }
+    block
+}
+
+/// Writes what the state machine has to say, `head`, the body, and what ends it.
+pub(super) async fn write<C: Commit>(
+    connection: &mut Connection,
+    form: BodyForm,
+    head: &[u8],
+    body: &Body,
+    commit: &mut C,
+) -> Result<(), WriteError<C::Refusal>> {
+    if let Some(bytes) = body.as_memory() {
+        let segment = Segment { form, bytes, line_start: true, last: true };
+        return segment.write(connection, head, commit).await;
+    }
+    let mut buffer = vec![0; SEGMENT];
+    let (mut offset, mut line_start, mut head) = (0, true, head);
+    loop {
+        let count = read_full(body, offset, &mut buffer)
+            .map_err(|error| WriteError::Broken(ConnectionError::Io(error)))?;
+        let bytes = &buffer[..count];
+        offset += count as u64;
+        let last = offset >= body.len();
+        if count == 0 && !last {
+            // A spill file that is shorter than what was written into it: the disk lied. The
+            // end of data must not follow.
+            let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+            return Err(WriteError::Broken(ConnectionError::Io(error)));
+        }
+        Segment { form, bytes, line_start, last }.write(connection, head, commit).await?;
+        if last {
+            return Ok(());
+        }
+        line_start = bytes.last() == Some(&b'\n');
+        head = &[];
+    }
+}
+
+struct Segment<'a> {
+    form: BodyForm,
+    bytes: &'a [u8],
+    /// Its first byte begins a line.
+    line_start: bool,
+    /// It is the last one.
+    last: bool,
+}
+
+impl Segment<'_> {
+    async fn write<C: Commit>(
+        &self,
+        connection: &mut Connection,
+        head: &[u8],
+        commit: &mut C,
+    ) -> Result<(), WriteError<C::Refusal>> {
+        let mut slices = Vec::with_capacity(4);
+        if !head.is_empty() {
+            slices.push(head);
+        }
+        match self.form {
+            BodyForm::Data { stuff: true } => {
+                slices.extend(stuff::pieces(self.bytes, self.line_start));
+            }
+            BodyForm::Data { stuff: false } | BodyForm::Chunk => {
+                if !self.bytes.is_empty() {
+                    slices.push(self.bytes);
+                }
+            }
+        }
+        if self.last && matches!(self.form, BodyForm::Data { .. }) {
+            slices.push(stuff::END);
+        }
+        connection.write_slices(&slices, self.last, commit).await
+    }
+}
+
+fn read_full(body: &Body, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let count = body.read_at(offset + filled as u64, &mut buffer[filled..])?;
+        if count == 0 {
+            break;
+        }
+        filled += count;
+    }
+    Ok(filled)
+}

@@ -1,0 +1,184 @@
+//! What all sessions share: the world, the generation in force, the windows, the limits, the
+//! places for bodies. Floor 3.
+//!
+//! A *generation* is one loaded set of plugins and configuration. It is swapped whole; what
+//! must outlive it (plan and registry, limits, upstreams that did not change) is here and not
+//! in it.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use wavegate_smtp::{Extension, Extensions};
+
+use crate::{
+    body::BodyStore,
+    config::{Config, ListenerConfig},
+    event::{Event, Observer},
+    limits::Limits,
+    policy::{PolicyHost, PolicySet, WorkerPolicies},
+    upstream::Upstream,
+    waves::Waves,
+    world::World,
+};
+
+/// One loaded set of plugins and configuration.
+pub struct Generation {
+    /// Counts up from 1.
+    pub number: u64,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The policies.
+    pub policies: Arc<PolicySet>,
+    /// The upstreams by name.
+    pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    /// The names of the policies as scopes of their limit keys, in order.
+    pub scopes: Vec<Arc<str>>,
+}
+
+/// What all sessions share.
+pub struct Relay {
+    /// The outside world.
+    pub world: World,
+    /// Plan, phases, registry.
+    pub waves: Arc<Waves>,
+    /// The throttling table.
+    pub limits: Arc<Limits>,
+    /// Where bodies live.
+    pub bodies: Arc<BodyStore>,
+    /// The policy host.
+    pub policy_host: Arc<PolicyHost>,
+    /// Who hears of events.
+    pub observer: Arc<dyn Observer>,
+    current: ArcSwap<Generation>,
+    stopping: AtomicBool,
+    connections: AtomicUsize,
+}
+
+impl Generation {
+    /// The upstream of a name.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(name)
+    }
+
+    /// The upstream that mail goes to when no routing policy has an opinion.
+    pub fn default_upstream(&self) -> Option<&str> {
+        let upstreams = &self.config.upstreams;
+        let marked = upstreams.iter().find(|upstream| upstream.default);
+        let only = (upstreams.len() == 1).then(|| &upstreams[0]);
+        marked.or(only).map(|upstream| upstream.name.as_str())
+    }
+
+    /// What a listener offers at EHLO: what all upstreams that it can reach offer, and what is
+    /// the relay's own.
+    pub fn offered(&self, listener: &ListenerConfig) -> Extensions {
+        let own_size = self.config.limits.message_size;
+        let reachable = self.upstreams.values().filter(|upstream| {
+            listener.upstreams.is_empty() || listener.upstreams.contains(&upstream.config.name)
+        });
+        let common = reachable
+            .map(|upstream| upstream.extensions().unwrap_or(Extensions::NONE))
+            .reduce(Extensions::intersection)
+            .unwrap_or(Extensions::NONE);
+        // 0 and nothing mean "no limit stated" (RFC 1870 section 4).
+        let size = common.size_limit().map_or(own_size, |size| size.min(own_size));
+        common
+            .with(Extension::Pipelining)
+            .with(Extension::Chunking)
+            .with(Extension::EnhancedStatusCodes)
+            .with_size(Some(size))
+    }
+}
+
+impl Relay {
+    /// A relay with its first generation.
+    #[expect(clippy::too_many_arguments, reason = "the parts of the whole, put together once")]
+    pub fn new(
+        world: World,
+        waves: Arc<Waves>,
+        limits: Arc<Limits>,
+        bodies: Arc<BodyStore>,
+        policy_host: Arc<PolicyHost>,
+        observer: Arc<dyn Observer>,
+        first: Generation,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            world,
+            waves,
+            limits,
+            bodies,
+            policy_host,
+            observer,
+            current: ArcSwap::from_pointee(first),
+            stopping: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+        })
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    /// Puts another generation in force, bounds and plan included.
+    pub fn replace(&self, next: Generation) {
+        let config = Arc::clone(&next.config);
+        let limits = &config.limits;
+        self.limits.resize(limits.limit_keys, limits.direct_queue);
+        self.bodies.resize(limits.message_memory, limits.memory, limits.spill);
+        self.waves.replace(Arc::clone(&config.plan));
+        self.current.store(Arc::new(next));
+    }
+
+    /// Tells the observer.
+    pub fn emit(&self, event: &Event<'_>) {
+        self.observer.observe(event);
+    }
+
+    /// Sessions end at the next boundary from now on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether sessions are to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The count of client connections, for its owner to change.
+    pub fn connections(&self) -> &AtomicUsize {
+        &self.connections
+    }
+
+    /// Whether so many clients are connected that the relay is short with each: more than four
+    /// fifths of the cap.
+    pub fn is_under_stress(&self) -> bool {
+        let limit = self.generation().config.limits.connections;
+        self.connections.load(Ordering::Relaxed).saturating_mul(5) > limit.saturating_mul(4)
+    }
+}
+
+thread_local! {
+    static POLICIES: RefCell<Option<(Arc<PolicyHost>, WorkerPolicies)>> =
+        const { RefCell::new(None) };
+}
+
+/// Calls `f` with the calling worker's warm instances.
+pub fn with_policies<T>(host: &Arc<PolicyHost>, f: impl FnOnce(&mut WorkerPolicies) -> T) -> T {
+    POLICIES.with_borrow_mut(|slot| {
+        match slot {
+            Some((owner, _)) if Arc::ptr_eq(owner, host) => {}
+            _ => *slot = Some((Arc::clone(host), WorkerPolicies::new(Arc::clone(host)))),
+        }
+        match slot {
+            Some((_, policies)) => f(policies),
+            None => unreachable!("filled above"),
+        }
+    })
+}

@@ -1,0 +1,368 @@
+//! One client's session: drives the server state machine, collects the message, and has it
+//! handed off before it answers. Floor 3.
+//!
+//! Bytes are read into a buffer that the worker's sessions share, and used up at once; so an
+//! idle session holds no buffer. A message is received whole before anybody is asked about it:
+//! a client never paces an upstream.
+
+mod collect;
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+use wavegate_smtp::{BodyFacts, Enhanced, Helo, Reply, Server, ServerConfig, Step};
+
+use crate::{
+    config::ListenerConfig,
+    event::{Ended, Event},
+    handoff,
+    relay::Relay,
+    world::Stream,
+};
+use collect::Collected;
+
+/// Bytes read from a client at once.
+const READ: usize = 64 * 1024;
+/// How long a message may be slow before `limits.data_rate` counts.
+const RATE_GRACE: Duration = Duration::from_secs(60);
+/// Under stress, deadlines for commands are this many times shorter.
+const STRESS_FACTOR: u32 = 10;
+/// But not shorter than this.
+const STRESS_FLOOR: Duration = Duration::from_secs(5);
+
+static STOPPING: Reply = Reply::fixed(421, Enhanced(4, 3, 2), "relay is stopping, come back");
+static TIMEOUT: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "timeout, closing");
+static SLOW: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "too slow, closing");
+static ONE_RECIPIENT: Reply =
+    Reply::fixed(452, Enhanced(4, 5, 3), "one recipient a message; send the rest again");
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// What a session is given.
+pub struct Client {
+    /// The connection.
+    pub stream: Stream,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// The listener that took it.
+    pub listener: Arc<ListenerConfig>,
+}
+
+/// Serves one client to its end.
+pub async fn serve(relay: Arc<Relay>, client: Client) {
+    let name = client.listener.name.clone();
+    relay.emit(&Event::ConnectionOpened { listener: &name });
+    let closed = Closed { relay: Arc::clone(&relay), listener: name };
+    Session::new(relay, client).run().await;
+    drop(closed);
+}
+
+/// Tells of the end, a panic's included.
+struct Closed {
+    relay: Arc<Relay>,
+    listener: String,
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.relay.emit(&Event::SessionPanicked);
+        }
+        self.relay.emit(&Event::ConnectionClosed { listener: &self.listener });
+    }
+}
+
+struct Session {
+    relay: Arc<Relay>,
+    stream: Stream,
+    peer: SocketAddr,
+    listener: Arc<ListenerConfig>,
+    server: Server,
+    helo: Option<Helo>,
+    message: Option<Box<Collected>>,
+    /// Input that came behind the end of a message, kept while that is handed off.
+    pending: Vec<u8>,
+    timer: Pin<Box<Sleep>>,
+    deadline: Instant,
+}
+
+/// What the session does next.
+enum Next {
+    Read,
+    HandOff(BodyFacts),
+    Close,
+}
+
+/// Why reading or writing ended.
+enum Broken {
+    /// The client has gone.
+    Gone,
+    /// The relay ends it.
+    Ended(Ended),
+}
+
+impl From<io::Error> for Broken {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl Session {
+    fn new(relay: Arc<Relay>, client: Client) -> Self {
+        let Client { stream, peer, listener } = client;
+        let config = server_config(&relay, &listener, peer);
+        let deadline = Instant::now();
+        Self {
+            relay,
+            stream,
+            peer,
+            listener,
+            server: Server::new(config),
+            helo: None,
+            message: None,
+            pending: Vec::new(),
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
+            deadline,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut next = if self.stream.has_input() {
+            // RFC 5321 4.3.1: the client waits for the greeting.
+            Next::Read
+        } else {
+            self.server.greet();
+            Next::Read
+        };
+        loop {
+            let step = match next {
+                Next::Read => self.flush_and_read().await,
+                Next::HandOff(facts) => Ok(self.hand_off(facts).await),
+                Next::Close => break,
+            };
+            next = match step {
+                Ok(next) => next,
+                Err(Broken::Gone) => return,
+                Err(Broken::Ended(reason)) => {
+                    self.end(reason);
+                    break;
+                }
+            };
+        }
+        self.set_deadline(STRESS_FLOOR);
+        if self.flush().await.is_ok() {
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
+        }
+    }
+
+    /// Ends the session from our side.
+    fn end(&mut self, reason: Ended) {
+        self.relay.emit(&Event::SessionEnded { client: self.peer.ip(), reason });
+        self.server.close(match reason {
+            Ended::Timeout | Ended::Misbehaved => &TIMEOUT,
+            Ended::TooSlow => &SLOW,
+            Ended::Stopping => &STOPPING,
+        });
+    }
+
+    async fn flush_and_read(&mut self) -> Result<Next, Broken> {
+        if self.relay.is_stopping() && self.message.is_none() {
+            return Err(Broken::Ended(Ended::Stopping));
+        }
+        self.set_deadline(self.patience());
+        self.flush().await?;
+        self.read().await
+    }
+
+    /// How long the client may take for what is awaited now.
+    fn patience(&self) -> Duration {
+        let limits = &self.relay.generation().config.limits;
+        if self.server.is_receiving_message() {
+            limits.data_timeout
+        } else if self.relay.is_under_stress() {
+            (limits.command_timeout / STRESS_FACTOR).max(STRESS_FLOOR).min(limits.command_timeout)
+        } else {
+            limits.command_timeout
+        }
+    }
+
+    fn set_deadline(&mut self, patience: Duration) {
+        self.deadline = Instant::now() + patience;
+    }
+
+    async fn flush(&mut self) -> Result<(), Broken> {
+        while !self.server.output().is_empty() {
+            let written = poll_fn(|cx| {
+                match Pin::new(&mut self.stream).poll_write(cx, self.server.output()) {
+                    Poll::Ready(result) => Poll::Ready(result.map_err(Broken::from)),
+                    Poll::Pending => self.poll_deadline(cx).map(Err),
+                }
+            })
+            .await?;
+            if written == 0 {
+                return Err(Broken::Gone);
+            }
+            self.server.written(written);
+        }
+        Ok(())
+    }
+
+    /// Reads once and lets the state machine have it.
+    async fn read(&mut self) -> Result<Next, Broken> {
+        poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                    Poll::Ready(result) => result?,
+                    Poll::Pending => return self.poll_deadline(cx).map(Err),
+                }
+                if buffer.filled().is_empty() {
+                    return Poll::Ready(Err(Broken::Gone));
+                }
+                Poll::Ready(self.take(buffer.filled()))
+            })
+        })
+        .await
+    }
+
+    /// Ready when the deadline has passed or the relay stops. The timer is set again only when
+    /// it has run out, not for every read.
+    fn poll_deadline(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Broken> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if Instant::now() >= self.deadline {
+                let reason = if self.relay.is_stopping() && self.message.is_none() {
+                    Ended::Stopping
+                } else {
+                    Ended::Timeout
+                };
+                return Poll::Ready(Broken::Ended(reason));
+            }
+            let deadline = self.deadline;
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Steps through input until more is needed or a message is whole.
+    fn take(&mut self, input: &[u8]) -> Result<Next, Broken> {
+        let mut at = 0;
+        loop {
+            let (used, step) = self.server.step(&input[at..]);
+            at += used;
+            match step {
+                Step::NeedInput => {
+                    self.check_rate()?;
+                    return Ok(Next::Read);
+                }
+                Step::Close => return Ok(Next::Close),
+                Step::End(facts) => {
+                    self.pending.extend_from_slice(&input[at..]);
+                    return Ok(Next::HandOff(facts));
+                }
+                Step::Helo(helo) => {
+                    self.message = None;
+                    self.helo = Some(helo);
+                    self.server.accept_helo(self.relay.generation().offered(&self.listener));
+                }
+                Step::Mail(mail) => {
+                    self.message = Some(Box::new(Collected::new(mail)));
+                    self.server.accept();
+                }
+                Step::Rcpt(rcpt) => match &mut self.message {
+                    // Results must not be mixed while there is no spool to sort them out.
+                    Some(message) if message.has_recipient() => self.server.reply(&ONE_RECIPIENT),
+                    Some(message) => {
+                        message.set_recipient(rcpt);
+                        self.server.accept();
+                    }
+                    None => unreachable!("a recipient belongs to a transaction"),
+                },
+                Step::Data => {
+                    if let Some(message) = &mut self.message {
+                        message.begin(&self.relay.bodies, Instant::now());
+                    }
+                    self.server.accept();
+                }
+                Step::Body(bytes) => {
+                    if let Some(message) = &mut self.message {
+                        message.push(bytes);
+                    }
+                }
+                Step::Dropped(fault) => {
+                    self.message = None;
+                    let reason = fault.to_string();
+                    let client = self.peer.ip();
+                    self.relay.emit(&Event::MessageRejected { client, reason: &reason });
+                }
+                Step::Reset => self.message = None,
+            }
+        }
+    }
+
+    /// A message must come at a minimum rate, on average, after a minute's grace.
+    fn check_rate(&self) -> Result<(), Broken> {
+        let Some((begun, bytes)) = self.message.as_ref().and_then(|message| message.progress())
+        else {
+            return Ok(());
+        };
+        let elapsed = begun.elapsed();
+        if elapsed < RATE_GRACE || !self.server.is_receiving_message() {
+            return Ok(());
+        }
+        let rate = self.relay.generation().config.limits.data_rate;
+        if bytes < rate.saturating_mul(elapsed.as_secs()) {
+            return Err(Broken::Ended(Ended::TooSlow));
+        }
+        Ok(())
+    }
+
+    /// The message is whole: have it handed off, answer, and go on with what came behind it.
+    async fn hand_off(&mut self, facts: BodyFacts) -> Next {
+        let Some(message) = self.message.take() else {
+            unreachable!("a message that ended had begun")
+        };
+        let arrival = handoff::Arrival {
+            client: self.peer.ip(),
+            listener: &self.listener.name,
+            helo: self.helo.as_ref().map_or("", |helo| &helo.name),
+            extended: self.helo.as_ref().is_some_and(|helo| helo.extended),
+        };
+        // Boxed, so that a session that waits for commands is small.
+        let handed = match message.into_parcel(facts) {
+            Ok(parcel) => Box::pin(handoff::deliver(&self.relay, &arrival, parcel)).await,
+            Err(refusal) => handoff::Handed::refused(refusal),
+        };
+        self.server.reply(&handed.reply);
+        self.set_deadline(self.patience());
+        let pending = std::mem::take(&mut self.pending);
+        let next = self.take(&pending);
+        if pending.is_empty() && self.flush().await.is_err() {
+            handed.reply_lost(&self.relay);
+            return Next::Close;
+        }
+        next.unwrap_or(Next::Close)
+    }
+}
+
+/// Sessions of one listener share their protocol settings; those of clients that may relay
+/// differ from those of others.
+fn server_config(relay: &Relay, listener: &ListenerConfig, peer: SocketAddr) -> Arc<ServerConfig> {
+    let generation = relay.generation();
+    let address = peer.ip().to_canonical();
+    let may_relay = listener.allow.iter().any(|network| network.contains(&address));
+    generation.server_config(listener, may_relay)
+}

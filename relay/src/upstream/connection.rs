@@ -1,0 +1,336 @@
+//! One connection to a target: the client state machine over a stream. Floor 2.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+use wavegate_smtp::{Client, ClientError, ClientEvent, Extensions, Reply};
+
+use crate::world::{Stream, World};
+
+/// Bytes of replies read at once.
+const READ: usize = 16 * 1024;
+/// Most slices in one write (Linux: IOV_MAX).
+const SLICES: usize = 1024;
+
+thread_local! {
+    static WORKER: Cell<usize> = const { Cell::new(0) };
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// The number of the calling worker; 0 outside of workers.
+pub fn current_worker() -> usize {
+    WORKER.get()
+}
+
+/// Numbers the calling thread as a worker.
+pub fn set_current_worker(number: usize) {
+    WORKER.set(number);
+}
+
+/// Why a connection did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The network's fault.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The upstream did not answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The upstream does not want the session.
+    #[error("it said {}", .0.code())]
+    Refused(Reply),
+    /// The upstream closed, or did not speak SMTP.
+    #[error(transparent)]
+    Protocol(#[from] ClientError),
+}
+
+/// An SMTP connection to a target.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Option<Stream>,
+    client: Client,
+    target: usize,
+    home: usize,
+    messages: u32,
+    idle_since: Instant,
+}
+
+/// What stops a write right before the end of data.
+pub trait Commit {
+    /// Asked before each write that holds the end of data.
+    type Refusal;
+    /// May the end of data be written now? Then it counts as written.
+    fn commit(&mut self) -> Result<(), Self::Refusal>;
+    /// It was not written after all.
+    fn uncommit(&mut self);
+}
+
+/// Why a body was not written.
+#[derive(Debug)]
+pub enum WriteError<R> {
+    /// The end of data may not be written.
+    Held(R),
+    /// The connection broke before the end of data.
+    Broken(ConnectionError),
+}
+
+impl Connection {
+    /// Connects, waits for the greeting, says EHLO.
+    pub async fn open(
+        world: &World,
+        address: SocketAddr,
+        hostname: &Arc<str>,
+        target: usize,
+        time: Duration,
+    ) -> Result<(Self, Extensions), ConnectionError> {
+        let opening = async {
+            let stream = world.network.connect(address).await?;
+            let mut connection = Self {
+                stream: Some(stream),
+                client: Client::new(Arc::clone(hostname)),
+                target,
+                home: current_worker(),
+                messages: 0,
+                idle_since: Instant::now(),
+            };
+            match connection.step().await? {
+                ClientEvent::Ready(extensions) => Ok((connection, extensions)),
+                ClientEvent::Refused(reply) | ClientEvent::Closing(reply) => {
+                    Err(ConnectionError::Refused(reply))
+                }
+                other => unreachable!("before any command the upstream was answered {other:?}"),
+            }
+        };
+        tokio::time::timeout(time, opening).await.map_err(|_| ConnectionError::Timeout(time))?
+    }
+
+    /// The state machine.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// Index of its target.
+    pub fn target(&self) -> usize {
+        self.target
+    }
+
+    /// The worker whose reactor it is in.
+    pub fn home(&self) -> usize {
+        self.home
+    }
+
+    /// Messages that were begun on it.
+    pub fn messages(&self) -> u32 {
+        self.messages
+    }
+
+    /// One more message begins.
+    pub fn count_message(&mut self) {
+        self.messages = self.messages.saturating_add(1);
+    }
+
+    /// Since when it is idle.
+    pub fn idle_since(&self) -> Instant {
+        self.idle_since
+    }
+
+    /// The connection, idle from now on.
+    pub fn idle_from(mut self, now: Instant) -> Self {
+        self.idle_since = now;
+        self
+    }
+
+    /// Moves it to the calling worker's reactor.
+    pub fn rehome(&mut self) -> io::Result<()> {
+        if self.home == current_worker() {
+            return Ok(());
+        }
+        let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
+        self.stream = Some(stream.rehome()?);
+        self.home = current_worker();
+        Ok(())
+    }
+
+    /// Whether nothing was said and nothing closed while it was idle.
+    pub fn is_quiet(&mut self) -> bool {
+        self.client.is_ready() && self.stream.as_mut().is_some_and(Stream::is_quiet)
+    }
+
+    /// Says goodbye without waiting for the answer.
+    pub fn quit(mut self) {
+        self.client.quit();
+        if let Some(stream) = &mut self.stream {
+            stream.write_now(self.client.output());
+        }
+    }
+
+    /// The next event, within `time`.
+    pub async fn event(&mut self, time: Duration) -> Result<ClientEvent, ConnectionError> {
+        if let Some(event) = self.client.poll() {
+            return Ok(event);
+        }
+        tokio::time::timeout(time, self.step())
+            .await
+            .map_err(|_| ConnectionError::Timeout(time))?
+    }
+
+    /// Writes what is to be written and reads until something happens.
+    async fn step(&mut self) -> Result<ClientEvent, ConnectionError> {
+        loop {
+            if let Some(event) = self.client.poll() {
+                return Ok(event);
+            }
+            if self.client.is_closed() {
+                return Err(ClientError::Closed.into());
+            }
+            self.flush().await?;
+            self.read().await?;
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), ConnectionError> {
+        while !self.client.output().is_empty() {
+            let written = poll_fn(|cx| match &mut self.stream {
+                Some(stream) => Pin::new(stream).poll_write(cx, self.client.output()),
+                None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            })
+            .await?;
+            if written == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+            self.client.written(written);
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<(), ConnectionError> {
+        poll_fn(|cx| {
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::NotConnected).into()));
+            };
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+                let taken = match buffer.filled() {
+                    [] => self.client.eof(),
+                    bytes => self.client.receive(bytes),
+                };
+                Poll::Ready(taken.map_err(ConnectionError::from))
+            })
+        })
+        .await
+    }
+
+    /// What the upstream said before it broke the connection, if that ends the transaction.
+    pub fn last_words(&mut self) -> Option<ClientEvent> {
+        let stream = self.stream.as_mut()?;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let count = stream.read_now(scratch)?;
+            self.client.receive(scratch.get(..count)?).ok()?;
+            self.client.poll()
+        })
+    }
+
+    /// Writes the state machine's output and `slices` behind it; `last` says that the end of
+    /// data is among them. Then each write asks `commit` first, so that there is no moment
+    /// between the look and the leaving.
+    pub async fn write_slices<C: Commit>(
+        &mut self,
+        slices: &[&[u8]],
+        last: bool,
+        commit: &mut C,
+    ) -> Result<(), WriteError<C::Refusal>> {
+        let mut skip = 0;
+        let mut at = 0;
+        poll_fn(|cx| {
+            loop {
+                let output = self.client.output().len();
+                if output == 0 && at == slices.len() {
+                    return Poll::Ready(Ok(()));
+                }
+                let ends = last && slices.len() - at < SLICES;
+                if ends && let Err(refusal) = commit.commit() {
+                    return Poll::Ready(Err(WriteError::Held(refusal)));
+                }
+                let polled = self.poll_write(cx, &slices[at..], skip);
+                let written = match polled {
+                    Poll::Ready(Ok(0)) => Err(io::Error::from(io::ErrorKind::WriteZero)),
+                    Poll::Ready(result) => result,
+                    Poll::Pending => {
+                        if ends {
+                            commit.uncommit();
+                        }
+                        return Poll::Pending;
+                    }
+                };
+                let written = match written {
+                    Ok(written) => written,
+                    Err(error) => {
+                        if ends {
+                            commit.uncommit();
+                        }
+                        return Poll::Ready(Err(WriteError::Broken(error.into())));
+                    }
+                };
+                let commands = written.min(output);
+                self.client.written(commands);
+                advance(slices, &mut at, &mut skip, written - commands);
+                if ends && at < slices.len() {
+                    commit.uncommit();
+                }
+            }
+        })
+        .await
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        slices: &[&[u8]],
+        skip: usize,
+    ) -> Poll<io::Result<usize>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let mut vectors = [IoSlice::new(&[]); 8];
+        let mut heap = Vec::new();
+        let first = std::iter::once(self.client.output());
+        let rest = slices.iter().enumerate().map(|(i, s)| if i == 0 { &s[skip..] } else { s });
+        let all = first.chain(rest).take(SLICES).map(IoSlice::new);
+        let filled = if slices.len() < vectors.len() {
+            let count = slices.len() + 1;
+            vectors.iter_mut().zip(all).for_each(|(place, slice)| *place = slice);
+            &vectors[..count]
+        } else {
+            heap.extend(all);
+            &heap[..]
+        };
+        Pin::new(stream).poll_write_vectored(cx, filled)
+    }
+}
+
+/// Moves the position in `slices` on by `count` bytes.
+fn advance(slices: &[&[u8]], at: &mut usize, skip: &mut usize, mut count: usize) {
+    while *at < slices.len() {
+        let left = slices[*at].len() - *skip;
+        if count < left {
+            *skip += count;
+            return;
+        }
+        count -= left;
+        *at += 1;
+        *skip = 0;
+    }
+}

@@ -1,0 +1,87 @@
+//! A network and a clock in memory, for simulations: the whole relay in one process, an hour
+//! in a second. Used by tests only, but part of the library so that every crate's tests can.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
+
+use super::{BoxFuture, Entropy, Network, Stream, WallClock, World};
+use crate::plan::Timestamp;
+
+/// Bytes that a pipe holds in each direction.
+const PIPE: usize = 64 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: usize = 1024;
+
+/// A wall clock that follows tokio's (pausable) time.
+pub struct SimulatedClock {
+    start: Timestamp,
+    epoch: Instant,
+}
+
+impl SimulatedClock {
+    /// A clock that shows `start` now.
+    pub fn new(start: Timestamp) -> Self {
+        Self { start, epoch: Instant::now() }
+    }
+}
+
+impl WallClock for SimulatedClock {
+    fn now(&self) -> Timestamp {
+        let elapsed = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.start.saturating_add_ms(elapsed)
+    }
+}
+
+/// Addresses that somebody listens on.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork {
+    listeners: Arc<Mutex<HashMap<SocketAddr, mpsc::Sender<DuplexStream>>>>,
+}
+
+impl MemoryNetwork {
+    /// Listens on `address`; whoever listened there before does no more.
+    pub fn listen(&self, address: SocketAddr) -> mpsc::Receiver<DuplexStream> {
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(address, sender);
+        receiver
+    }
+
+    /// Nobody listens on `address` from now on.
+    pub fn close(&self, address: SocketAddr) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+    }
+}
+
+impl Network for MemoryNetwork {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
+        Box::pin(async move {
+            let listener = self
+                .listeners
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(&address)
+                .cloned()
+                .ok_or(io::ErrorKind::ConnectionRefused)?;
+            let (near, far) = tokio::io::duplex(PIPE);
+            listener.send(far).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            Ok(Stream::Memory(near))
+        })
+    }
+}
+
+impl World {
+    /// A simulated world at `start`, whose randomness follows from `seed`.
+    pub fn simulated(network: MemoryNetwork, start: Timestamp, seed: u64) -> Self {
+        Self {
+            clock: Arc::new(SimulatedClock::new(start)),
+            network: Arc::new(network),
+            entropy: Arc::new(Entropy::new(seed)),
+        }
+    }
+}
