@@ -178,7 +178,8 @@ pub fn parse<'a>(
         return Err(CommandError::Bytes);
     }
     let paths = is("MAIL") || is("RCPT");
-    if !line.is_ascii() && !(paths && offered.has(Extension::SmtpUtf8)) {
+    let may_be_wide = paths && offered.has(Extension::SmtpUtf8);
+    if !(may_be_wide || line.is_ascii()) {
         return Err(CommandError::Bytes);
     }
     if is("MAIL") {

@@ -13,15 +13,20 @@
 
 pub mod address;
 pub mod body;
+pub mod client;
 pub mod command;
 pub mod extensions;
 pub mod limits;
 pub mod params;
 pub mod reply;
 pub mod server;
+pub mod stuff;
 
 pub use address::{Address, ReversePath};
 pub use body::{BodyFacts, MessageFault};
+pub use client::{
+    BodyForm, BodyShape, Client, ClientError, ClientEvent, Settled, Stage, Unsupported,
+};
 pub use command::{Mail, Rcpt};
 pub use extensions::{Extension, Extensions};
 pub use limits::Limits;
