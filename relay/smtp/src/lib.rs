@@ -1,1 +1,34 @@
-//! SMTP protocol core.
+//! SMTP protocol core: server and client state machines without I/O.
+//!
+//! Owns what the protocol says: commands, replies, addresses, the two ways of
+//! receiving a message (DATA and BDAT), extension negotiation and every limit
+//! of the protocol ([`limits`]). Owns no socket, clock, file or thread: the
+//! embedder feeds bytes in, takes bytes out, and decides. It keeps the
+//! deadlines, and it decides what becomes of a message.
+//!
+//! Floor 0: knows nothing of the rest of the relay.
+//!
+//! Reading order: [`limits`], [`reply`], [`address`], [`command`], [`body`],
+//! [`server`], then [`extensions`], [`stuff`], [`client`].
+
+pub mod address;
+pub mod body;
+pub mod client;
+pub mod command;
+pub mod extensions;
+pub mod limits;
+pub mod params;
+pub mod reply;
+pub mod server;
+pub mod stuff;
+
+pub use address::{Address, ReversePath};
+pub use body::{BodyFacts, MessageFault};
+pub use client::{
+    BodyForm, BodyShape, Client, ClientError, ClientEvent, Settled, Stage, Unsupported,
+};
+pub use command::{Mail, Rcpt};
+pub use extensions::{Extension, Extensions};
+pub use limits::Limits;
+pub use reply::{Enhanced, Reply};
+pub use server::{Helo, Server, ServerConfig, Step};

@@ -1,0 +1,367 @@
+//! The client side of a session with an upstream.
+//!
+//! Owns the dialogue: greeting, EHLO or HELO, transactions in as few writes as
+//! the upstream's extensions allow, and what each reply means. Owns no body,
+//! no deadline, no retry, and no choice of upstream.
+//!
+//! Order of calls: feed what was read to [`Client::receive`], then
+//! [`Client::poll`] until it has no event; write what [`Client::output`] holds
+//! and report it with [`Client::written`]. After [`ClientEvent::Ready`],
+//! [`Client::begin`] starts a transaction; a next one when it is settled and
+//! [`Client::is_ready`].
+//!
+//! **End of data.** Nothing that could make the upstream take the message is
+//! in the output: the body is the embedder's to write, when
+//! [`ClientEvent::SendBody`] asks for it. With CHUNKING and PIPELINING it asks
+//! at once, so that commands and body can go in one write. Until the
+//! embedder calls [`Client::body_sent`], right before it hands the body's last
+//! bytes to the network, it can hold back or [`Client::abandon`].
+//!
+//! With very many recipients the commands fill the peer's buffers: read while
+//! writing (RFC 2920 3.1).
+//!
+//! Floor 0.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::command::{Mail, Rcpt};
+use crate::extensions::Extensions;
+use crate::reply::{Reply, ReplyFault, ReplyReader};
+
+mod envelope;
+mod transaction;
+
+pub use envelope::{BodyShape, Unsupported};
+pub use transaction::{Settled, Stage};
+
+use transaction::Transaction;
+
+/// How the body is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyForm {
+    /// After DATA: the body, then [`crate::stuff::END`].
+    Data {
+        /// It has lines that start with a dot: write [`crate::stuff::pieces`].
+        stuff: bool,
+    },
+    /// After BDAT: exactly the bytes of the body, right behind the output.
+    Chunk,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// The session is open; this is what the upstream offers.
+    Ready(Extensions),
+    /// The upstream does not want the session: its reply to the connection,
+    /// EHLO or HELO. The session is over.
+    Refused(Reply),
+    /// Write the output and then the body, see [`Client::body_sent`].
+    SendBody(BodyForm),
+    /// The transaction is over.
+    Settled(Settled),
+    /// [`Client::rset`] was answered: the session is alive.
+    Reset,
+    /// The upstream closes a session in which nothing was going on.
+    Closing(Reply),
+}
+
+/// Why a session ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The upstream's fault; nothing more that it says is heard.
+    #[error("the upstream misbehaved: {0}")]
+    PeerMisbehaved(#[from] Misbehaviour),
+    /// The connection ended without a word.
+    #[error("the upstream closed the connection")]
+    Closed,
+}
+
+/// What an upstream did that SMTP does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misbehaviour {
+    /// Not a reply.
+    #[error(transparent)]
+    Reply(#[from] ReplyFault),
+    /// A reply with a code that cannot answer what was asked.
+    #[error("reply {0} does not answer what was asked")]
+    Code(u16),
+    /// A reply to nothing.
+    #[error("reply {0} although nothing was asked")]
+    Unasked(u16),
+    /// It took a message that it did not have yet.
+    #[error("reply {0} to a message before its end was sent")]
+    BeforeBody(u16),
+}
+
+#[derive(Debug)]
+enum State {
+    Greeting,
+    Ehlo,
+    Helo,
+    Ready,
+    /// RSET was sent on its own.
+    Reset,
+    Transaction(Box<Transaction>),
+    Quit,
+    Closed,
+}
+
+/// The client side of one session.
+#[derive(Debug)]
+pub struct Client {
+    /// Our name in EHLO.
+    hostname: Arc<str>,
+    state: State,
+    extensions: Extensions,
+    reader: ReplyReader,
+    output: Vec<u8>,
+    events: VecDeque<ClientEvent>,
+    /// The upstream still has the transaction before open.
+    needs_rset: bool,
+}
+
+impl Client {
+    /// A session whose greeting is awaited; the name is said in EHLO.
+    pub fn new(hostname: Arc<str>) -> Client {
+        Client {
+            hostname,
+            state: State::Greeting,
+            extensions: Extensions::NONE,
+            reader: ReplyReader::default(),
+            output: Vec::new(),
+            events: VecDeque::new(),
+            needs_rset: false,
+        }
+    }
+
+    /// Takes all of the input.
+    ///
+    /// # Errors
+    /// If the upstream misbehaved: close the connection. If the body was sent,
+    /// the transaction is in doubt.
+    pub fn receive(&mut self, input: &[u8]) -> Result<(), ClientError> {
+        let mut used = 0;
+        while used < input.len() && !matches!(self.state, State::Closed) {
+            let outcome = match self.reader.read(&input[used..]) {
+                Ok((taken, reply)) => {
+                    used += taken;
+                    reply.map_or(Ok(()), |reply| self.reply(reply))
+                }
+                Err(fault) => Err(fault.into()),
+            };
+            if let Err(misbehaviour) = outcome {
+                self.state = State::Closed;
+                return Err(misbehaviour.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The upstream closed its side.
+    ///
+    /// # Errors
+    /// Unless the session was over. If the body was sent, the transaction is
+    /// in doubt.
+    pub fn eof(&mut self) -> Result<(), ClientError> {
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Quit | State::Closed => Ok(()),
+            _ => Err(ClientError::Closed),
+        }
+    }
+
+    /// The next event.
+    pub fn poll(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    /// What is to be written.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// The first `count` bytes of the output were written.
+    pub fn written(&mut self, count: usize) {
+        if count > 0
+            && let State::Transaction(transaction) = &mut self.state
+        {
+            transaction.touched();
+        }
+        if count == self.output.len() {
+            self.output = Vec::new();
+        } else {
+            self.output.drain(..count);
+        }
+    }
+
+    /// Whether a transaction can begin. For a session that waits in a pool:
+    /// whatever can be read from its connection (bytes or its end) makes it
+    /// useless, so a read that would block is the proof that it is good.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+            && self.reader.is_empty()
+            && self.output.is_empty()
+            && self.events.is_empty()
+    }
+
+    /// Whether the session is over: write the output, close the connection.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Whether the body was sent and its reply has not come.
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(&self.state, State::Transaction(transaction) if transaction.is_in_doubt())
+    }
+
+    /// What the upstream offers.
+    pub fn extensions(&self) -> Extensions {
+        self.extensions
+    }
+
+    /// Uses no more than these extensions from now on.
+    pub fn restrict(&mut self, allowed: Extensions) {
+        self.extensions = self.extensions.intersection(allowed);
+    }
+
+    /// Begins a transaction. The recipients keep their order: an index in
+    /// [`Settled`] counts them from 0.
+    ///
+    /// # Errors
+    /// If this upstream cannot be given this message; nothing was begun.
+    ///
+    /// # Panics
+    /// If the session is not ready, or there is no recipient.
+    pub fn begin<'e>(
+        &mut self,
+        mail: &Mail,
+        recipients: impl IntoIterator<Item = &'e Rcpt> + Clone,
+        shape: &BodyShape,
+    ) -> Result<(), Unsupported> {
+        assert!(self.is_ready(), "the session is not ready for a transaction");
+        let commands =
+            envelope::render(mail, recipients, shape, &self.extensions, self.needs_rset)?;
+        let (transaction, output, event) =
+            Transaction::begin(commands, shape, &self.extensions, self.needs_rset);
+        self.output = output;
+        self.events.extend(event);
+        self.state = State::Transaction(Box::new(transaction));
+        Ok(())
+    }
+
+    /// The body's last bytes are about to be written: from now on the upstream
+    /// may have the message, and only its reply tells.
+    ///
+    /// # Panics
+    /// If no [`ClientEvent::SendBody`] asked for it.
+    pub fn body_sent(&mut self) {
+        let State::Transaction(transaction) = &mut self.state else {
+            // The upstream closed the session while the body was written.
+            assert!(self.is_closed(), "no transaction is open");
+            return;
+        };
+        transaction.body_sent();
+    }
+
+    /// Gives the transaction up before its body's last bytes. Says whether the
+    /// session is still good, which it is if nothing of the transaction was
+    /// written; else close the connection: every other way out of a
+    /// transaction would end the data.
+    ///
+    /// # Panics
+    /// If [`Client::body_sent`] was called.
+    #[must_use]
+    pub fn abandon(&mut self) -> bool {
+        assert!(!self.is_in_doubt(), "the body was sent, it cannot be called back");
+        let State::Transaction(transaction) = &self.state else { return self.is_ready() };
+        let untouched = transaction.is_untouched();
+        self.output = Vec::new();
+        self.events.clear();
+        self.state = if untouched { State::Ready } else { State::Closed };
+        untouched
+    }
+
+    /// Asks for a sign of life; [`ClientEvent::Reset`] follows.
+    ///
+    /// # Panics
+    /// If the session is not ready.
+    pub fn rset(&mut self) {
+        assert!(self.is_ready(), "the session is not ready for RSET");
+        self.output.extend_from_slice(b"RSET\r\n");
+        self.state = State::Reset;
+    }
+
+    /// Says goodbye, if there is nothing under way; else just close.
+    pub fn quit(&mut self) {
+        match self.state {
+            State::Ready => {
+                self.output.extend_from_slice(b"QUIT\r\n");
+                self.state = State::Quit;
+            }
+            State::Quit => {}
+            _ => self.state = State::Closed,
+        }
+    }
+
+    /// One reply, to whatever the session waits for.
+    fn reply(&mut self, reply: Reply) -> Result<(), Misbehaviour> {
+        let code = reply.code();
+        match &mut self.state {
+            State::Transaction(transaction) => {
+                let done = transaction.reply(reply, &mut self.output, &mut self.events)?;
+                if let Some(after) = done {
+                    self.needs_rset = after.needs_rset;
+                    self.state = if after.usable { State::Ready } else { State::Closed };
+                }
+                return Ok(());
+            }
+            State::Quit => self.state = State::Closed,
+            State::Closed => {}
+            State::Ready if code == 421 => {
+                self.state = State::Closed;
+                self.events.push_back(ClientEvent::Closing(reply));
+            }
+            State::Ready => return Err(Misbehaviour::Unasked(code)),
+            State::Reset if reply.is_positive() => {
+                self.needs_rset = false;
+                self.state = State::Ready;
+                self.events.push_back(ClientEvent::Reset);
+            }
+            State::Reset => {
+                self.state = State::Closed;
+                self.events.push_back(ClientEvent::Closing(reply));
+            }
+            _ if code / 100 == 3 => return Err(Misbehaviour::Code(code)),
+            State::Greeting | State::Ehlo | State::Helo => self.opening(reply),
+        }
+        Ok(())
+    }
+
+    /// A reply before the session is open.
+    fn opening(&mut self, reply: Reply) {
+        match &self.state {
+            State::Greeting if reply.is_positive() => self.hello(b"EHLO ", State::Ehlo),
+            // RFC 5321 3.2: an old server knows only HELO.
+            State::Ehlo if reply.is_permanent() => self.hello(b"HELO ", State::Helo),
+            State::Ehlo | State::Helo if reply.is_positive() => {
+                if matches!(self.state, State::Ehlo) {
+                    self.extensions = Extensions::from_ehlo(&reply);
+                }
+                self.state = State::Ready;
+                self.events.push_back(ClientEvent::Ready(self.extensions));
+            }
+            _ => {
+                self.state = State::Closed;
+                self.events.push_back(ClientEvent::Refused(reply));
+            }
+        }
+    }
+
+    fn hello(&mut self, verb: &[u8], state: State) {
+        self.output.extend_from_slice(verb);
+        self.output.extend_from_slice(self.hostname.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+        self.state = state;
+    }
+}

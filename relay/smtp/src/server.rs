@@ -1,0 +1,411 @@
+//! The server side of a session.
+//!
+//! Owns the order of commands, the answers that need no decision, the limits
+//! of a session, and receiving messages in step with the client whatever it
+//! does. Owns no decision about mail: those are [`Step`]s that wait for the
+//! embedder's [`Server::accept`] or [`Server::reply`], at once or later. Owns
+//! no deadline and no byte of content.
+//!
+//! Order of calls: [`Server::greet`] once; then [`Server::step`] with what was
+//! read, again with what it left, until [`Step::NeedInput`]; a step that
+//! awaits an answer gets it before the next `step`. What [`Server::output`]
+//! holds is written whenever the embedder waits for input or for a decision,
+//! and reported with [`Server::written`]. After [`Step::Close`] the rest of
+//! the output is written and the connection closed.
+//!
+//! Floor 0.
+
+use std::sync::Arc;
+
+use crate::body::{BodyFacts, ChunkReceiver, DataReceiver, MessageFault};
+use crate::command::{Mail, Rcpt};
+use crate::extensions::Extensions;
+use crate::limits::Limits;
+use crate::reply::Reply;
+
+mod commands;
+mod receive;
+mod replies;
+
+use commands::line_end;
+
+/// What sessions of a listener share. A change is a new value: a session keeps
+/// the one that it began with.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The relay's name, in the greeting and the answer to EHLO.
+    pub hostname: String,
+    /// Offered at EHLO unless the embedder says otherwise then.
+    pub extensions: Extensions,
+    /// The limits.
+    pub limits: Limits,
+    /// Whether this client may send mail through us; if not, every recipient
+    /// is answered `550 5.7.1`.
+    pub may_relay: bool,
+}
+
+/// The client's HELO or EHLO.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Helo {
+    /// The name as given: printable ASCII without spaces, nothing else is sure.
+    pub name: Box<str>,
+    /// It was EHLO.
+    pub extended: bool,
+}
+
+/// What the embedder must do.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub enum Step<'a> {
+    /// All input is used: write the output, read more.
+    NeedInput,
+    /// HELO or EHLO; ends a transaction that was open. **Awaits**
+    /// [`Server::accept`], [`Server::accept_helo`], or a negative reply.
+    Helo(Helo),
+    /// A transaction begins. **Awaits an answer**; a positive one opens it.
+    Mail(Mail),
+    /// A recipient. **Awaits an answer**; a positive one adds it.
+    Rcpt(Rcpt),
+    /// The message begins, by DATA or by its first BDAT. **Awaits**
+    /// [`Server::accept`] or a negative reply, which ends the transaction.
+    Data,
+    /// A span of the message with dot-stuffing undone; order is kept.
+    Body(&'a [u8]),
+    /// The message has ended without fault. **Awaits** [`Server::reply`] with
+    /// its final reply, which ends the transaction.
+    End(BodyFacts),
+    /// The message is faulty; its answer is in the output, or follows when
+    /// the rest of it was skipped. Drop what was collected: the transaction
+    /// has ended.
+    Dropped(MessageFault),
+    /// RSET, already answered: a transaction that was open has ended.
+    Reset,
+    /// Write the output and close. A transaction that was open has ended.
+    Close,
+}
+
+/// What the session is reading.
+#[derive(Debug)]
+enum Phase {
+    /// Nothing: the greeting is not out.
+    Greeting,
+    Command,
+    /// The rest of a command line that is too long.
+    LongLine {
+        last_cr: bool,
+    },
+    Data(DataReceiver),
+    Chunk {
+        size: u64,
+        last: bool,
+    },
+    /// The payload of a BDAT that was refused, to be answered behind it.
+    Skip {
+        remaining: u64,
+        reply: SkipReply,
+    },
+    Closed,
+}
+
+/// The answer to a BDAT whose payload is skipped.
+#[derive(Debug)]
+enum SkipReply {
+    /// It makes the message too large.
+    TooLarge,
+    /// No transaction is open.
+    OutOfOrder,
+    Fixed(&'static Reply),
+    /// The embedder's.
+    Given(Box<Reply>),
+}
+
+/// The step that waits for the embedder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Nothing,
+    Helo { extended: bool },
+    Mail { smtputf8: bool },
+    Rcpt,
+    Data,
+    Bdat { size: u64, last: bool },
+    End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transaction {
+    None,
+    /// The embedder refused MAIL: what a pipelining client sends behind it is
+    /// out of order through no fault of the client.
+    Refused,
+    Open {
+        smtputf8: bool,
+        recipients: u32,
+    },
+    /// A message comes by BDAT; [`Server::chunks`] has the receiver.
+    Chunks,
+    /// A chunk was refused: the rest is discarded up to LAST or RSET.
+    Discard,
+}
+
+/// The server side of one session.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<ServerConfig>,
+    /// As offered to this client; none before EHLO and after HELO.
+    offered: Extensions,
+    greeted: bool,
+    phase: Phase,
+    awaited: Awaited,
+    transaction: Transaction,
+    chunks: Option<Box<ChunkReceiver>>,
+    /// A command line whose end is not here yet.
+    line: Vec<u8>,
+    output: Vec<u8>,
+    errors: u32,
+    idle_commands: u32,
+}
+
+impl Server {
+    /// A session that has not begun.
+    pub fn new(config: Arc<ServerConfig>) -> Server {
+        Server {
+            config,
+            offered: Extensions::NONE,
+            greeted: false,
+            phase: Phase::Greeting,
+            awaited: Awaited::Nothing,
+            transaction: Transaction::None,
+            chunks: None,
+            line: Vec::new(),
+            output: Vec::new(),
+            errors: 0,
+            idle_commands: 0,
+        }
+    }
+
+    /// Queues the greeting. If the client has already sent something, call
+    /// [`Server::step`] with it instead: it is answered `554 5.5.0`.
+    pub fn greet(&mut self) {
+        assert!(matches!(self.phase, Phase::Greeting), "greeted twice");
+        self.output.extend_from_slice(b"220 ");
+        self.output.extend_from_slice(self.config.hostname.as_bytes());
+        self.output.extend_from_slice(b" ESMTP\r\n");
+        self.phase = Phase::Command;
+    }
+
+    /// Takes one step over the input: says how many bytes it used, and what
+    /// the embedder must do.
+    ///
+    /// # Panics
+    /// If an answer is awaited, see [`Server::is_awaiting`].
+    pub fn step<'a>(&mut self, input: &'a [u8]) -> (usize, Step<'a>) {
+        assert!(!self.is_awaiting(), "the step before it has no answer yet");
+        let mut used = 0;
+        loop {
+            let rest = &input[used..];
+            if rest.is_empty() && self.needs_input() {
+                return (used, Step::NeedInput);
+            }
+            let (taken, step) = match &mut self.phase {
+                Phase::Closed => return (input.len(), Step::Close),
+                Phase::Command => self.command_line(rest),
+                Phase::LongLine { last_cr } => {
+                    let (taken, ended) = line_end(rest, last_cr);
+                    if ended {
+                        self.phase = Phase::Command;
+                        self.error(&replies::LONG_LINE);
+                    }
+                    (taken, None)
+                }
+                Phase::Data(_) => self.data(rest),
+                Phase::Chunk { .. } => self.chunk(rest),
+                Phase::Skip { .. } => self.skip_payload(rest),
+                Phase::Greeting => {
+                    self.close(&replies::EARLY);
+                    (rest.len(), None)
+                }
+            };
+            used += taken;
+            if let Some(step) = step {
+                return (used, step);
+            }
+        }
+    }
+
+    /// Whether nothing more can be said without input.
+    fn needs_input(&self) -> bool {
+        match &self.phase {
+            Phase::Closed | Phase::Skip { remaining: 0, .. } => false,
+            Phase::Chunk { .. } => self.chunks.as_ref().is_some_and(|chunks| !chunks.is_complete()),
+            _ => true,
+        }
+    }
+
+    /// Whether a step awaits its answer.
+    pub fn is_awaiting(&self) -> bool {
+        self.awaited != Awaited::Nothing
+    }
+
+    /// Answers the step that awaits it with its standard positive reply.
+    ///
+    /// # Panics
+    /// If no step awaits one, or if it is [`Step::End`]: that a message was
+    /// taken has no standard answer, whoever took it gives one.
+    pub fn accept(&mut self) {
+        match self.awaited {
+            Awaited::Helo { .. } => self.accept_helo(self.config.extensions),
+            Awaited::Mail { .. } => self.reply(&replies::SENDER_OK),
+            Awaited::Rcpt => self.reply(&replies::RECIPIENT_OK),
+            Awaited::Data => {
+                self.awaited = Awaited::Nothing;
+                self.transaction = Transaction::None;
+                self.output.extend_from_slice(replies::GO_AHEAD);
+                self.phase = Phase::Data(DataReceiver::default());
+            }
+            Awaited::Bdat { size, last } => {
+                self.awaited = Awaited::Nothing;
+                self.begin_chunk(size, last);
+            }
+            Awaited::End => panic!("the end of a message has no standard reply"),
+            Awaited::Nothing => panic!("no step awaits an answer"),
+        }
+    }
+
+    /// Answers [`Step::Helo`], offering these extensions if it was EHLO.
+    ///
+    /// # Panics
+    /// If that is not the step that awaits an answer.
+    pub fn accept_helo(&mut self, extensions: Extensions) {
+        let Awaited::Helo { extended } = std::mem::replace(&mut self.awaited, Awaited::Nothing)
+        else {
+            panic!("no HELO awaits an answer");
+        };
+        self.greeted = true;
+        if extended {
+            self.offered = extensions;
+            self.offered.write_ehlo(&self.config.hostname, &mut self.output);
+        } else {
+            self.offered = Extensions::NONE;
+            self.output.extend_from_slice(b"250 ");
+            self.output.extend_from_slice(self.config.hostname.as_bytes());
+            self.output.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Answers the step that awaits it. A `421` closes the session.
+    ///
+    /// # Panics
+    /// If no step awaits an answer, or the reply does not fit it: HELO and
+    /// DATA take only negative ones here, see [`Server::accept`].
+    pub fn reply(&mut self, reply: &Reply) {
+        let awaited = std::mem::replace(&mut self.awaited, Awaited::Nothing);
+        assert!(
+            reply.is_positive() || reply.is_negative(),
+            "a 3xx reply is not the embedder's to give"
+        );
+        if let Awaited::Bdat { size, last } = awaited {
+            assert!(reply.is_negative(), "BDAT is accepted by accept()");
+            if reply.code() == 421 {
+                return self.close(reply);
+            }
+            return self.skip(size, last, SkipReply::Given(Box::new(reply.clone())));
+        }
+        reply.write(&mut self.output);
+        match awaited {
+            Awaited::Nothing => panic!("no step awaits an answer"),
+            Awaited::Bdat { .. } => {}
+            Awaited::Helo { .. } => assert!(reply.is_negative(), "HELO is accepted by accept()"),
+            Awaited::Mail { smtputf8 } => {
+                self.transaction = match reply.is_positive() {
+                    true => Transaction::Open { smtputf8, recipients: 0 },
+                    false => Transaction::Refused,
+                };
+            }
+            Awaited::Rcpt => {
+                if let Transaction::Open { recipients, .. } = &mut self.transaction
+                    && reply.is_positive()
+                {
+                    *recipients += 1;
+                }
+            }
+            Awaited::Data => {
+                assert!(reply.is_negative(), "DATA is accepted by accept()");
+                self.transaction = Transaction::None;
+            }
+            Awaited::End => {
+                if reply.is_positive() {
+                    self.errors = 0;
+                    self.idle_commands = 0;
+                }
+            }
+        }
+        if reply.code() == 421 {
+            self.shut();
+        }
+    }
+
+    /// Queues a last reply, whatever the session is at, such as `421 4.4.2`
+    /// at a deadline. The next step is [`Step::Close`].
+    pub fn close(&mut self, reply: &Reply) {
+        if !matches!(self.phase, Phase::Closed) {
+            reply.write(&mut self.output);
+        }
+        self.shut();
+    }
+
+    fn shut(&mut self) {
+        self.phase = Phase::Closed;
+        self.awaited = Awaited::Nothing;
+        self.end_transaction();
+        self.line = Vec::new();
+    }
+
+    /// What is to be written.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// The first `count` bytes of the output were written. With the last one
+    /// its memory is given back, so that an idle session holds none.
+    pub fn written(&mut self, count: usize) {
+        if count == self.output.len() {
+            self.output = Vec::new();
+        } else {
+            self.output.drain(..count);
+        }
+    }
+
+    /// Whether the client is between two commands or in a message, for the
+    /// embedder's choice of deadline.
+    pub fn is_receiving_message(&self) -> bool {
+        matches!(self.phase, Phase::Data(_) | Phase::Chunk { .. } | Phase::Skip { .. })
+    }
+
+    fn max_size(&self) -> u64 {
+        let own = self.config.limits.message_size;
+        self.offered.size_limit().map_or(own, |offered| offered.min(own))
+    }
+
+    fn end_transaction(&mut self) {
+        self.transaction = Transaction::None;
+        self.chunks = None;
+    }
+
+    /// Answers a faulty command.
+    fn error(&mut self, reply: &Reply) {
+        self.errors += 1;
+        if self.errors > self.config.limits.errors {
+            return self.close(&replies::TOO_MANY_ERRORS);
+        }
+        reply.write(&mut self.output);
+    }
+
+    /// Answers a command that moves nothing.
+    fn idle(&mut self, reply: &Reply) {
+        self.idle_commands += 1;
+        if self.idle_commands > self.config.limits.idle_commands {
+            return self.close(&replies::TOO_MANY_IDLE);
+        }
+        reply.write(&mut self.output);
+    }
+}

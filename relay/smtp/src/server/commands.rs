@@ -1,0 +1,187 @@
+//! Commands in their order: which one may come now, and what it does.
+//!
+//! Owns the transitions that commands make and the answers that need no
+//! decision. Owns no content, see [`super::receive`].
+//!
+//! Floor 0.
+
+use memchr::memchr;
+
+use super::{Awaited, Helo, Phase, Server, SkipReply, Step, Transaction, replies};
+use crate::body::MessageFault;
+use crate::command::{self, Command, CommandError, Mail, Rcpt};
+
+impl Server {
+    /// Finds the next command line and carries it out.
+    pub(super) fn command_line<'a>(&mut self, input: &'a [u8]) -> (usize, Option<Step<'a>>) {
+        // A TLS handshake begins with this byte; no command does.
+        if self.line.is_empty() && input[0] == 0x16 {
+            self.shut();
+            return (input.len(), None);
+        }
+        let mut last_cr = self.line.last() == Some(&b'\r');
+        let (taken, ended) = line_end(input, &mut last_cr);
+        if self.line.len() + taken > self.config.limits.command_line {
+            self.line = Vec::new();
+            match ended {
+                true => self.error(&replies::LONG_LINE),
+                false => self.phase = Phase::LongLine { last_cr },
+            }
+            return (taken, None);
+        }
+        if !ended {
+            self.line.extend_from_slice(&input[..taken]);
+            return (taken, None);
+        }
+        let more = taken < input.len();
+        let step = if self.line.is_empty() {
+            self.command(&input[..taken - 2], more)
+        } else {
+            let mut line = std::mem::take(&mut self.line);
+            line.extend_from_slice(&input[..taken]);
+            self.command(&line[..line.len() - 2], more)
+        };
+        (taken, step)
+    }
+
+    /// Carries out one command; `more` says that input is there behind it.
+    fn command(&mut self, line: &[u8], more: bool) -> Option<Step<'static>> {
+        let smtputf8 = matches!(self.transaction, Transaction::Open { smtputf8: true, .. });
+        let command = match command::parse(line, &self.offered, smtputf8) {
+            Ok(command) => command,
+            Err(CommandError::Bdat) => {
+                self.close(CommandError::Bdat.reply());
+                return None;
+            }
+            Err(error) => {
+                self.error(error.reply());
+                return None;
+            }
+        };
+        match command {
+            // Both must be the last of a group (RFC 2920 3.1): what is there
+            // behind them was sent without waiting for our answer.
+            Command::Helo { .. } | Command::Data if more => self.close(&replies::EARLY),
+            Command::Helo { extended, name } => {
+                self.end_transaction();
+                self.awaited = Awaited::Helo { extended };
+                return Some(Step::Helo(Helo { name: name.into(), extended }));
+            }
+            Command::Mail(mail) => return self.mail(mail),
+            Command::Rcpt(rcpt) => return self.rcpt(rcpt),
+            Command::Data => return self.begin_data(),
+            Command::Bdat(size, last) => return self.bdat(size, last),
+            Command::Rset => {
+                self.end_transaction();
+                self.idle(&replies::OK);
+                return (!matches!(self.phase, Phase::Closed)).then_some(Step::Reset);
+            }
+            Command::Noop => self.idle(&replies::OK),
+            Command::Vrfy => self.idle(&replies::CANNOT_VERIFY),
+            Command::Expn => self.idle(&replies::NOT_IMPLEMENTED),
+            Command::Help => self.idle(&replies::HELP),
+            Command::StartTls | Command::Auth => self.error(&replies::NOT_IMPLEMENTED),
+            Command::Quit => self.close(&replies::BYE),
+            Command::Http => self.shut(),
+        }
+        None
+    }
+
+    fn mail(&mut self, mail: Mail) -> Option<Step<'static>> {
+        if !self.greeted {
+            self.error(&replies::HELLO_FIRST);
+        } else if !matches!(self.transaction, Transaction::None | Transaction::Refused) {
+            self.error(&replies::NESTED_MAIL);
+        } else if mail.size.is_some_and(|size| size > self.max_size()) {
+            // Nothing wrong with the client; what it pipelined behind is not
+            // to be held against it either.
+            MessageFault::TooLarge.reply().write(&mut self.output);
+            self.transaction = Transaction::Refused;
+        } else {
+            self.awaited = Awaited::Mail { smtputf8: mail.smtputf8 };
+            return Some(Step::Mail(mail));
+        }
+        None
+    }
+
+    fn rcpt(&mut self, rcpt: Rcpt) -> Option<Step<'static>> {
+        let Transaction::Open { recipients, .. } = self.transaction else {
+            self.out_of_order();
+            return None;
+        };
+        if !self.config.may_relay {
+            self.error(&replies::NO_RELAY);
+        } else if recipients >= self.config.limits.recipients {
+            replies::TOO_MANY_RECIPIENTS.write(&mut self.output);
+        } else {
+            self.awaited = Awaited::Rcpt;
+            return Some(Step::Rcpt(rcpt));
+        }
+        None
+    }
+
+    fn begin_data(&mut self) -> Option<Step<'static>> {
+        match self.transaction {
+            Transaction::Open { recipients: 0, .. } => {
+                // Each recipient's refusal was counted where it was an error.
+                replies::NO_RECIPIENTS.write(&mut self.output);
+                None
+            }
+            Transaction::Open { .. } => {
+                self.awaited = Awaited::Data;
+                Some(Step::Data)
+            }
+            _ => {
+                self.out_of_order();
+                None
+            }
+        }
+    }
+
+    /// RCPT, DATA or BDAT where no transaction is open for it.
+    pub(super) fn out_of_order(&mut self) {
+        match self.transaction {
+            Transaction::Refused => replies::NEED_MAIL.write(&mut self.output),
+            Transaction::None => self.error(&replies::NEED_MAIL),
+            _ => self.error(&replies::IN_CHUNKS),
+        }
+    }
+
+    fn bdat(&mut self, size: u64, last: bool) -> Option<Step<'static>> {
+        match self.transaction {
+            Transaction::Chunks => self.begin_chunk(size, last),
+            Transaction::Open { recipients: 1.., .. } => {
+                self.awaited = Awaited::Bdat { size, last };
+                return Some(Step::Data);
+            }
+            Transaction::Open { .. } => {
+                self.skip(size, last, SkipReply::Fixed(&replies::NO_RECIPIENTS));
+            }
+            Transaction::Discard => {
+                self.skip(size, last, SkipReply::Fixed(&replies::DISCARDED));
+            }
+            Transaction::None | Transaction::Refused => {
+                self.phase = Phase::Skip { remaining: size, reply: SkipReply::OutOfOrder };
+            }
+        }
+        None
+    }
+}
+
+/// How far the line goes, and whether its end is there: a CRLF, nothing else.
+/// `last_cr` tells whether the byte before the input was a CR, and afterwards
+/// whether the last one is.
+pub(super) fn line_end(input: &[u8], last_cr: &mut bool) -> (usize, bool) {
+    let mut from = 0;
+    while let Some(length) = memchr(b'\n', &input[from..]) {
+        let at = from + length;
+        let crlf = if at == 0 { *last_cr } else { input[at - 1] == b'\r' };
+        from = at + 1;
+        if crlf {
+            *last_cr = false;
+            return (from, true);
+        }
+    }
+    *last_cr = input.last() == Some(&b'\r');
+    (input.len(), false)
+}
