@@ -1,1 +1,51 @@
-//! The policy host. Floor 2.
+//! The policy host: compiles, checks, keeps and calls the WebAssembly components that decide.
+//! Floor 2.
+//!
+//! It owns the engine, the compiled-code cache, the warm instances, the limits put on a guest,
+//! the failure ladder and the purity audit. It does not combine the answers of several policies
+//! and applies no fail mode: that is the gate's. It keeps no counters that a policy limits by.
+//!
+//! Reading order: `host` (what a process has once), `load` (from bytes to a checked
+//! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (the one place that
+//! knows generated types), then `engine`, `compile`, `failure`, `audit`, `stats`.
+//!
+//! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
+//! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
+
+mod audit;
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    unsafe_code,
+    clippy::all,
+    reason = "generated: its unsafe is bindgen's unchecked use of a function type that it checked \
+              when the instance was loaded"
+)]
+mod generated {
+    wasmtime::component::bindgen!({
+        path: "../wit/0.1.0",
+        world: "policy",
+        // Parameters are borrowed, so that asking a policy copies nothing on our side.
+        ownership: Borrowing { duplicate_if_necessary: true },
+    });
+}
+mod bindings;
+mod compile;
+mod engine;
+mod failure;
+mod host;
+mod instance;
+mod load;
+mod set;
+mod stats;
+mod worker;
+
+pub use audit::AuditMode;
+pub use engine::Metering;
+pub use failure::{Condemnation, FailureKind, PolicyFailure};
+pub use host::{HostError, HostOptions, PolicyHost};
+pub use load::{PolicyError, PolicyProblem};
+pub use set::{Description, Hook, Policy, PolicySet};
+pub use stats::{PolicyStats, TIME_BUCKETS_NS};
+pub use worker::WorkerPolicies;

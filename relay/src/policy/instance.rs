@@ -1,0 +1,322 @@
+//! One instance of a policy: a store of its own, its limits, and the imports. Floor 2.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use wasmtime::{
+    Engine, Store, Trap,
+    component::{HasSelf, Linker},
+};
+
+use super::{
+    bindings,
+    engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES},
+    failure::{FailureKind, PolicyFailure},
+    generated::{
+        self,
+        exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
+        wavegate::policy::{log, metrics, tables, types},
+    },
+    set::{Budget, Shared, Template},
+    stats::Count,
+};
+use crate::decision::{
+    AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
+};
+
+/// Bytes that a guest may hand to the host in one call: four times the largest answer that the
+/// contract allows. wasmtime's default is 128 MiB.
+const HOSTCALL_FUEL: usize = 256 * 1024;
+/// Log lines of one call.
+const MAX_LOG_LINES: u32 = 16;
+/// Bytes of one log line.
+const MAX_LOG_LINE: usize = 1024;
+/// Bytes of an explanation of a failure.
+const MAX_DETAIL: usize = 400;
+
+/// The data of a guest's store: what its imports and limits work with.
+pub(super) struct State {
+    shared: Arc<Shared>,
+    log_lines: u32,
+    /// Whether what it logs and counts is thrown away: an audit must not count twice.
+    muted: bool,
+    /// It was refused memory in this call, so that what comes of that can be called by its name.
+    refused: bool,
+}
+
+/// A linker with everything that the contract lets a policy import.
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    generated::Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    Ok(linker)
+}
+
+/// A guest that was configured and waits for calls.
+pub(super) struct Instance {
+    store: Store<State>,
+    lifecycle: lifecycle::Guest,
+    freeze: Option<freeze::Guest>,
+    routing: Option<routing::Guest>,
+    throttling: Option<throttling::Guest>,
+    /// Calls that it may still answer before it is recycled.
+    pub(super) calls_left: u32,
+}
+
+impl Instance {
+    /// Makes an instance; it is not configured yet.
+    pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
+        let shared = Arc::clone(&template.shared);
+        let setup = shared.setup;
+        let state = State { shared, log_lines: MAX_LOG_LINES, muted, refused: false };
+        let mut store = Store::new(template.pre.engine(), state);
+        store.limiter(|state| state);
+        store.set_hostcall_fuel(HOSTCALL_FUEL);
+        bound(&mut store, setup).map_err(|error| failure(&store, &error))?;
+        let hooks = &template.hooks;
+        let loaded = template.pre.instantiate(&mut store).and_then(|instance| {
+            Ok((
+                hooks.lifecycle.load(&mut store, &instance)?,
+                hooks.freeze.as_ref().map(|it| it.load(&mut store, &instance)).transpose()?,
+                hooks.routing.as_ref().map(|it| it.load(&mut store, &instance)).transpose()?,
+                hooks.throttling.as_ref().map(|it| it.load(&mut store, &instance)).transpose()?,
+            ))
+        });
+        let (lifecycle, freeze, routing, throttling) =
+            loaded.map_err(|error| failure(&store, &error))?;
+        Ok(Self { store, lifecycle, freeze, routing, throttling, calls_left: 0 })
+    }
+
+    /// Makes an instance and configures it. `calls` is how many it may answer.
+    pub(super) fn ready(
+        template: &Template,
+        muted: bool,
+        calls: u32,
+    ) -> Result<Self, PolicyFailure> {
+        let mut instance = Self::new(template, muted)?;
+        instance.calls_left = calls;
+        match instance.configure()? {
+            Ok(_) => Ok(instance),
+            Err(_) => Err(PolicyFailure::bad("configure refused settings that it had accepted")),
+        }
+    }
+
+    /// Asks the policy what it is.
+    pub(super) fn describe(&mut self) -> Result<lifecycle::Description, PolicyFailure> {
+        let setup = self.store.data().shared.setup;
+        let Self { store, lifecycle, .. } = self;
+        enter(store, setup, |store| lifecycle.call_describe(store))
+    }
+
+    /// Gives the policy its settings.
+    pub(super) fn configure(
+        &mut self,
+    ) -> Result<Result<lifecycle::Needs, Vec<lifecycle::Diagnostic>>, PolicyFailure> {
+        let shared = Arc::clone(&self.store.data().shared);
+        let upstreams: Vec<&str> = shared.upstreams.iter().map(String::as_str).collect();
+        let Self { store, lifecycle, .. } = self;
+        enter(store, shared.setup, |store| {
+            lifecycle.call_configure(store, &shared.settings, &upstreams)
+        })
+    }
+
+    /// Asks the freeze hook.
+    pub(super) fn decide(
+        &mut self,
+        tx: &Transaction<'_>,
+        needs: &[String],
+    ) -> Result<FreezeDecision, PolicyFailure> {
+        let Self { store, freeze, .. } = self;
+        let guest = freeze.as_ref().ok_or_else(no_hook)?;
+        let call = store.data().shared.call;
+        let answer = bindings::with_transaction(tx, needs, |tx| {
+            enter(store, call, |store| guest.call_decide(store, tx))
+        })?;
+        bindings::freeze_decision(answer)
+    }
+
+    /// Asks the routing hook.
+    pub(super) fn route(
+        &mut self,
+        tx: &Transaction<'_>,
+        needs: &[String],
+    ) -> Result<RouteDecision, PolicyFailure> {
+        let Self { store, routing, .. } = self;
+        let guest = routing.as_ref().ok_or_else(no_hook)?;
+        let call = store.data().shared.call;
+        let answer = bindings::with_transaction(tx, needs, |tx| {
+            enter(store, call, |store| guest.call_route(store, tx))
+        })?;
+        bindings::route_decision(answer, tx.recipients.len(), &store.data().shared.upstreams)
+    }
+
+    /// Asks the throttling hook for its limits.
+    pub(super) fn limits(
+        &mut self,
+        tx: &Transaction<'_>,
+        needs: &[String],
+        upstream: &str,
+        recipients: &[u32],
+    ) -> Result<LimitSet, PolicyFailure> {
+        let Self { store, throttling, .. } = self;
+        let guest = throttling.as_ref().ok_or_else(no_hook)?;
+        let call = store.data().shared.call;
+        let answer = bindings::with_transaction(tx, needs, |transaction| {
+            let attempt = throttling::Attempt { transaction, upstream, recipients };
+            enter(store, call, |store| guest.call_limits(store, attempt))
+        })?;
+        bindings::limit_set(answer)
+    }
+
+    /// Tells the throttling hook what came of an attempt.
+    pub(super) fn observe(
+        &mut self,
+        outcome: &AttemptOutcome<'_>,
+    ) -> Result<Vec<Lesson>, PolicyFailure> {
+        let Self { store, throttling, .. } = self;
+        let guest = throttling.as_ref().ok_or_else(no_hook)?;
+        let call = store.data().shared.call;
+        let answer = bindings::with_outcome(outcome, |outcome| {
+            enter(store, call, |store| guest.call_observe(store, outcome))
+        })?;
+        bindings::lessons(answer)
+    }
+
+    /// Fuel that the last call took; none where epochs bound it.
+    pub(super) fn fuel_used(&self) -> Option<u64> {
+        match self.store.data().shared.call {
+            Budget::Fuel(given) => {
+                self.store.get_fuel().ok().map(|left| given.saturating_sub(left))
+            }
+            Budget::Ticks(_) => None,
+        }
+    }
+}
+
+/// Calls into the guest with a fresh time budget.
+fn enter<R>(
+    store: &mut Store<State>,
+    budget: Budget,
+    call: impl FnOnce(&mut Store<State>) -> wasmtime::Result<R>,
+) -> Result<R, PolicyFailure> {
+    let state = store.data_mut();
+    state.log_lines = MAX_LOG_LINES;
+    state.refused = false;
+    bound(store, budget).and_then(|()| call(store)).map_err(|error| failure(store, &error))
+}
+
+fn bound(store: &mut Store<State>, budget: Budget) -> wasmtime::Result<()> {
+    match budget {
+        Budget::Ticks(ticks) => {
+            store.set_epoch_deadline(ticks);
+            Ok(())
+        }
+        Budget::Fuel(fuel) => store.set_fuel(fuel),
+    }
+}
+
+/// Calls an error of wasmtime by its name.
+#[cold]
+fn failure(store: &Store<State>, error: &wasmtime::Error) -> PolicyFailure {
+    let kind = match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt | Trap::OutOfFuel) => FailureKind::Timeout,
+        // A guest that gets no memory mostly aborts, which is a trap like any other.
+        _ if store.data().refused => FailureKind::Memory,
+        Some(_) => FailureKind::Trap,
+        None if error.is::<wasmtime::PoolConcurrencyLimitError>() => FailureKind::Host,
+        // What is no trap is an answer that breaks the canonical ABI, or one that is too large.
+        None => FailureKind::BadAnswer,
+    };
+    let mut detail = String::new();
+    for cause in error.chain() {
+        if !detail.is_empty() {
+            detail.push_str(": ");
+        }
+        detail.push_str(&cause.to_string());
+    }
+    PolicyFailure::new(kind, bindings::escaped(&detail.replace('\n', " "), MAX_DETAIL))
+}
+
+fn no_hook() -> PolicyFailure {
+    PolicyFailure::new(FailureKind::Host, "the policy has no such hook")
+}
+
+impl wasmtime::ResourceLimiter for State {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let allowed = desired <= self.shared.memory;
+        self.refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let allowed = desired <= TABLE_ELEMENTS;
+        self.refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES as usize
+    }
+}
+
+impl types::Host for State {}
+
+impl log::Host for State {
+    fn log(&mut self, level: log::Level, message: String) {
+        if self.muted {
+            return;
+        }
+        let Some(left) = self.log_lines.checked_sub(1) else {
+            self.shared.stats.count(Count::LogDropped);
+            return;
+        };
+        self.log_lines = left;
+        if message.len() > MAX_LOG_LINE {
+            self.shared.stats.count(Count::LogDropped);
+        }
+        let policy = self.shared.name.as_str();
+        let message = bindings::escaped(&message, MAX_LOG_LINE);
+        match level {
+            log::Level::Debug => tracing::debug!(target: "wavegate::guest", policy, "{message}"),
+            log::Level::Info => tracing::info!(target: "wavegate::guest", policy, "{message}"),
+            log::Level::Warn => tracing::warn!(target: "wavegate::guest", policy, "{message}"),
+            log::Level::Error => tracing::error!(target: "wavegate::guest", policy, "{message}"),
+        }
+    }
+}
+
+impl metrics::Host for State {
+    fn add(&mut self, name: String, value: u64) {
+        if self.muted {
+            return;
+        }
+        match self.shared.custom.iter().find(|(declared, _)| *declared == name) {
+            Some((_, cell)) => {
+                cell.fetch_add(value, Relaxed);
+            }
+            None => self.shared.stats.count(Count::MetricIgnored),
+        }
+    }
+}
+
+impl tables::Host for State {
+    fn lookup(&mut self, table: String, key: String) -> Option<String> {
+        self.shared.tables.get(&table)?.get(&key).cloned()
+    }
+}

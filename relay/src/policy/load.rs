@@ -1,0 +1,434 @@
+//! From a configuration's policies to a checked set. Floor 2.
+//!
+//! Every policy is compiled, checked against the contract, instantiated, described and
+//! configured before any of them sees a message. Every problem is reported, not just the first.
+
+use std::{fs::File, io::Read, path::Path, sync::Arc};
+
+use wasmtime::{
+    Engine,
+    component::{Component, Linker},
+};
+
+use super::{
+    bindings::{escaped, is_plain},
+    compile::Compiler,
+    failure::PolicyFailure,
+    generated::exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
+    instance::{Instance, State},
+    set::{Budget, Description, HookIndices, Policy, Shared, Tables, Template},
+    stats::PolicyStats,
+};
+use crate::config::{FailMode, PluginSource, PolicyConfig};
+
+/// Bytes of a component: a JavaScript one has about twelve million.
+const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
+/// Memory that an operator may give to one instance.
+const MAX_MEMORY: usize = 2 * 1024 * 1024 * 1024;
+/// Attributes that one policy may ask for.
+const MAX_ATTRIBUTES: usize = 16;
+/// Counters that one policy may declare.
+const MAX_METRICS: usize = 16;
+/// Bytes of a policy's own name and of its version.
+const MAX_NAME: usize = 100;
+/// Problems with the settings that are shown.
+const MAX_DIAGNOSTICS: usize = 32;
+
+/// Attributes that a policy may ask for by name; headers come as `header:NAME`.
+const ATTRIBUTES: [&str; 6] =
+    ["helo", "listener", "tls", "auth-user", "original-destination", "last-reply"];
+
+const CONTRACT: &str = "wavegate:policy/";
+const VERSION: &str = "@0.1.0";
+
+/// One thing wrong with one policy of the configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: policy \"{policy}\": {problem}")]
+pub struct PolicyError {
+    /// File and line of the policy's entry.
+    pub place: String,
+    /// Name of the policy.
+    pub policy: String,
+    /// What is wrong.
+    pub problem: PolicyProblem,
+}
+
+/// What is wrong with a policy, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyProblem {
+    /// No such built-in policy.
+    #[error("there is no built-in policy \"{0}\"")]
+    UnknownBuiltin(String),
+    /// The file cannot be read.
+    #[error("cannot read {path}: {error}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The file is too large.
+    #[error("the component is larger than {} MiB", MAX_COMPONENT / 1024 / 1024)]
+    TooLarge,
+    /// `memory` is out of bounds.
+    #[error("memory must be 64 KiB to {} MiB", MAX_MEMORY / 1024 / 1024)]
+    Memory,
+    /// Not WebAssembly at all.
+    #[error("this is not a WebAssembly component")]
+    NotWasm,
+    /// A core module.
+    #[error(
+        "this is a core WebAssembly module, not a component: make it one with `wasm-tools \
+         component new`"
+    )]
+    CoreModule,
+    /// Code that somebody else compiled.
+    #[error("this is precompiled machine code, which is never accepted: give the component itself")]
+    Precompiled,
+    /// The engine does not accept it.
+    #[error("the component does not compile: {0}")]
+    Invalid(String),
+    /// A WASI import.
+    #[error(
+        "it imports {0}: a policy is a pure function of what it is given and has no WASI. Build \
+         it for wasm32-unknown-unknown, or turn the feature that needs it off"
+    )]
+    Wasi(String),
+    /// An import that is not in the contract.
+    #[error(
+        "it imports {0}, which the relay does not have: a policy may import only log, metrics \
+         and tables of wavegate:policy{VERSION}"
+    )]
+    UnknownImport(String),
+    /// Built against another version of the contract.
+    #[error("it was built for {0}; this relay has wavegate:policy{VERSION}")]
+    ContractVersion(String),
+    /// An export that is not in the contract.
+    #[error(
+        "it exports {0}, which is not in wavegate:policy{VERSION}: lifecycle, freeze, routing \
+         and throttling are"
+    )]
+    UnknownExport(String),
+    /// No `lifecycle`.
+    #[error("it does not export wavegate:policy/lifecycle{VERSION}, which every policy must")]
+    NoLifecycle,
+    /// No hook.
+    #[error("it exports none of freeze, routing and throttling: it could never be asked")]
+    NoHook,
+    /// An export has another type than the contract says.
+    #[error("it does not fit the contract: {0}")]
+    Type(String),
+    /// It failed while it was made ready.
+    #[error("it failed in {during}: {failure}")]
+    Failed {
+        /// In what.
+        during: &'static str,
+        /// How.
+        failure: PolicyFailure,
+    },
+    /// `describe` answered nonsense.
+    #[error("describe: {0}")]
+    Description(String),
+    /// `configure` asked for nonsense.
+    #[error("configure: {0}")]
+    Needs(String),
+    /// The settings are wrong.
+    #[error("{}{message}", if path.is_empty() { "settings: ".to_owned() } else { format!("settings.{path}: ") })]
+    Settings {
+        /// Path in the settings.
+        path: String,
+        /// What is wrong there.
+        message: String,
+    },
+    /// `fail = "ignore"` on a freeze policy.
+    #[error("a freeze policy cannot have fail = \"ignore\": mail could leave in a window")]
+    FailMode,
+    /// The machine's fault.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// What loading needs from the host.
+pub(super) struct Loader<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) linker: &'a Linker<State>,
+    pub(super) compiler: &'a Compiler,
+    pub(super) tables: Arc<Tables>,
+    pub(super) upstreams: &'a [String],
+    pub(super) builtin: &'a dyn Fn(&str) -> Option<&'static [u8]>,
+    /// Budgets of a call and of making an instance ready, from the policy's timeout.
+    pub(super) budgets: &'a dyn Fn(&PolicyConfig) -> (Budget, Budget),
+}
+
+impl Loader<'_> {
+    /// Loads one policy.
+    pub(super) fn load(
+        &self,
+        config: &PolicyConfig,
+        stats: Arc<PolicyStats>,
+    ) -> Result<Policy, Vec<PolicyProblem>> {
+        let one = |problem| vec![problem];
+        if !(64 * 1024..=MAX_MEMORY).contains(&config.memory) {
+            return Err(one(PolicyProblem::Memory));
+        }
+        let wasm = self.read(&config.plugin).map_err(one)?;
+        let component = self.compile(&wasm).map_err(one)?;
+        let hooks = self.check(&component)?;
+        let pre = self
+            .linker
+            .instantiate_pre(&component)
+            .map_err(|error| one(PolicyProblem::Type(format!("{error:#}"))))?;
+        let hooks = hooks.indices(&pre).map_err(one)?;
+        if hooks.freeze.is_some() && config.fail == Some(FailMode::Ignore) {
+            return Err(one(PolicyProblem::FailMode));
+        }
+        let (call, setup) = (self.budgets)(config);
+        let shared = Shared {
+            name: config.name.clone(),
+            stats: Arc::clone(&stats),
+            custom: Vec::new(),
+            tables: Arc::clone(&self.tables),
+            settings: config.settings.clone(),
+            upstreams: self.upstreams.to_vec(),
+            memory: config.memory,
+            call,
+            setup,
+        };
+        let mut template = Template { shared: Arc::new(shared), pre, hooks };
+        let (description, needs) = interview(&template)?;
+        let custom = stats.declare(&description.metrics);
+        // The instance that was interviewed is gone, and with it the other owner.
+        if let Some(shared) = Arc::get_mut(&mut template.shared) {
+            shared.custom = custom;
+        }
+        let digest = blake3::hash(&wasm).to_hex().to_string();
+        Ok(Policy::new(template, description, needs.0, needs.1, config.fail, digest))
+    }
+
+    fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {
+        match source {
+            PluginSource::Builtin(name) => (self.builtin)(name)
+                .map(<[u8]>::to_vec)
+                .ok_or_else(|| PolicyProblem::UnknownBuiltin(name.clone())),
+            PluginSource::File(path) => read_file(path),
+        }
+    }
+
+    fn compile(&self, wasm: &[u8]) -> Result<Component, PolicyProblem> {
+        if Engine::detect_precompiled(wasm).is_some() {
+            return Err(PolicyProblem::Precompiled);
+        }
+        // Magic number, then version and layer: 1 and 0 for a module, layer 1 for a component.
+        match wasm.get(..8) {
+            Some([0, b'a', b's', b'm', _, _, 0, 0]) => return Err(PolicyProblem::CoreModule),
+            Some([0, b'a', b's', b'm', ..]) => {}
+            _ => return Err(PolicyProblem::NotWasm),
+        }
+        let (component, cached) =
+            self.compiler.compile(self.engine, wasm).map_err(|error| match error {
+                super::compile::CompileError::Component(error) => {
+                    PolicyProblem::Invalid(escaped(&error.replace('\n', " "), 400))
+                }
+                threads @ super::compile::CompileError::Threads(_) => {
+                    PolicyProblem::Host(threads.to_string())
+                }
+            })?;
+        tracing::debug!(cached, bytes = wasm.len(), "a policy is compiled");
+        Ok(component)
+    }
+
+    /// Checks what the component imports and exports by name.
+    fn check(&self, component: &Component) -> Result<Hooks, Vec<PolicyProblem>> {
+        let mut problems = Vec::new();
+        let ty = component.component_type();
+        for (name, _) in ty.imports(self.engine) {
+            match interface(name) {
+                Some(("log" | "metrics" | "tables" | "types", VERSION)) => {}
+                Some(("log" | "metrics" | "tables" | "types", _)) => {
+                    problems.push(PolicyProblem::ContractVersion(shown(name)));
+                }
+                _ if name.starts_with("wasi:") => problems.push(PolicyProblem::Wasi(shown(name))),
+                _ => problems.push(PolicyProblem::UnknownImport(shown(name))),
+            }
+        }
+        let mut lifecycle = false;
+        let mut hooks = Hooks::default();
+        for (name, _) in ty.exports(self.engine) {
+            let flag = match interface(name) {
+                Some(("lifecycle", _)) => &mut lifecycle,
+                Some(("freeze", _)) => &mut hooks.freeze,
+                Some(("routing", _)) => &mut hooks.routing,
+                Some(("throttling", _)) => &mut hooks.throttling,
+                _ => {
+                    problems.push(PolicyProblem::UnknownExport(shown(name)));
+                    continue;
+                }
+            };
+            *flag = true;
+            if interface(name).is_some_and(|(_, version)| version != VERSION) {
+                problems.push(PolicyProblem::ContractVersion(shown(name)));
+            }
+        }
+        if !lifecycle {
+            problems.push(PolicyProblem::NoLifecycle);
+        }
+        if !(hooks.freeze || hooks.routing || hooks.throttling) {
+            problems.push(PolicyProblem::NoHook);
+        }
+        if problems.is_empty() { Ok(hooks) } else { Err(problems) }
+    }
+}
+
+/// Which hooks a component exports.
+#[derive(Clone, Copy, Default)]
+struct Hooks {
+    freeze: bool,
+    routing: bool,
+    throttling: bool,
+}
+
+impl Hooks {
+    fn indices(
+        self,
+        pre: &wasmtime::component::InstancePre<State>,
+    ) -> Result<HookIndices, PolicyProblem> {
+        let indices = || -> wasmtime::Result<HookIndices> {
+            Ok(HookIndices {
+                lifecycle: lifecycle::GuestIndices::new(pre)?,
+                freeze: self.freeze.then(|| freeze::GuestIndices::new(pre)).transpose()?,
+                routing: self.routing.then(|| routing::GuestIndices::new(pre)).transpose()?,
+                throttling: self
+                    .throttling
+                    .then(|| throttling::GuestIndices::new(pre))
+                    .transpose()?,
+            })
+        };
+        indices().map_err(|error| PolicyProblem::Type(format!("{error:#}")))
+    }
+}
+
+/// Describes and configures a policy in a first instance. What it needs is a list of attributes
+/// and whether it wants outcomes.
+fn interview(
+    template: &Template,
+) -> Result<(Description, (Vec<String>, bool)), Vec<PolicyProblem>> {
+    let failed = |during| move |failure| vec![PolicyProblem::Failed { during, failure }];
+    let mut instance = Instance::new(template, false).map_err(failed("instantiation"))?;
+    let described = instance.describe().map_err(failed("describe"))?;
+    let description = description(described).map_err(|problem| vec![problem])?;
+    let configured = instance.configure().map_err(failed("configure"))?;
+    let needs = configured.map_err(|diagnostics| {
+        let mut problems: Vec<_> = diagnostics
+            .into_iter()
+            .take(MAX_DIAGNOSTICS)
+            .map(|wrong| PolicyProblem::Settings {
+                path: escaped(&wrong.path, 200),
+                message: escaped(&wrong.message, 400),
+            })
+            .collect();
+        if problems.is_empty() {
+            problems.push(PolicyProblem::Needs("it refused the settings and says no why".into()));
+        }
+        problems
+    })?;
+    if needs.outcomes && template.hooks.throttling.is_none() {
+        let wrong = "it wants outcomes but does not export throttling";
+        return Err(vec![PolicyProblem::Needs(wrong.into())]);
+    }
+    let attributes = attributes(needs.attributes).map_err(|problem| vec![problem])?;
+    Ok((description, (attributes, needs.outcomes)))
+}
+
+fn description(given: lifecycle::Description) -> Result<Description, PolicyProblem> {
+    let wrong = |what: String| Err(PolicyProblem::Description(what));
+    for (what, text) in [("name", &given.name), ("version", &given.version)] {
+        if text.is_empty() || text.len() > MAX_NAME || !text.chars().all(is_plain) {
+            return wrong(format!("the {what} must be 1 to {MAX_NAME} printable bytes"));
+        }
+    }
+    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&given.settings_schema) {
+        return wrong(format!("settings-schema is not JSON: {error}"));
+    }
+    if given.metrics.len() > MAX_METRICS {
+        let count = given.metrics.len();
+        return wrong(format!("{count} metrics; at most {MAX_METRICS} are allowed"));
+    }
+    for (index, name) in given.metrics.iter().enumerate() {
+        let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
+        let rest = name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if !first || !rest || name.len() > MAX_NAME {
+            return wrong(format!("{:?} is no name for a metric: [a-z][a-z0-9_]*", shown(name)));
+        }
+        if given.metrics[..index].contains(name) {
+            return wrong(format!("the metric {name:?} is declared twice"));
+        }
+    }
+    Ok(Description {
+        name: given.name,
+        version: given.version,
+        settings_schema: given.settings_schema,
+        metrics: given.metrics,
+    })
+}
+
+/// Checks the attributes that a policy asks for; header names become lower case, and what is
+/// asked for twice is given once.
+fn attributes(asked: Vec<String>) -> Result<Vec<String>, PolicyProblem> {
+    if asked.len() > MAX_ATTRIBUTES {
+        let count = asked.len();
+        return Err(PolicyProblem::Needs(format!(
+            "{count} attributes; at most {MAX_ATTRIBUTES} are allowed"
+        )));
+    }
+    let mut names = Vec::with_capacity(asked.len());
+    for name in asked {
+        let name = match name.strip_prefix("header:") {
+            // RFC 5322 2.2: printable US-ASCII but the colon.
+            Some(header)
+                if (1..=MAX_NAME).contains(&header.len())
+                    && header.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':') =>
+            {
+                name.to_ascii_lowercase()
+            }
+            None if ATTRIBUTES.contains(&name.as_str()) => name,
+            _ => {
+                return Err(PolicyProblem::Needs(format!(
+                    "there is no attribute {:?}; there are {} and header:NAME",
+                    shown(&name),
+                    ATTRIBUTES.join(", ")
+                )));
+            }
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Interface and version of a name in the contract's package.
+fn interface(name: &str) -> Option<(&str, &str)> {
+    let name = name.strip_prefix(CONTRACT)?;
+    Some(name.split_at(name.find('@').unwrap_or(name.len())))
+}
+
+fn shown(name: &str) -> String {
+    escaped(name, 120)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, PolicyProblem> {
+    let failed = |error| PolicyProblem::Read { path: path.display().to_string(), error };
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(failed(std::io::Error::other("not a file")));
+    }
+    let mut wasm = Vec::new();
+    file.take(MAX_COMPONENT + 1).read_to_end(&mut wasm).map_err(failed)?;
+    if wasm.len() as u64 > MAX_COMPONENT {
+        return Err(PolicyProblem::TooLarge);
+    }
+    Ok(wasm)
+}

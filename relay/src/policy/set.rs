@@ -1,0 +1,262 @@
+//! A loaded set of policies: one generation's. Immutable but for its counters. Floor 2.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use wasmtime::component::InstancePre;
+
+use super::{
+    failure::Ladder,
+    generated::exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
+    instance::State,
+    stats::PolicyStats,
+};
+use crate::config::FailMode;
+
+/// A hook that a policy may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// May this message go now?
+    Freeze,
+    /// Where does it go?
+    Routing,
+    /// How fast may it go?
+    Throttling,
+}
+
+impl Hook {
+    /// The name of the hook's interface in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Freeze => "freeze",
+            Self::Routing => "routing",
+            Self::Throttling => "throttling",
+        }
+    }
+}
+
+/// What a policy says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The plugin's own name; the configuration may call the policy otherwise.
+    pub name: String,
+    /// Its version, as its author counts.
+    pub version: String,
+    /// JSON Schema of its settings.
+    pub settings_schema: String,
+    /// Counters that it may add to.
+    pub metrics: Vec<String>,
+}
+
+/// One policy, compiled, checked and configured.
+#[derive(Debug)]
+pub struct Policy {
+    pub(super) template: Template,
+    description: Description,
+    needs: Vec<String>,
+    outcomes: bool,
+    fail: Option<FailMode>,
+    digest: String,
+}
+
+impl Policy {
+    pub(super) fn new(
+        template: Template,
+        description: Description,
+        needs: Vec<String>,
+        outcomes: bool,
+        fail: Option<FailMode>,
+        digest: String,
+    ) -> Self {
+        Self { template, description, needs, outcomes, fail, digest }
+    }
+
+    /// Its name in the configuration: scopes limit keys and metrics.
+    pub fn name(&self) -> &str {
+        &self.template.shared.name
+    }
+
+    /// Whether it has a hook.
+    pub fn has(&self, hook: Hook) -> bool {
+        match hook {
+            Hook::Freeze => self.template.hooks.freeze.is_some(),
+            Hook::Routing => self.template.hooks.routing.is_some(),
+            Hook::Throttling => self.template.hooks.throttling.is_some(),
+        }
+    }
+
+    /// What it says of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Names of the attributes that it asked for, header names in lower case.
+    pub fn needs(&self) -> &[String] {
+        &self.needs
+    }
+
+    /// Whether it wants `observe`.
+    pub fn wants_outcomes(&self) -> bool {
+        self.outcomes
+    }
+
+    /// What its failure means at a hook: the configured mode or the hook's default.
+    pub fn fail_mode(&self, hook: Hook) -> FailMode {
+        self.fail.unwrap_or(match hook {
+            Hook::Freeze => FailMode::Hold,
+            Hook::Routing => FailMode::Defer,
+            Hook::Throttling => FailMode::Ignore,
+        })
+    }
+
+    /// BLAKE3 of the component, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// What is counted about it.
+    pub fn stats(&self) -> &Arc<PolicyStats> {
+        &self.template.shared.stats
+    }
+}
+
+/// All policies of one configuration. Share it in an `Arc`; workers keep warm instances for it.
+#[derive(Debug)]
+pub struct PolicySet {
+    id: u64,
+    policies: Vec<Policy>,
+    upstreams: Vec<String>,
+    needs: Vec<String>,
+    freezers: Vec<usize>,
+    routers: Vec<usize>,
+    throttlers: Vec<usize>,
+    observers: Vec<usize>,
+    pub(super) ladder: Ladder,
+}
+
+impl PolicySet {
+    pub(super) fn new(id: u64, policies: Vec<Policy>, upstreams: Vec<String>) -> Self {
+        let with = |wanted: &dyn Fn(&Policy) -> bool| {
+            (0..policies.len()).filter(|&index| wanted(&policies[index])).collect::<Vec<_>>()
+        };
+        let mut needs: Vec<String> = Vec::new();
+        for need in policies.iter().flat_map(Policy::needs) {
+            if !needs.contains(need) {
+                needs.push(need.clone());
+            }
+        }
+        Self {
+            id,
+            freezers: with(&|policy| policy.has(Hook::Freeze)),
+            routers: with(&|policy| policy.has(Hook::Routing)),
+            throttlers: with(&|policy| policy.has(Hook::Throttling)),
+            observers: with(&Policy::wants_outcomes),
+            needs,
+            policies,
+            upstreams,
+            ladder: Ladder::new(id),
+        }
+    }
+
+    /// Unique in the process; later sets have greater ones.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// All policies in the order of the configuration. A policy's index here is what the calls
+    /// of [`WorkerPolicies`](super::WorkerPolicies) take.
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
+    /// Names of the configuration's upstreams: a route may name only these.
+    pub fn upstreams(&self) -> &[String] {
+        &self.upstreams
+    }
+
+    /// Attributes that at least one policy asked for: what a transaction must carry.
+    pub fn needs(&self) -> &[String] {
+        &self.needs
+    }
+
+    /// Indexes of the policies with a freeze hook, in order.
+    pub fn freezers(&self) -> &[usize] {
+        &self.freezers
+    }
+
+    /// Indexes of the policies with a routing hook, in order.
+    pub fn routers(&self) -> &[usize] {
+        &self.routers
+    }
+
+    /// Indexes of the policies with a throttling hook, in order.
+    pub fn throttlers(&self) -> &[usize] {
+        &self.throttlers
+    }
+
+    /// Indexes of the throttling policies that want outcomes, in order.
+    pub fn observers(&self) -> &[usize] {
+        &self.observers
+    }
+
+    /// Whether its policies failed on so many messages that the last good set should come back.
+    pub fn is_condemned(&self) -> bool {
+        self.ladder.is_condemned()
+    }
+
+    /// Whether a policy failed on this message so often that it is not asked again.
+    pub fn is_parked(&self, policy: usize, message: &str) -> bool {
+        self.ladder.is_parked(policy, message)
+    }
+}
+
+/// Tables of the operator by name.
+pub(super) type Tables = HashMap<String, BTreeMap<String, String>>;
+
+/// What every instance of one policy has in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) stats: Arc<PolicyStats>,
+    /// Declared counters and their cells.
+    pub(super) custom: Vec<(String, Arc<AtomicU64>)>,
+    pub(super) tables: Arc<Tables>,
+    pub(super) settings: String,
+    pub(super) upstreams: Vec<String>,
+    /// Bytes of linear memory.
+    pub(super) memory: usize,
+    /// Bounds of one call and of making an instance ready.
+    pub(super) call: Budget,
+    pub(super) setup: Budget,
+}
+
+/// The time of a call as the engine counts it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Budget {
+    Ticks(u64),
+    Fuel(u64),
+}
+
+/// Everything needed to make an instance of one policy.
+pub(super) struct Template {
+    pub(super) shared: Arc<Shared>,
+    pub(super) pre: InstancePre<State>,
+    pub(super) hooks: HookIndices,
+}
+
+/// Where a component's functions are.
+#[derive(Clone)]
+pub(super) struct HookIndices {
+    pub(super) lifecycle: lifecycle::GuestIndices,
+    pub(super) freeze: Option<freeze::GuestIndices>,
+    pub(super) routing: Option<routing::GuestIndices>,
+    pub(super) throttling: Option<throttling::GuestIndices>,
+}
+
+impl std::fmt::Debug for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Template").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}

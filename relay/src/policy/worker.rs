@@ -1,0 +1,373 @@
+//! The warm instances of one worker thread, and the calls. Floor 2.
+//!
+//! A call runs on the calling thread and does not wait for anything. An instance is made at its
+//! first call, made anew after a failure, and recycled after a random number of calls.
+
+use std::sync::Arc;
+
+use super::{
+    audit::Question,
+    failure::PolicyFailure,
+    host::PolicyHost,
+    instance::Instance,
+    set::{Policy, PolicySet},
+    stats::Count,
+};
+use crate::{
+    decision::{AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction},
+    plan::Timestamp,
+};
+
+/// Calls after which the instances of a set that was replaced are given up, unless it is still
+/// asked: messages that were at the gate when it was replaced end with it.
+const KEEP_PREVIOUS: u32 = 1000;
+
+/// The warm instances of one worker. Not shared between threads: each worker has one.
+#[derive(Debug)]
+pub struct WorkerPolicies {
+    host: Arc<PolicyHost>,
+    random: Random,
+    current: Option<Warm>,
+    previous: Option<Warm>,
+    /// Calls to the current set since the previous one was last asked.
+    since_previous: u32,
+    until_audit: u32,
+    last_fuel: Option<u64>,
+}
+
+/// The instances of one set.
+struct Warm {
+    set: Arc<PolicySet>,
+    instances: Vec<Option<Instance>>,
+    /// Calls in a second that the set's ladder does not know of yet.
+    second: u64,
+    calls: u64,
+}
+
+impl WorkerPolicies {
+    /// Makes a worker's keeper of instances; it holds none yet.
+    pub fn new(host: Arc<PolicyHost>) -> Self {
+        let mut random = Random::new(host.worker_seed());
+        let until_audit = random.about(host.options.audit_every);
+        Self {
+            host,
+            random,
+            current: None,
+            previous: None,
+            since_previous: 0,
+            until_audit,
+            last_fuel: None,
+        }
+    }
+
+    /// Makes the instances of a set ready, so that the first message does not wait for them.
+    pub fn warm(&mut self, set: &Arc<PolicySet>) -> Result<(), PolicyFailure> {
+        for policy in 0..set.policies().len() {
+            self.instance(set, policy)?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the instances of every set but this one. A worker that has nothing to do may
+    /// call it when a set is replaced.
+    pub fn retire(&mut self, keep: &Arc<PolicySet>) {
+        for slot in [&mut self.current, &mut self.previous] {
+            if slot.as_ref().is_some_and(|warm| warm.set.id() != keep.id()) {
+                *slot = None;
+            }
+        }
+    }
+
+    /// May this message go now? `policy` is one of [`PolicySet::freezers`].
+    pub fn freeze(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        tx: &Transaction<'_>,
+    ) -> Result<FreezeDecision, PolicyFailure> {
+        let answer = self
+            .call(set, policy, Some(tx.id), tx.now, |instance, needs| instance.decide(tx, needs))?;
+        if self.is_audited() {
+            self.audit(set, policy, Question::freeze(tx, &answer));
+        }
+        Ok(answer)
+    }
+
+    /// Where does it go? `policy` is one of [`PolicySet::routers`].
+    pub fn route(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        tx: &Transaction<'_>,
+    ) -> Result<RouteDecision, PolicyFailure> {
+        let answer = self
+            .call(set, policy, Some(tx.id), tx.now, |instance, needs| instance.route(tx, needs))?;
+        if self.is_audited() {
+            self.audit(set, policy, Question::route(tx, &answer));
+        }
+        Ok(answer)
+    }
+
+    /// How fast may these recipients go to `upstream`? `recipients` are indexes into the
+    /// transaction's, `policy` is one of [`PolicySet::throttlers`].
+    pub fn limits(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        tx: &Transaction<'_>,
+        upstream: &str,
+        recipients: &[u32],
+    ) -> Result<LimitSet, PolicyFailure> {
+        let answer = self.call(set, policy, Some(tx.id), tx.now, |instance, needs| {
+            instance.limits(tx, needs, upstream, recipients)
+        })?;
+        if self.is_audited() {
+            self.audit(set, policy, Question::limits(tx, upstream, recipients, &answer));
+        }
+        Ok(answer)
+    }
+
+    /// What does it learn from an outcome? `policy` is one of [`PolicySet::observers`].
+    pub fn observe(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        outcome: &AttemptOutcome<'_>,
+    ) -> Result<Vec<Lesson>, PolicyFailure> {
+        let answer =
+            self.call(set, policy, None, outcome.now, |instance, _| instance.observe(outcome))?;
+        if self.is_audited() {
+            self.audit(set, policy, Question::observe(outcome, &answer));
+        }
+        Ok(answer)
+    }
+
+    /// For measurement: one warm call of the policy's first hook with nothing around it, no
+    /// counting, recycling, audit or failure ladder. `upstream` is what `limits` is asked for.
+    pub fn bare_call(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        tx: &Transaction<'_>,
+        upstream: &str,
+    ) -> Result<(), PolicyFailure> {
+        let needs = set.policies()[policy].needs();
+        let hooks = &set.policies()[policy].template.hooks;
+        let (freeze, routing) = (hooks.freeze.is_some(), hooks.routing.is_some());
+        let instance = self.instance(set, policy)?;
+        if freeze {
+            instance.decide(tx, needs).map(drop)
+        } else if routing {
+            instance.route(tx, needs).map(drop)
+        } else {
+            instance.limits(tx, needs, upstream, &[0]).map(drop)
+        }
+    }
+
+    /// Fuel that the last call took; none where epochs bound calls.
+    pub fn last_fuel(&self) -> Option<u64> {
+        self.last_fuel
+    }
+
+    /// One call with everything around it but the audit.
+    fn call<R>(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        message: Option<&str>,
+        now: Timestamp,
+        ask: impl FnOnce(&mut Instance, &[String]) -> Result<R, PolicyFailure>,
+    ) -> Result<R, PolicyFailure> {
+        let entry = &set.policies()[policy];
+        if message.is_some_and(|message| set.is_parked(policy, message)) {
+            let failure = PolicyFailure::parked();
+            entry.stats().count(Count::Failure(failure.kind));
+            return Err(failure);
+        }
+        entry.stats().count(Count::Call);
+        self.warm_of(set).count(now);
+        let answer = match self.instance(set, policy) {
+            Ok(instance) => {
+                let answer = ask(instance, entry.needs());
+                instance.calls_left = instance.calls_left.saturating_sub(1);
+                let recycle = instance.calls_left == 0;
+                self.last_fuel = instance.fuel_used();
+                if answer.is_err() {
+                    self.give_up(set, policy);
+                } else if recycle {
+                    self.give_up(set, policy);
+                    entry.stats().count(Count::Recycled);
+                }
+                answer
+            }
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = &answer {
+            self.failed(set, policy, message, now, failure);
+        }
+        answer
+    }
+
+    /// The warm instance of a policy, made if there is none.
+    fn instance(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+    ) -> Result<&mut Instance, PolicyFailure> {
+        let recycle_after = self.host.options.recycle_after;
+        let missing = self.warm_of(set).instances[policy].is_none();
+        let calls = if missing { self.random.about(recycle_after) } else { 0 };
+        let slot = &mut self.warm_of(set).instances[policy];
+        match slot {
+            Some(instance) => Ok(instance),
+            None => {
+                let entry = &set.policies()[policy];
+                entry.stats().count(Count::Instance);
+                Ok(slot.insert(Instance::ready(&entry.template, false, calls)?))
+            }
+        }
+    }
+
+    fn give_up(&mut self, set: &Arc<PolicySet>, policy: usize) {
+        self.warm_of(set).instances[policy] = None;
+    }
+
+    /// The instances of a set. A newer set takes the place of the current one, which is kept for
+    /// a while as the previous one.
+    fn warm_of(&mut self, set: &Arc<PolicySet>) -> &mut Warm {
+        let is = |slot: &Option<Warm>| slot.as_ref().is_some_and(|warm| warm.set.id() == set.id());
+        if is(&self.current) {
+            if self.previous.is_some() {
+                self.since_previous += 1;
+                if self.since_previous > KEEP_PREVIOUS {
+                    self.previous = None;
+                }
+            }
+        } else if is(&self.previous) {
+            self.since_previous = 0;
+            return self.previous.get_or_insert_with(|| Warm::new(set));
+        } else {
+            // A condemned set gives way to an older one, so the order of ids says nothing.
+            self.previous = self.current.take();
+            self.since_previous = 0;
+        }
+        self.current.get_or_insert_with(|| Warm::new(set))
+    }
+
+    #[cold]
+    fn failed(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        message: Option<&str>,
+        now: Timestamp,
+        failure: &PolicyFailure,
+    ) {
+        let entry: &Policy = &set.policies()[policy];
+        entry.stats().count(Count::Failure(failure.kind));
+        self.warm_of(set).flush();
+        let step = set.ladder.note(policy, message, failure.kind, now);
+        let second = now.0 / 1000;
+        if entry.stats().last_log.swap(second, std::sync::atomic::Ordering::Relaxed) != second {
+            tracing::warn!(
+                policy = entry.name(),
+                message,
+                kind = failure.kind.as_str(),
+                detail = failure.detail,
+                "a policy failed"
+            );
+        }
+        if step.parked {
+            entry.stats().count(Count::ParkedMessage);
+            tracing::warn!(
+                policy = entry.name(),
+                message,
+                "a policy failed on a message three \
+                times and is not asked about it again"
+            );
+        }
+        if let Some(condemned) = step.condemned {
+            tracing::error!(
+                set = condemned.set,
+                messages = condemned.messages,
+                failures = condemned.failures,
+                calls = condemned.calls,
+                "the policies of this generation fail on too many messages"
+            );
+            if let Some(tell) = &self.host.options.on_condemned {
+                tell(condemned);
+            }
+        }
+    }
+
+    /// Whether this call is one of those to repeat.
+    fn is_audited(&mut self) -> bool {
+        if self.host.options.audit_every == 0 {
+            return false;
+        }
+        self.until_audit = self.until_audit.saturating_sub(1);
+        if self.until_audit > 0 {
+            return false;
+        }
+        self.until_audit = self.random.about(self.host.options.audit_every);
+        true
+    }
+
+    #[cold]
+    fn audit(&mut self, set: &Arc<PolicySet>, policy: usize, question: Question) {
+        self.host.auditor.repeat(Arc::clone(set), policy, question);
+    }
+}
+
+impl Warm {
+    fn new(set: &Arc<PolicySet>) -> Self {
+        let instances = set.policies().iter().map(|_| None).collect();
+        Self { set: Arc::clone(set), instances, second: 0, calls: 0 }
+    }
+
+    /// Counts a call; the ladder hears of them once a second.
+    fn count(&mut self, now: Timestamp) {
+        let second = now.0 / 1000;
+        if second != self.second {
+            self.flush();
+            self.second = second;
+        }
+        self.calls += 1;
+    }
+
+    fn flush(&mut self) {
+        if self.calls > 0 {
+            self.set.ladder.add_calls(self.second, self.calls);
+            self.calls = 0;
+        }
+    }
+}
+
+impl std::fmt::Debug for Warm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let warm = self.instances.iter().flatten().count();
+        f.debug_struct("Warm").field("set", &self.set.id()).field("instances", &warm).finish()
+    }
+}
+
+/// A small random number generator (splitmix64): it spreads, it keeps no secret.
+#[derive(Debug)]
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Half of `mean` to one and a half of it, at least 1.
+    fn about(&mut self, mean: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let spread = mixed % (u64::from(mean) + 1);
+        let value = u64::from(mean) / 2 + spread;
+        u32::try_from(value).unwrap_or(u32::MAX).max(1)
+    }
+}
