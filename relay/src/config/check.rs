@@ -19,15 +19,6 @@ use super::{
 
 /// Checks what needs no plan.
 pub(super) fn check(draft: &Draft, report: &Report) {
-    let missing = |key: &str, message: &str| {
-        report.error(&Place { key: key.into(), ..draft.place.clone() }, message);
-    };
-    if draft.listeners.is_empty() {
-        missing("listener", "missing; give at least one `[[listener]]` with an `address`");
-    }
-    if draft.upstreams.is_empty() {
-        missing("upstream", "missing; give at least one `[[upstream]]` with `name` and `targets`");
-    }
     let listeners =
         draft.listeners.iter().filter_map(|(l, at)| Some((l.name.as_str(), at.name.as_ref()?)));
     let upstreams =

@@ -26,6 +26,9 @@ pub(super) struct Known {
     pub(super) migration: bool,
 }
 
+/// How many unknown names get a "did you mean": it costs a look at every name.
+const HINTS_MAX: usize = 20;
+
 struct DraftInstance {
     instance: Instance,
     place: Place,
@@ -105,9 +108,7 @@ fn read_matcher(section: Section<'_>, known: &Known) -> Matcher {
         }
     }
     for key in ["clients", "senders", "listeners"] {
-        if let Some(value) = section.get(key)
-            && value.get().as_array().is_some_and(|array| array.is_empty())
-        {
+        if let Some(value) = section.empty_list(key) {
             value.error("is empty, so that nothing could match; leave it out for any");
         }
     }
@@ -131,11 +132,9 @@ fn read_wave(section: Section<'_>, known: &Known) -> DraftWave {
     let environment =
         required_name(&section, "environment", "an environment, such as \"production\"");
     let example = "names of instances, such as [\"acme-prod-1\"]";
-    let listed = section.require("instances", example);
+    section.require("instances", example);
     let members = section.list("instances", "\"acme-prod-1\"", values::name).unwrap_or_default();
-    if let Some(value) = listed
-        && value.get().as_array().is_some_and(|array| array.is_empty())
-    {
+    if let Some(value) = section.empty_list("instances") {
         value.error(format!("is empty; give {example}"));
     }
     let opens = time(&section, "opens");
@@ -260,12 +259,19 @@ fn join(instances: &[DraftInstance], waves: &mut [DraftWave], report: &Report) {
             by_name.insert(name, index);
         }
     }
+    let names: Vec<String> = instances.iter().map(|one| one.instance.name.clone()).collect();
+    let mut hints = HINTS_MAX;
     let mut wave_of: HashMap<usize, Place> = HashMap::new();
     for draft in waves {
         for member in &draft.members {
             let Some(&index) = by_name.get(member.value.as_str()) else {
-                let names: Vec<String> = by_name.keys().map(|name| (*name).to_owned()).collect();
-                report.error(&member.place, unknown("instance", &member.value, &sorted(names)));
+                let known = if hints > 0 { names.as_slice() } else { &[] };
+                hints = hints.saturating_sub(1);
+                let message = match known {
+                    [] => format!("{} is not a known instance", quote(&member.value)),
+                    known => unknown("instance", &member.value, known),
+                };
+                report.error(&member.place, message);
                 continue;
             };
             let instance = &instances[index].instance;
@@ -296,11 +302,6 @@ fn join(instances: &[DraftInstance], waves: &mut [DraftWave], report: &Report) {
         }
     }
     warn_of_instances(instances, &wave_of, report);
-}
-
-fn sorted(mut names: Vec<String>) -> Vec<String> {
-    names.sort();
-    names
 }
 
 fn warn_of_instances(

@@ -228,9 +228,17 @@ impl<'a> Section<'a> {
 
     /// The value of a key, if it is there.
     pub(super) fn get(&self, key: &'static str) -> Option<Value<'a>> {
-        self.asked.borrow_mut().push(key);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
         let value = self.table.get(key)?;
         Some(Value { document: self.document, value, key: self.path(key) })
+    }
+
+    /// The list of a key, if it is there and empty.
+    pub(super) fn empty_list(&self, key: &'static str) -> Option<Value<'a>> {
+        self.get(key).filter(|value| value.get().as_array().is_some_and(|list| list.is_empty()))
     }
 
     /// The value of a key that must be there.

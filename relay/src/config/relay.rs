@@ -87,6 +87,14 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         None => (default_relay(base), place.clone(), None),
     };
     let limits = root.section("limits").map(read_limits).unwrap_or_default();
+    let at_least_one = |key, example: &str| {
+        if root.get(key).is_none() || root.empty_list(key).is_some() {
+            let place = Place { key: key.into(), ..root.place() };
+            root.report().error(&place, format!("missing; give at least one {example}"));
+        }
+    };
+    at_least_one("listener", "`[[listener]]` with an `address`");
+    at_least_one("upstream", "`[[upstream]]` with `name` and `targets`");
     let listeners = root.sections("listener").into_iter().enumerate().map(read_listener).collect();
     let upstreams = root.sections("upstream").into_iter().map(read_upstream).collect();
     let migration = root.section("migration").map(read_migration);
@@ -154,6 +162,7 @@ fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
 
 fn read_limits(section: Section<'_>) -> Limits {
     let d = Limits::default();
+    let errors = section.report().errors();
     let limits = Limits {
         connections: section.integer("connections", d.connections, COUNT),
         connections_per_client: section.integer(
@@ -174,6 +183,15 @@ fn read_limits(section: Section<'_>) -> Limits {
         limit_keys: section.integer("limit_keys", d.limit_keys, 1..=10_000_000),
         shutdown_timeout: section.duration("shutdown_timeout", d.shutdown_timeout, TIMEOUT),
     };
+    if section.report().errors() == errors {
+        check_limits(&section, &limits);
+    }
+    section.finish();
+    limits
+}
+
+/// What must hold between limits that are each in their bounds.
+fn check_limits(section: &Section<'_>, limits: &Limits) {
     let at = |key| section.get(key).map_or(section.place(), |value| value.place());
     let report = section.report();
     if limits.memory < limits.message_memory {
@@ -201,8 +219,6 @@ fn read_limits(section: Section<'_>) -> Limits {
             "is less than the 64 KiB that every server should take (RFC 5321 4.5.3.1.7)",
         );
     }
-    section.finish();
-    limits
 }
 
 /// A size that must fit this machine's memory addresses.
@@ -235,11 +251,8 @@ fn read_listener((index, section): (usize, Section<'_>)) -> (ListenerConfig, Lis
         }
     };
     let upstreams = section.list("upstreams", "\"legacy\"", values::name);
-    if section.get("upstreams").is_some_and(|v| v.get().as_array().is_some_and(|a| a.is_empty())) {
-        section.report().error(
-            &section.get("upstreams").map_or(section.place(), |v| v.place()),
-            "is empty, so that this listener could reach nothing; leave it out for all upstreams",
-        );
+    if let Some(value) = section.empty_list("upstreams") {
+        value.error("is empty, so that this listener could reach nothing; leave it out for all");
     }
     let upstreams = upstreams.unwrap_or_default();
     let places = ListenerPlaces {
@@ -268,8 +281,7 @@ fn loopback() -> Vec<IpNet> {
 }
 
 fn check_allow(section: &Section<'_>, list: &[Located<IpNet>]) {
-    let empty = section.get("allow").filter(|v| v.get().as_array().is_some_and(|a| a.is_empty()));
-    if let Some(value) = empty {
+    if let Some(value) = section.empty_list("allow") {
         value.error("is empty, so that nobody could relay; leave it out for loopback only");
     }
     for net in list {
@@ -352,9 +364,7 @@ fn read_targets(section: &Section<'_>) -> Vec<Located<SocketAddr>> {
         }
         Ok(address)
     });
-    if let Some(value) = section.get("targets")
-        && value.get().as_array().is_some_and(|array| array.is_empty())
-    {
+    if let Some(value) = section.empty_list("targets") {
         value.error(format!("is empty; give at least one address, such as {example}"));
     }
     targets.unwrap_or_default()

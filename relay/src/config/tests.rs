@@ -151,12 +151,17 @@ fn commented_defaults_are_the_defaults() {
     let text = |name: &str| std::fs::read_to_string(examples().join(name)).unwrap();
     let (relay, plan) = (text("relay.toml"), text("waves.toml"));
     let dir = Dir::new(&[("relay.toml", &relay), ("waves.toml", &plan)]);
-    let before = format!("{:?}", dir.read().unwrap());
+    // The plan apart: its index has no order to print.
+    let parts = |mut config: Config| {
+        let plan = std::mem::take(&mut config.plan);
+        (plan, format!("{config:#?}"))
+    };
+    let before = parts(dir.read().unwrap());
     let (relay, plan) = (uncomment(&relay), uncomment(&plan));
     assert!(relay.contains("\nspill = ") && plan.contains("\nfreeze_lead = "));
     std::fs::write(dir.path("relay.toml"), relay).unwrap();
     std::fs::write(dir.path("waves.toml"), plan).unwrap();
-    assert_eq!(before, format!("{:?}", dir.read().unwrap()));
+    assert_eq!(before, parts(dir.read().unwrap()));
 }
 
 #[test]
@@ -185,7 +190,7 @@ fn the_examples_name_every_key() {
             assert!(spelled.iter().any(|spelled| text.contains(spelled)), "{key} of {}", one.key);
         }
     }
-    assert_eq!(sections, 17, "{found}");
+    assert_eq!(sections, 16, "{found}");
 }
 
 #[test]

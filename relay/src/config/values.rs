@@ -62,6 +62,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             None => bad("it is too large; "),
         },
         None if unit.is_empty() => bad("it has no unit; "),
+        None if unit == "m" => bad("minutes are min; "),
         None => bad(""),
     }
 }
@@ -69,6 +70,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// A duration as one would write it.
 pub(super) fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
+    if ms == 0 {
+        return "\"0s\"".to_owned();
+    }
     let unit = DURATION_UNITS.iter().rev().find(|(_, unit)| ms % u128::from(*unit) == 0);
     let (name, unit) = unit.unwrap_or(&DURATION_UNITS[0]);
     format!("\"{}{name}\"", ms / u128::from(*unit))
@@ -223,8 +227,8 @@ pub(super) fn sender(text: &str) -> Result<String, String> {
         ));
     }
     match text.strip_prefix('.') {
-        Some(below) => domain(below).map(|domain| format!(".{domain}")),
-        None => domain(text),
+        Some(below) if domain(below).is_ok() => Ok(text.to_lowercase()),
+        _ => domain(text),
     }
 }
 
@@ -276,6 +280,7 @@ pub(super) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) 
     let allowed = (text.len() / 3).max(1);
     known
         .into_iter()
+        .filter(|name| name.len().abs_diff(text.len()) <= allowed)
         .map(|name| (edits(&text, name), name))
         .filter(|(edits, _)| *edits <= allowed)
         .min_by_key(|(edits, _)| *edits)

@@ -13,9 +13,11 @@
 //! `senders`) and one listener (or both lack `listeners`) would come out equal: `conflicts` finds
 //! them, and the configuration is refused.
 //!
-//! **Bounces** (`<>`) have no sender domain. Where all mail that can come from the client's
-//! address could only be one instance's, whatever its sender, that instance owns the network
-//! alone and has its bounces. Otherwise the rule above holds among instances without `senders`.
+//! **Bounces** (`<>`) have no sender domain, so that `senders` cannot tell whose they are. The
+//! instances that have mail from the client's address are those with a network that holds it
+//! (and the listener); but an instance without `senders` takes all there is, and leaves nothing
+//! to wider networks. Where this is one instance, it owns the network alone and has its bounces.
+//! Otherwise the rule above holds among instances without `senders`.
 //!
 //! Cost: a hash lookup for each prefix length that the plan uses and each dot in the sender's
 //! domain; then the shorter of two lists, which is long only where as many instances share
