@@ -3,9 +3,14 @@
 //! Pure data and pure functions of it. Reading the file is `config::plan`'s business; the state
 //! of a wave that is running is `waves`'.
 
+mod attribution;
+
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
+
+use self::attribution::Attribution;
+pub use self::attribution::{Conflict, conflicts};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,7 +112,8 @@ impl fmt::Display for Phase {
 pub struct Matcher {
     /// Networks of its clients; empty: any.
     pub clients: Vec<IpNet>,
-    /// Domains of its senders, in lower case; empty: any.
+    /// Domains of its senders, in lower case; empty: any. One with a dot in front stands for
+    /// all domains below it.
     pub senders: Vec<String>,
     /// Names of the listeners that it uses; empty: any.
     pub listeners: Vec<String>,
@@ -167,9 +173,62 @@ pub struct Plan {
     pub waves: Vec<Wave>,
     /// For each instance the index of its wave, if it is in one.
     pub wave_of: Vec<Option<usize>>,
+    attribution: Attribution,
 }
 
 impl Plan {
+    /// A plan of checked parts: each instance in at most one wave, none in conflict. The waves
+    /// are put in the order of their windows.
+    pub fn new(freeze_lead_ms: u64, instances: Vec<Instance>, mut waves: Vec<Wave>) -> Self {
+        waves.sort_by_key(|wave| (wave.window.opens, wave.window.closes));
+        let mut wave_of = vec![None; instances.len()];
+        for (index, wave) in waves.iter().enumerate() {
+            for instance in &wave.instances {
+                wave_of[*instance] = Some(index);
+            }
+        }
+        let matchers: Vec<&Matcher> = instances.iter().map(|one| &one.matcher).collect();
+        let attribution = Attribution::new(&matchers, &wave_of);
+        Self { freeze_lead_ms, instances, waves, wave_of, attribution }
+    }
+
+    /// The instance that a message belongs to: the one whose criteria are all met, of several
+    /// the most specific; of a bounce also the one that alone owns the client's network. The
+    /// module `attribution` says it precisely.
+    pub fn attribute(&self, origin: &Origin<'_>) -> Option<usize> {
+        self.attribution.find(origin).map(|id| id as usize)
+    }
+
+    /// An instance that may not start now (by the clock) and whose `clients` hold this address.
+    /// Mail of no instance is held while there is one. So is every bounce: one that was
+    /// attributed could be that instance's too, where networks are shared.
+    pub fn owner_of_frozen_network(&self, client: IpAddr, now: Timestamp) -> Option<usize> {
+        self.owner_of_network(client, |instance| !self.phase(instance, now).may_start())
+    }
+
+    /// The same, with the phases of somebody else: `is_frozen` is asked about one instance of
+    /// each wave that has a network there.
+    pub fn owner_of_network(
+        &self,
+        client: IpAddr,
+        is_frozen: impl FnMut(usize) -> bool,
+    ) -> Option<usize> {
+        self.attribution.frozen_owner(client, is_frozen)
+    }
+
+    /// Upstream of an instance before its window, where the plan has one: the instance's own
+    /// word, then its wave's.
+    pub fn before(&self, instance: usize) -> Option<&str> {
+        let own = self.instances.get(instance)?.before.as_deref();
+        own.or_else(|| self.wave(instance)?.before.as_deref())
+    }
+
+    /// Upstream of an instance after its window, where the plan has one.
+    pub fn after(&self, instance: usize) -> Option<&str> {
+        let own = self.instances.get(instance)?.after.as_deref();
+        own.or_else(|| self.wave(instance)?.after.as_deref())
+    }
+
     /// The wave of an instance.
     pub fn wave(&self, instance: usize) -> Option<&Wave> {
         self.wave_of.get(instance).copied().flatten().and_then(|wave| self.waves.get(wave))

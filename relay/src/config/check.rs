@@ -1,0 +1,258 @@
+//! What must hold between the values of a configuration: names that are referred to, addresses
+//! that collide, a next hop for everything. And what can be checked only after plugins are
+//! loaded, or only at start. Floor 1.
+
+use std::{
+    collections::HashMap,
+    fs::{DirBuilder, Permissions},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::Path,
+};
+
+use super::{
+    Config, Diagnostic, Diagnostics, FailMode, Unmatched,
+    diagnostic::{Located, Place, Report},
+    plan::unknown,
+    relay::{Draft, FREEZE_IGNORE},
+};
+
+/// Checks what needs no plan.
+pub(super) fn check(draft: &Draft, report: &Report) {
+    let listeners =
+        draft.listeners.iter().filter_map(|(l, at)| Some((l.name.as_str(), at.name.as_ref()?)));
+    let upstreams =
+        draft.upstreams.iter().filter_map(|(u, at)| Some((u.name.as_str(), at.name.as_ref()?)));
+    let policies =
+        draft.policies.iter().filter_map(|(p, at)| Some((p.name.as_str(), at.as_ref()?)));
+    let tables = draft.tables.iter().filter_map(|(t, at)| Some((t.name.as_str(), at.as_ref()?)));
+    unique("listener", listeners, report);
+    unique("upstream", upstreams, report);
+    unique("policy", policies, report);
+    unique("table", tables, report);
+    check_references(draft, report);
+    check_addresses(draft, report);
+    check_default(draft, report);
+}
+
+fn unique<'a>(kind: &str, names: impl Iterator<Item = (&'a str, &'a Place)>, report: &Report) {
+    let mut first: HashMap<&str, &Place> = HashMap::new();
+    for (name, place) in names {
+        if let Some(other) = first.get(name) {
+            report.error(
+                place,
+                format!(
+                    "\"{name}\" is also the {kind} at {}; give each a `name` of its own",
+                    other.short()
+                ),
+            );
+        } else {
+            first.insert(name, place);
+        }
+    }
+}
+
+fn check_references(draft: &Draft, report: &Report) {
+    let known: Vec<String> = draft.upstreams.iter().map(|(u, _)| u.name.clone()).collect();
+    // A refused name of an upstream must not make every reference to it an error of its own.
+    if known.iter().any(String::is_empty) {
+        return;
+    }
+    let check = |found: &Located<String>| {
+        if !known.contains(&found.value) {
+            report.error(&found.place, unknown("upstream", &found.value, &known));
+        }
+    };
+    draft.listeners.iter().flat_map(|(_, at)| &at.upstreams).for_each(check);
+    let Some(migration) = &draft.migration else {
+        return;
+    };
+    migration.before.iter().chain(&migration.after).for_each(check);
+    if let (Some(before), Some(after)) = (&migration.before, &migration.after)
+        && before.value == after.value
+    {
+        report.warn(&after.place, "is the same as `before`: nothing would move");
+    }
+}
+
+fn check_addresses(draft: &Draft, report: &Report) {
+    let mut ours: Vec<(SocketAddr, &Place, String)> = Vec::new();
+    let listeners = draft.listeners.iter().filter_map(|(listener, places)| {
+        let what = format!("listener \"{}\"", listener.name);
+        Some((listener.address, places.address.as_ref()?, what))
+    });
+    let admin = draft.admin.iter().map(|(admin, place)| (admin.address, place, "[admin]".into()));
+    for (address, place, what) in listeners.chain(admin) {
+        if let Some((_, other, theirs)) = ours.iter().find(|(other, ..)| collide(*other, address)) {
+            report.error(
+                place,
+                format!(
+                    "{address} is also taken by {theirs} ({}); use another port",
+                    other.short()
+                ),
+            );
+        }
+        ours.push((address, place, what));
+    }
+    for target in draft.upstreams.iter().flat_map(|(_, places)| &places.targets) {
+        let own = ours.iter().find(|(own, ..)| reaches(target.value, *own));
+        if let Some((_, other, what)) = own {
+            report.error(
+                &target.place,
+                format!(
+                    "{} is this relay's own {what} ({}): mail would go round for ever; give the \
+                     upstream's address",
+                    target.value,
+                    other.short()
+                ),
+            );
+        }
+    }
+}
+
+/// Whether two listening sockets cannot both be opened. Port 0 is a free one each time.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() != 0
+        && a.port() == b.port()
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+/// Whether a connection to `target` surely comes in at `own`. Which addresses beyond loopback
+/// are this host's is not known here.
+fn reaches(target: SocketAddr, own: SocketAddr) -> bool {
+    let (to, at) = (target.ip().to_canonical(), own.ip().to_canonical());
+    target.port() == own.port() && (to == at || (at.is_unspecified() && to.is_loopback()))
+}
+
+fn check_default(draft: &Draft, report: &Report) {
+    let mut defaults = draft.upstreams.iter().filter(|(upstream, _)| upstream.default);
+    let default = defaults.next();
+    for (_, places) in defaults {
+        let first = default.map(|(_, at)| at.default.short()).unwrap_or_default();
+        report.error(
+            &places.default,
+            format!("the upstream at {first} is the default already; leave it at one"),
+        );
+    }
+    let has_default = default.is_some() || draft.upstreams.len() <= 1;
+    if has_default {
+        return;
+    }
+    let at_upstreams = Place { key: "upstream".into(), ..draft.place.clone() };
+    if draft.policies.is_empty() {
+        report.error(
+            &at_upstreams,
+            "nothing says where mail goes: mark one upstream with `default = true`, or add a \
+             routing policy: `[[policy]] plugin = \"builtin:routing\"`",
+        );
+    } else if draft.relay.unmatched == Unmatched::Before && draft.migration.is_none() {
+        report.error(
+            &draft.unmatched,
+            "unmatched mail would go to `[migration] before` or to the default upstream, and there \
+             is neither; add `[migration]`, mark one upstream with `default = true`, or set \
+             `unmatched` to \"hold\" or \"refuse\"",
+        );
+    }
+}
+
+/// The interfaces that a loaded plugin exports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// `freeze`.
+    pub freeze: bool,
+    /// `routing`.
+    pub routing: bool,
+    /// `throttling`.
+    pub throttling: bool,
+}
+
+/// The checks that need the plugins loaded; `hooks` are those of `config.policies`, in order.
+pub fn check_hooks(config: &Config, hooks: &[Hooks]) -> Result<(), Diagnostics> {
+    assert_eq!(config.policies.len(), hooks.len(), "one entry for each policy");
+    let file = config.files.first().map(|path| path.display().to_string()).unwrap_or_default();
+    let mut found = Vec::new();
+    if !config.plan.instances.is_empty() && !hooks.iter().any(|hooks| hooks.freeze) {
+        found.push(Diagnostic::of_file(
+            &file,
+            "the plan has instances, but no policy exports `freeze`; add `[[policy]] plugin = \
+             \"builtin:freeze\"`",
+        ));
+    }
+    if config.default_upstream().is_none() && !hooks.iter().any(|hooks| hooks.routing) {
+        found.push(Diagnostic::of_file(
+            &file,
+            "no policy exports `routing` and no upstream is the default; add `[[policy]] plugin = \
+             \"builtin:routing\"` or mark one upstream with `default = true`",
+        ));
+    }
+    for (policy, hooks) in config.policies.iter().zip(hooks) {
+        if hooks.freeze && policy.fail == Some(FailMode::Ignore) {
+            let message = format!("policy \"{}\": fail: {FREEZE_IGNORE}", policy.name);
+            found.push(Diagnostic::of_file(&policy.place, message));
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
+}
+
+/// Makes the state directory if it is not there, and tries that only this user can write in it.
+pub fn check_state_dir(path: &Path) -> Result<(), Diagnostic> {
+    let fail = |message: String| Err(Diagnostic::of_file(path.display(), message));
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_dir() => {
+            return fail("is not a directory; set `relay.state_dir` to one".into());
+        }
+        Ok(found) if found.permissions().mode() & 0o022 != 0 => {
+            return fail("can be written by others; make it private: chmod 700".into());
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(path) {
+                return fail(format!(
+                    "cannot be made: {error}; make it, owned by the user that the relay runs as"
+                ));
+            }
+            // The mode above is less what the umask takes.
+            if let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(0o700)) {
+                return fail(format!("cannot be made private: {error}; chmod 700 it"));
+            }
+        }
+        Err(error) => {
+            return fail(format!("cannot be looked at: {error}; check the path's permissions"));
+        }
+    }
+    match tempfile::tempfile_in(path) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            fail(format!("cannot be written: {error}; give it to the user that the relay runs as"))
+        }
+    }
+}
+
+impl Config {
+    /// Where mail goes that no routing policy has an opinion of.
+    pub fn default_upstream(&self) -> Option<&str> {
+        self.upstreams.iter().find(|upstream| upstream.default).map(|one| one.name.as_str())
+    }
+
+    /// Where unmatched mail goes with `unmatched = "before"`: `[migration] before`, without a
+    /// migration the default upstream.
+    pub fn unmatched_upstream(&self) -> Option<&str> {
+        match &self.migration {
+            Some(migration) => Some(&migration.before),
+            None => self.default_upstream(),
+        }
+    }
+
+    /// Upstream of an instance before its window: its own word, its wave's, `[migration]`'s.
+    pub fn before(&self, instance: usize) -> Option<&str> {
+        let migration = || self.migration.as_ref().map(|migration| migration.before.as_str());
+        self.plan.before(instance).or_else(migration)
+    }
+
+    /// Upstream of an instance after its window.
+    pub fn after(&self, instance: usize) -> Option<&str> {
+        let migration = || self.migration.as_ref().map(|migration| migration.after.as_str());
+        self.plan.after(instance).or_else(migration)
+    }
+}

@@ -1,0 +1,547 @@
+//! The relay's own file: its sections, keys, defaults and bounds. What a value must be by itself
+//! is checked here; what must hold between values is `check`'s business. Floor 1.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use toml::de::DeValue;
+
+use super::{
+    AdminConfig, FailMode, Handoff, Limits, ListenerConfig, MigrationConfig, PluginSource,
+    PolicyConfig, RelayConfig, TableConfig, Unmatched, UpstreamConfig,
+    diagnostic::{Located, Place},
+    reader::{Section, Value},
+    values::{self, nearest, one_of, quote},
+};
+
+/// Policies that are part of the binary.
+pub const BUILTIN_POLICIES: [&str; 3] = ["freeze", "routing", "throttle"];
+
+/// Extensions that an upstream may be said to have; SIZE has a key of its own.
+const EXTENSIONS: [&str; 6] =
+    ["8BITMIME", "CHUNKING", "DSN", "ENHANCEDSTATUSCODES", "PIPELINING", "SMTPUTF8"];
+
+/// A shorter bound would refuse mail that RFC 5321 4.5.3.1.7 wants accepted.
+const MESSAGE_SIZE_RFC: u64 = 64 * 1024;
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Bounds of most timeouts. The low one is for tests on a loopback.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
+/// Bounds of most counts.
+const COUNT: RangeInclusive<usize> = 1..=1_000_000;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+/// The file as read, with the places that later checks talk about.
+pub(super) struct Draft {
+    pub(super) place: Place,
+    pub(super) relay: RelayConfig,
+    pub(super) unmatched: Place,
+    pub(super) plan: Option<Located<PathBuf>>,
+    pub(super) limits: Limits,
+    pub(super) listeners: Vec<(ListenerConfig, ListenerPlaces)>,
+    pub(super) upstreams: Vec<(UpstreamConfig, UpstreamPlaces)>,
+    pub(super) migration: Option<Migration>,
+    pub(super) policies: Vec<(PolicyConfig, Option<Place>)>,
+    pub(super) tables: Vec<(TableConfig, Option<Place>)>,
+    pub(super) admin: Option<(AdminConfig, Place)>,
+}
+
+/// Where a listener's values stand; none where a value was refused.
+pub(super) struct ListenerPlaces {
+    pub(super) name: Option<Place>,
+    pub(super) address: Option<Place>,
+    pub(super) upstreams: Vec<Located<String>>,
+}
+
+/// Where an upstream's values stand; none where a value was refused.
+pub(super) struct UpstreamPlaces {
+    pub(super) name: Option<Place>,
+    pub(super) default: Place,
+    pub(super) targets: Vec<Located<SocketAddr>>,
+}
+
+/// `[migration]`, where both names are there.
+pub(super) struct Migration {
+    pub(super) before: Option<Located<String>>,
+    pub(super) after: Option<Located<String>>,
+}
+
+/// Reads the whole file; `base` is the directory that its paths are relative to.
+pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
+    let place = root.place();
+    let section = root.section("relay");
+    if section.is_none() && root.get("relay").is_none() {
+        let place = Place { key: "relay".into(), ..root.place() };
+        root.report().error(&place, "missing; give `[relay]` with at least `hostname`");
+    }
+    let (relay, unmatched, plan) = match section {
+        Some(section) => read_relay(section, base),
+        None => (default_relay(base), place.clone(), None),
+    };
+    let limits = root.section("limits").map(read_limits).unwrap_or_default();
+    let at_least_one = |key, example: &str| {
+        if root.get(key).is_none() || root.empty_list(key).is_some() {
+            let place = Place { key: key.into(), ..root.place() };
+            root.report().error(&place, format!("missing; give at least one {example}"));
+        }
+    };
+    at_least_one("listener", "`[[listener]]` with an `address`");
+    at_least_one("upstream", "`[[upstream]]` with `name` and `targets`");
+    let listeners = root.sections("listener").into_iter().enumerate().map(read_listener).collect();
+    let upstreams = root.sections("upstream").into_iter().map(read_upstream).collect();
+    let migration = root.section("migration").map(read_migration);
+    let policies =
+        root.sections("policy").into_iter().filter_map(|one| read_policy(one, base)).collect();
+    let tables = root.sections("table").into_iter().map(read_table).collect();
+    let admin = root.section("admin").and_then(read_admin);
+    root.finish();
+    Draft {
+        place,
+        relay,
+        unmatched,
+        plan,
+        limits,
+        listeners,
+        upstreams,
+        migration,
+        policies,
+        tables,
+        admin,
+    }
+}
+
+fn default_relay(base: &Path) -> RelayConfig {
+    RelayConfig {
+        hostname: String::new(),
+        state_dir: base.join("state"),
+        unmatched: Unmatched::Before,
+        received: true,
+        workers: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn read_relay(section: Section<'_>, base: &Path) -> (RelayConfig, Place, Option<Located<PathBuf>>) {
+    let defaults = default_relay(base);
+    let example = "this host's full name, such as \"edge-1.example.net\"";
+    let hostname =
+        section.require("hostname", example).and_then(|v| v.parse(example, values::hostname));
+    let path = |key| section.parsed(key, "a path in quotes", |text| path(text, base));
+    let state_dir = path("state_dir").map_or(defaults.state_dir, |found| found.value);
+    let plan = path("plan");
+    let unmatched = section.choice(
+        "unmatched",
+        "a way to treat unmatched mail",
+        &[("before", Unmatched::Before), ("hold", Unmatched::Hold), ("refuse", Unmatched::Refuse)],
+    );
+    let unmatched_place = unmatched.as_ref().map_or(section.place(), |found| found.place.clone());
+    let relay = RelayConfig {
+        hostname: hostname.map_or(defaults.hostname, |found| found.value),
+        state_dir,
+        unmatched: unmatched.map_or(defaults.unmatched, |found| found.value),
+        received: section.boolean("received", defaults.received),
+        workers: section.integer("workers", defaults.workers, 1..=1024),
+    };
+    section.finish();
+    (relay, unmatched_place, plan)
+}
+
+fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("{} is not a path; write one relative to this file", quote(text)));
+    }
+    Ok(base.join(text))
+}
+
+fn read_limits(section: Section<'_>) -> Limits {
+    let d = Limits::default();
+    let errors = section.report().errors();
+    let limits = Limits {
+        connections: section.integer("connections", d.connections, COUNT),
+        connections_per_client: section.integer(
+            "connections_per_client",
+            d.connections_per_client,
+            COUNT,
+        ),
+        message_size: section.size("message_size", d.message_size, KIB..=TIB),
+        message_memory: bytes(&section, "message_memory", d.message_memory, KIB..=64 * MIB),
+        memory: bytes(&section, "memory", d.memory, MIB..=TIB),
+        spill: section.size("spill", d.spill, MIB..=64 * TIB),
+        command_timeout: section.duration("command_timeout", d.command_timeout, TIMEOUT),
+        data_timeout: section.duration("data_timeout", d.data_timeout, TIMEOUT),
+        data_rate: section.size("data_rate", d.data_rate, 1..=64 * MIB),
+        direct_wait: section.duration("direct_wait", d.direct_wait, MS..=60_000 * MS),
+        direct_queue: section.integer("direct_queue", d.direct_queue, COUNT),
+        direct_deadline: section.duration("direct_deadline", d.direct_deadline, TIMEOUT),
+        limit_keys: section.integer("limit_keys", d.limit_keys, 1..=10_000_000),
+        shutdown_timeout: section.duration("shutdown_timeout", d.shutdown_timeout, TIMEOUT),
+    };
+    if section.report().errors() == errors {
+        check_limits(&section, &limits);
+    }
+    section.finish();
+    limits
+}
+
+/// What must hold between limits that are each in their bounds.
+fn check_limits(section: &Section<'_>, limits: &Limits) {
+    let at = |key| section.get(key).map_or(section.place(), |value| value.place());
+    let report = section.report();
+    if limits.memory < limits.message_memory {
+        report.error(
+            &at("memory"),
+            format!(
+                "is less than `message_memory` ({}); give at least that",
+                values::show_size(limits.message_memory as u64)
+            ),
+        );
+    }
+    if limits.spill < limits.message_size {
+        report.error(
+            &at("spill"),
+            format!(
+                "is less than `message_size` ({}), so that such a message could never come in; \
+                 give at least that",
+                values::show_size(limits.message_size)
+            ),
+        );
+    }
+    if limits.message_size < MESSAGE_SIZE_RFC {
+        report.warn(
+            &at("message_size"),
+            "is less than the 64 KiB that every server should take (RFC 5321 4.5.3.1.7)",
+        );
+    }
+}
+
+/// A size that must fit this machine's memory addresses.
+fn bytes(
+    section: &Section<'_>,
+    key: &'static str,
+    default: usize,
+    bounds: RangeInclusive<u64>,
+) -> usize {
+    usize::try_from(section.size(key, default as u64, bounds)).unwrap_or(usize::MAX)
+}
+
+fn read_listener((index, section): (usize, Section<'_>)) -> (ListenerConfig, ListenerPlaces) {
+    let given = section.get("name");
+    let name = match &given {
+        Some(value) => value.parse("a name in quotes", values::name),
+        None => {
+            let value = format!("listener-{}", index + 1);
+            Some(Located { value, place: section.place() })
+        }
+    };
+    let example = "an address, such as \"127.0.0.1:2525\"";
+    let address =
+        section.require("address", example).and_then(|v| v.parse(example, values::address));
+    let allow = match section.list("allow", "\"192.0.2.0/24\"", values::network) {
+        None => loopback(),
+        Some(list) => {
+            check_allow(&section, &list);
+            list.into_iter().map(|found| found.value).collect()
+        }
+    };
+    let upstreams = section.list("upstreams", "\"legacy\"", values::name);
+    if let Some(value) = section.empty_list("upstreams") {
+        value.error("is empty, so that this listener could reach nothing; leave it out for all");
+    }
+    let upstreams = upstreams.unwrap_or_default();
+    let places = ListenerPlaces {
+        name: name.as_ref().map(|found| found.place.clone()),
+        address: address.as_ref().map(|found| found.place.clone()),
+        upstreams: upstreams.clone(),
+    };
+    section.finish();
+    let listener = ListenerConfig {
+        name: name.map(|found| found.value).unwrap_or_default(),
+        address: address.map_or(NOWHERE, |found| found.value),
+        allow,
+        upstreams: upstreams.into_iter().map(|found| found.value).collect(),
+    };
+    (listener, places)
+}
+
+/// Stands in for an address that was refused, in a configuration that is then refused too.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+fn loopback() -> Vec<IpNet> {
+    vec![
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    ]
+}
+
+fn check_allow(section: &Section<'_>, list: &[Located<IpNet>]) {
+    if let Some(value) = section.empty_list("allow") {
+        value.error("is empty, so that nobody could relay; leave it out for loopback only");
+    }
+    for net in list {
+        // An eighth of all addresses: 2000::/3 is the whole IPv6 internet.
+        if net.value.prefix_len() <= 3 {
+            section.report().warn(
+                &net.place,
+                format!(
+                    "{} lets the whole internet relay (an open relay); name your own networks",
+                    net.value
+                ),
+            );
+        }
+    }
+}
+
+fn read_upstream(section: Section<'_>) -> (UpstreamConfig, UpstreamPlaces) {
+    let example = "a name, such as \"legacy\"";
+    let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
+    let targets = read_targets(&section);
+    section.choice("type", "a type of upstream", &[("smtp", ())]);
+    let handoff = section.parsed("handoff", "\"auto\" or \"direct\"", |text| match text {
+        "auto" => Ok(Handoff::Auto),
+        "direct" => Ok(Handoff::Direct),
+        "queued" => Err("\"queued\" needs the spool, which this version does not have; use \
+                         \"direct\" or \"auto\""
+            .into()),
+        _ => Err(format!("{} is not a hand-off; use \"auto\" or \"direct\"", quote(text))),
+    });
+    let seconds = Duration::from_secs;
+    let connections = section.integer("connections", 50, 1..=10_000);
+    let eject_for = section.duration("eject_for", seconds(1), MS..=HOUR);
+    let (extensions, size) = read_extensions(&section);
+    let upstream = UpstreamConfig {
+        name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
+        targets: targets.iter().map(|found| found.value).collect(),
+        handoff: handoff.map_or(Handoff::Auto, |found| found.value),
+        default: section.boolean("default", false),
+        connections,
+        idle_connections: section.integer("idle_connections", connections, 0..=connections),
+        idle_timeout: section.duration("idle_timeout", seconds(30), TIMEOUT),
+        messages_per_connection: small(&section, "messages_per_connection", 1000, COUNT),
+        connect_timeout: section.duration("connect_timeout", seconds(10), TIMEOUT),
+        reply_timeout: section.duration("reply_timeout", seconds(60), TIMEOUT),
+        final_timeout: section.duration("final_timeout", seconds(600), TIMEOUT),
+        eject_after: small(&section, "eject_after", 5, 1..=1000),
+        eject_for,
+        eject_max: section.duration("eject_max", seconds(60).max(eject_for), eject_for..=24 * HOUR),
+        extensions,
+        size,
+    };
+    let places = UpstreamPlaces {
+        name: name.map(|found| found.place),
+        default: section.get("default").map_or(section.place(), |value| value.place()),
+        targets,
+    };
+    section.finish();
+    (upstream, places)
+}
+
+fn small(
+    section: &Section<'_>,
+    key: &'static str,
+    default: usize,
+    bounds: RangeInclusive<usize>,
+) -> u32 {
+    u32::try_from(section.integer(key, default, bounds)).unwrap_or(u32::MAX)
+}
+
+fn read_targets(section: &Section<'_>) -> Vec<Located<SocketAddr>> {
+    let example = "[\"127.0.0.1:2601\"]";
+    section.require("targets", &format!("addresses, such as {example}"));
+    let targets = section.list("targets", "\"127.0.0.1:2601\"", |text| {
+        let address = values::address(text)?;
+        if address.port() == 0 {
+            return Err(format!("{} has port 0; give the upstream's port", quote(text)));
+        }
+        if address.ip().is_unspecified() {
+            return Err(format!("{} is no host's address; give the upstream's", quote(text)));
+        }
+        Ok(address)
+    });
+    if let Some(value) = section.empty_list("targets") {
+        value.error(format!("is empty; give at least one address, such as {example}"));
+    }
+    targets.unwrap_or_default()
+}
+
+fn read_extensions(section: &Section<'_>) -> (Option<Vec<String>>, Option<u64>) {
+    let extensions = section.list("extensions", "\"8BITMIME\"", |text| {
+        let upper = text.to_ascii_uppercase();
+        if EXTENSIONS.contains(&&*upper) {
+            return Ok(upper);
+        }
+        let hint = if upper.starts_with("SIZE") { " (SIZE has the key `size`)" } else { "" };
+        Err(format!("{} is not known; use {}{hint}", quote(text), one_of(EXTENSIONS)))
+    });
+    let size = section.get("size").map(|value| {
+        if section.get("extensions").is_none() {
+            value.error("has no effect without `extensions`; give both or neither");
+        }
+        section.size("size", 0, 0..=TIB)
+    });
+    (extensions.map(|list| list.into_iter().map(|found| found.value).collect()), size)
+}
+
+fn read_migration(section: Section<'_>) -> Migration {
+    let name = |key| {
+        let example = "the name of an upstream in quotes";
+        section.require(key, example).and_then(|value| value.parse(example, values::name))
+    };
+    let migration = Migration { before: name("before"), after: name("after") };
+    section.finish();
+    migration
+}
+
+impl Migration {
+    pub(super) fn config(&self) -> Option<MigrationConfig> {
+        let value = |name: &Option<Located<String>>| Some(name.as_ref()?.value.clone());
+        Some(MigrationConfig { before: value(&self.before)?, after: value(&self.after)? })
+    }
+}
+
+fn read_policy(section: Section<'_>, base: &Path) -> Option<(PolicyConfig, Option<Place>)> {
+    let example = "\"builtin:NAME\" or the path of a .wasm file";
+    let plugin =
+        section.require("plugin", example).and_then(|v| v.parse(example, |t| plugin(t, base)));
+    let name = match section.get("name") {
+        Some(value) => value.parse("a name in quotes", values::name),
+        None => plugin.as_ref().and_then(|plugin| default_name(&section, plugin)),
+    };
+    let settings = section.get("settings").and_then(|value| {
+        if !value.get().is_table() {
+            value.wrong_type("a table, such as { limits = [] }");
+            return None;
+        }
+        json(&value)
+    });
+    let fail = section.choice(
+        "fail",
+        "a fail mode",
+        &[("hold", FailMode::Hold), ("defer", FailMode::Defer), ("ignore", FailMode::Ignore)],
+    );
+    if let (Some(fail), Some(plugin)) = (&fail, &plugin)
+        && fail.value == FailMode::Ignore
+        && plugin.value == PluginSource::Builtin("freeze".into())
+    {
+        section.report().error(&fail.place, FREEZE_IGNORE);
+    }
+    section.parsed("mode", "\"live\"", |text| match text {
+        "live" => Ok(()),
+        "shadow" => Err("\"shadow\" is not in this version; use \"live\"".into()),
+        _ => Err(format!("{} is not a mode; use \"live\"", quote(text))),
+    });
+    let policy = PolicyConfig {
+        name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
+        plugin: plugin.map_or(PluginSource::Builtin(String::new()), |found| found.value),
+        settings: settings.map_or_else(|| "{}".into(), |value| value.to_string()),
+        fail: fail.map(|found| found.value),
+        memory: bytes(&section, "memory", 16 << 20, MIB..=1024 * MIB),
+        timeout: section.duration("timeout", 50 * MS, MS..=10_000 * MS),
+        place: section.place().short(),
+    };
+    section.finish();
+    Some((policy, name.map(|found| found.place)))
+}
+
+/// Why a freeze policy cannot have `fail = "ignore"`.
+pub(super) const FREEZE_IGNORE: &str =
+    "\"ignore\" would let mail leak from a window; use \"hold\" or \"defer\" for a freeze policy";
+
+fn plugin(text: &str, base: &Path) -> Result<PluginSource, String> {
+    if let Some(builtin) = text.strip_prefix("builtin:") {
+        if BUILTIN_POLICIES.contains(&builtin) {
+            return Ok(PluginSource::Builtin(builtin.to_owned()));
+        }
+        let all = BUILTIN_POLICIES.map(|name| format!("builtin:{name}"));
+        let hint = match nearest(builtin, BUILTIN_POLICIES) {
+            Some(near) => format!("did you mean \"builtin:{near}\"?"),
+            None => format!("use {}", one_of(all.iter().map(String::as_str))),
+        };
+        return Err(format!("{} does not exist; {hint}", quote(text)));
+    }
+    let path = path(text, base)?;
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => Ok(PluginSource::File(path)),
+        Ok(_) => Err(format!("{} is not a regular file; name a .wasm file", quote(text))),
+        Err(error) => {
+            Err(format!("cannot read {}: {error}; check the path", quote(&path.to_string_lossy())))
+        }
+    }
+}
+
+fn default_name(section: &Section<'_>, plugin: &Located<PluginSource>) -> Option<Located<String>> {
+    let stem = match &plugin.value {
+        PluginSource::Builtin(name) => name.clone(),
+        PluginSource::File(path) => path.file_stem()?.to_string_lossy().into_owned(),
+    };
+    match values::name(&stem) {
+        Ok(value) => Some(Located { value, place: plugin.place.clone() }),
+        Err(message) => {
+            let message = format!("{message}; or give a `name` of its own");
+            section.report().error(&plugin.place, message);
+            None
+        }
+    }
+}
+
+/// A value as JSON; times become strings.
+fn json(value: &Value<'_>) -> Option<serde_json::Value> {
+    use serde_json::Value as Json;
+    Some(match value.get() {
+        DeValue::String(text) => Json::from(&**text),
+        DeValue::Boolean(yes) => Json::from(*yes),
+        DeValue::Datetime(time) => Json::from(time.to_string()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Json::from(number),
+            Err(_) => {
+                value.error(format!("{number} is out of bounds; use a 64-bit number"));
+                return None;
+            }
+        },
+        DeValue::Float(number) => {
+            match number.as_str().parse().ok().and_then(serde_json::Number::from_f64) {
+                Some(number) => Json::Number(number),
+                None => {
+                    value.error(format!("{number} has no JSON form; use a finite number"));
+                    return None;
+                }
+            }
+        }
+        DeValue::Array(_) => {
+            let elements = value.elements("an array")?;
+            Json::Array(elements.iter().filter_map(json).collect())
+        }
+        DeValue::Table(_) => {
+            let member = |(key, value): (&str, Value<'_>)| Some((key.to_owned(), json(&value)?));
+            Json::Object(value.members("a table")?.into_iter().filter_map(member).collect())
+        }
+    })
+}
+
+fn read_table(section: Section<'_>) -> (TableConfig, Option<Place>) {
+    let example = "a name, such as \"vip\"";
+    let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
+    let wanted = "a table of strings, such as { \"acme.example\" = \"gold\" }";
+    let members = section.require("entries", wanted).and_then(|value| value.members(wanted));
+    let entry = |(key, value): (&str, Value<'_>)| {
+        Some((key.to_owned(), value.text("a string in quotes")?.to_owned()))
+    };
+    let entries = members.unwrap_or_default().into_iter().filter_map(entry).collect();
+    section.finish();
+    let (name, place) = name.map_or((String::new(), None), |n| (n.value, Some(n.place)));
+    (TableConfig { name, entries }, place)
+}
+
+fn read_admin(section: Section<'_>) -> Option<(AdminConfig, Place)> {
+    let example = "an address, such as \"127.0.0.1:8025\"";
+    let address =
+        section.require("address", example).and_then(|v| v.parse(example, values::address));
+    section.finish();
+    address.map(|found| (AdminConfig { address: found.value }, found.place))
+}
