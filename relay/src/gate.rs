@@ -5,7 +5,7 @@
 //! does not go. The gate names limits and takes none; it changes nothing but what a policy may
 //! change (its log lines and counters).
 
-mod attributes;
+pub mod attributes;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -109,13 +109,13 @@ pub fn ask(
     };
     let index = plan.attribute(&origin);
     let instance = index.map(|index| Arc::clone(plan.instance(index)));
-    let names = Names::of(generation, plan, index);
+    let migration = generation.config.migration.as_ref();
     let view = index.zip(instance.as_ref()).map(|(index, state)| InstanceView {
         instance: &plan.plan.instances[index],
         phase: state.phase(now),
         window: plan.plan.wave(index).map(|wave| &wave.window),
-        before: names.before,
-        after: names.after,
+        before: plan.plan.before(index).or(migration.map(|m| &*m.before)).unwrap_or(""),
+        after: plan.plan.after(index).or(migration.map(|m| &*m.after)).unwrap_or(""),
     });
     let attributes = attributes::collect(generation.policies.needs(), subject);
     let transaction = Transaction {
@@ -133,36 +133,6 @@ pub fn ask(
     let mut gate = Gate { relay, generation, plan, transaction, notes };
     let verdict = gate.freeze().unwrap_or_else(|| gate.route_and_throttle());
     Answer { instance, verdict }
-}
-
-/// The upstreams of an instance before and after its window.
-struct Names<'a> {
-    before: &'a str,
-    after: &'a str,
-}
-
-impl<'a> Names<'a> {
-    /// The wave's say goes before the instance's, and that before `[migration]`.
-    fn of(generation: &'a Generation, plan: &'a PlanState, index: Option<usize>) -> Self {
-        let wave = index.and_then(|index| plan.plan.wave(index));
-        let instance = index.map(|index| &plan.plan.instances[index]);
-        let migration = generation.config.migration.as_ref();
-        let pick = |wave: Option<&'a String>, instance: Option<&'a String>, own: Option<&'a String>| {
-            wave.or(instance).or(own).map_or("", String::as_str)
-        };
-        Self {
-            before: pick(
-                wave.and_then(|w| w.before.as_ref()),
-                instance.and_then(|i| i.before.as_ref()),
-                migration.map(|m| &m.before),
-            ),
-            after: pick(
-                wave.and_then(|w| w.after.as_ref()),
-                instance.and_then(|i| i.after.as_ref()),
-                migration.map(|m| &m.after),
-            ),
-        }
-    }
 }
 
 /// A stable number from 0 to 9999 for canaries: FNV-1a, because it must be the same for ever
@@ -328,13 +298,14 @@ impl Gate<'_> {
         self.default_route()
     }
 
-    /// Where mail goes that no policy has an opinion of: the default upstream; without one,
-    /// mail of no instance goes to `before` (`unmatched`).
+    /// Where mail goes that no policy has an opinion of: the default upstream; mail of no
+    /// instance may go to `before` instead (`unmatched`).
     fn default_route(&mut self) -> Result<RouteTarget, Verdict> {
-        let migration = self.generation.config.migration.as_ref();
-        let before = migration.map(|m| m.before.as_str());
-        let unmatched = before.filter(|_| self.transaction.instance.is_none());
-        let Some(upstream) = self.generation.default_upstream().or(unmatched) else {
+        let config = &self.generation.config;
+        let known = self.transaction.instance.is_some();
+        let upstream =
+            if known { config.default_upstream() } else { config.unmatched_upstream() };
+        let Some(upstream) = upstream else {
             self.note("-", "routing", || "no policy named an upstream".to_owned());
             return Err(Verdict::Defer(relay_reply(
                 451,

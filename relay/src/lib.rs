@@ -1,13 +1,27 @@
-//! The relay.
+//! An SMTP relay for migrations: it takes the mail of sending instances and hands it to the
+//! old or the new infrastructure, as sandboxed policies and a plan of windows say.
+//!
+//! `ARCHITECTURE.md` beside this crate has the data path, the floors and a reading order.
+//! Modules stand here in the order of their floors; imports point up this list only.
 
+// Floor 0: plain values and pure functions.
+pub mod plan;
+pub mod message;
 pub mod decision;
 pub mod gcra;
-pub mod limits;
-pub mod message;
-pub mod plan;
-
-pub mod config;
 pub mod event;
+// Floor 1: the outside world as traits; configuration.
+pub mod world;
+pub mod config;
+// Floor 2: what speaks to the outside world.
+pub mod body;
 pub mod policy;
 pub mod upstream;
-pub mod world;
+// Floor 3: what decides.
+pub mod waves;
+pub mod limits;
+pub mod relay;
+pub mod generation;
+pub mod gate;
+pub mod handoff;
+pub mod session;

@@ -199,15 +199,9 @@ impl Plan {
         self.attribution.find(origin).map(|id| id as usize)
     }
 
-    /// An instance that may not start now (by the clock) and whose `clients` hold this address.
-    /// Mail of no instance is held while there is one. So is every bounce: one that was
-    /// attributed could be that instance's too, where networks are shared.
-    pub fn owner_of_frozen_network(&self, client: IpAddr, now: Timestamp) -> Option<usize> {
-        self.owner_of_network(client, |instance| !self.phase(instance, now).may_start())
-    }
-
-    /// The same, with the phases of somebody else: `is_frozen` is asked about one instance of
-    /// each wave that has a network there.
+    /// An instance for which `is_frozen` is true and whose `clients` hold this address. Mail of
+    /// no instance is held while there is one. `is_frozen` is asked about one instance of each
+    /// wave that has a network there.
     pub fn owner_of_network(
         &self,
         client: IpAddr,

@@ -15,7 +15,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use wavegate_smtp::{Extension, Extensions};
+use wavegate_smtp::{Extension, Extensions, ServerConfig};
 
 use crate::{
     body::BodyStore,
@@ -40,6 +40,8 @@ pub struct Generation {
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// The names of the policies as scopes of their limit keys, in order.
     pub scopes: Vec<Arc<str>>,
+    /// Protocol settings by listener.
+    pub sessions: HashMap<String, SessionConfigs>,
 }
 
 /// What all sessions share.
@@ -67,14 +69,6 @@ impl Generation {
         self.upstreams.get(name)
     }
 
-    /// The upstream that mail goes to when no routing policy has an opinion.
-    pub fn default_upstream(&self) -> Option<&str> {
-        let upstreams = &self.config.upstreams;
-        let marked = upstreams.iter().find(|upstream| upstream.default);
-        let only = (upstreams.len() == 1).then(|| &upstreams[0]);
-        marked.or(only).map(|upstream| upstream.name.as_str())
-    }
-
     /// What a listener offers at EHLO: what all upstreams that it can reach offer, and what is
     /// the relay's own.
     pub fn offered(&self, listener: &ListenerConfig) -> Extensions {
@@ -94,6 +88,20 @@ impl Generation {
             .with(Extension::EnhancedStatusCodes)
             .with_size(Some(size))
     }
+
+    /// The protocol settings of a session.
+    pub fn server_config(&self, listener: &str, may_relay: bool) -> Option<Arc<ServerConfig>> {
+        let sessions = self.sessions.get(listener)?;
+        Some(Arc::clone(if may_relay { &sessions.inside } else { &sessions.outside }))
+    }
+}
+
+/// Protocol settings of one listener's sessions.
+pub struct SessionConfigs {
+    /// For clients that may relay.
+    pub inside: Arc<ServerConfig>,
+    /// For all others.
+    pub outside: Arc<ServerConfig>,
 }
 
 impl Relay {

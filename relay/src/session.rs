@@ -27,7 +27,7 @@ use wavegate_smtp::{BodyFacts, Enhanced, Helo, Reply, Server, ServerConfig, Step
 use crate::{
     config::ListenerConfig,
     event::{Ended, Event},
-    handoff,
+    generation, handoff,
     relay::Relay,
     world::Stream,
 };
@@ -361,8 +361,10 @@ impl Session {
 /// Sessions of one listener share their protocol settings; those of clients that may relay
 /// differ from those of others.
 fn server_config(relay: &Relay, listener: &ListenerConfig, peer: SocketAddr) -> Arc<ServerConfig> {
-    let generation = relay.generation();
-    let address = peer.ip().to_canonical();
-    let may_relay = listener.allow.iter().any(|network| network.contains(&address));
-    generation.server_config(listener, may_relay)
+    let may_relay = listener.allow.iter().any(|network| network.contains(&peer.ip()));
+    match relay.generation().server_config(&listener.name, may_relay) {
+        Some(config) => config,
+        // The listener has just left the configuration: its last client may not relay.
+        None => Arc::new(generation::session_config(&relay.generation().config, false)),
+    }
 }

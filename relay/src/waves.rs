@@ -155,7 +155,7 @@ impl PlanState {
 
     /// Whether mail of no instance from `client` might be a frozen instance's.
     pub fn owner_may_not_start(&self, client: IpAddr, now: Timestamp) -> Option<usize> {
-        self.plan.owner_of_frozen_network(client, now)
+        self.plan.owner_of_network(client, |index| !self.instances[index].phase(now).may_start())
     }
 
     /// The state of the plan's `index`th instance.
