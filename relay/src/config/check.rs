@@ -14,7 +14,8 @@ use super::{
     Config, Diagnostic, Diagnostics, FailMode, Unmatched,
     diagnostic::{Located, Place, Report},
     plan::unknown,
-    relay::{Draft, FREEZE_IGNORE},
+    policy::FREEZE_IGNORE,
+    relay::Draft,
 };
 
 /// Checks what needs no plan.

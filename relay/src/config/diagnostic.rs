@@ -1,7 +1,11 @@
 //! What is wrong with a configuration: one finding with its place, and a list of them. Owns how
 //! they look to people and to programs; finds nothing itself. Floor 1.
 
-use std::{fmt, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::Rc,
+};
 
 use serde::Serialize;
 
@@ -136,11 +140,15 @@ pub(super) struct Located<T> {
 
 /// Collects findings while files are read.
 #[derive(Debug, Default)]
-pub(super) struct Report(std::cell::RefCell<Vec<Diagnostic>>);
+pub(super) struct Report {
+    found: RefCell<Vec<Diagnostic>>,
+    errors: Cell<usize>,
+}
 
 impl Report {
     /// Adds an error.
     pub(super) fn error(&self, place: &Place, message: impl Into<String>) {
+        self.errors.set(self.errors.get() + 1);
         self.add(Severity::Error, place, message.into());
     }
 
@@ -151,11 +159,11 @@ impl Report {
 
     /// How many errors there are by now.
     pub(super) fn errors(&self) -> usize {
-        self.0.borrow().iter().filter(|found| found.is_error()).count()
+        self.errors.get()
     }
 
     fn add(&self, severity: Severity, place: &Place, message: String) {
-        self.0.borrow_mut().push(Diagnostic {
+        self.found.borrow_mut().push(Diagnostic {
             severity,
             file: place.file.to_string(),
             line: place.at.map(|at| at.0),
@@ -167,11 +175,11 @@ impl Report {
 
     /// The warnings if there is no error; otherwise everything. Sorted by place, `main` first.
     pub(super) fn finish(self, main: &str) -> Result<Vec<Diagnostic>, Diagnostics> {
-        let mut found = self.0.into_inner();
+        let mut found = self.found.into_inner();
         found.sort_by(|a, b| {
             let key = |x: &Diagnostic| (x.file != main, x.line, x.column);
             key(a).cmp(&key(b)).then_with(|| a.file.cmp(&b.file))
         });
-        if found.iter().any(Diagnostic::is_error) { Err(Diagnostics(found)) } else { Ok(found) }
+        if self.errors.get() > 0 { Err(Diagnostics(found)) } else { Ok(found) }
     }
 }

@@ -6,6 +6,7 @@
 mod check;
 mod diagnostic;
 mod plan;
+mod policy;
 mod reader;
 mod relay;
 mod values;
@@ -22,7 +23,7 @@ use ipnet::IpNet;
 pub use self::{
     check::{Hooks, check_hooks, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
-    relay::BUILTIN_POLICIES,
+    policy::BUILTIN_POLICIES,
 };
 use self::{
     diagnostic::{Place, Report},

@@ -210,7 +210,9 @@ fn value_of(found: &Option<Located<String>>) -> String {
 /// The name of a known upstream.
 fn upstream(section: &Section<'_>, key: &'static str, known: &Known) -> Option<String> {
     let found = section.parsed(key, "the name of an upstream in quotes", values::name)?;
-    if !known.upstreams.contains(&found.value) {
+    // A refused name of an upstream must not make every reference to it an error of its own.
+    let complete = !known.upstreams.iter().any(String::is_empty);
+    if complete && !known.upstreams.contains(&found.value) {
         section.report().error(&found.place, unknown("upstream", &found.value, &known.upstreams));
     }
     Some(found.value)
@@ -261,8 +263,8 @@ fn join(instances: &[DraftInstance], waves: &mut [DraftWave], report: &Report) {
     }
     let names: Vec<String> = instances.iter().map(|one| one.instance.name.clone()).collect();
     let mut hints = HINTS_MAX;
-    let mut wave_of: HashMap<usize, Place> = HashMap::new();
-    for draft in waves {
+    let mut wave_of: HashMap<usize, (usize, Place)> = HashMap::new();
+    for (wave, draft) in waves.iter_mut().enumerate() {
         for member in &draft.members {
             let Some(&index) = by_name.get(member.value.as_str()) else {
                 let known = if hints > 0 { names.as_slice() } else { &[] };
@@ -289,13 +291,13 @@ fn join(instances: &[DraftInstance], waves: &mut [DraftWave], report: &Report) {
                 report.error(&member.place, message);
             }
             match wave_of.get(&index) {
-                Some(other) if other.short() == draft.place.short() => {} // said by the list
-                Some(other) => report.error(
+                Some((other, _)) if *other == wave => {} // said of the list
+                Some((_, other)) => report.error(
                     &member.place,
                     format!("is in the wave at {} too; leave it in one wave", other.short()),
                 ),
                 None => {
-                    wave_of.insert(index, draft.place.clone());
+                    wave_of.insert(index, (wave, draft.place.clone()));
                     draft.wave.instances.push(index);
                 }
             }
@@ -306,7 +308,7 @@ fn join(instances: &[DraftInstance], waves: &mut [DraftWave], report: &Report) {
 
 fn warn_of_instances(
     instances: &[DraftInstance],
-    wave_of: &HashMap<usize, Place>,
+    wave_of: &HashMap<usize, (usize, Place)>,
     report: &Report,
 ) {
     for (index, draft) in instances.iter().enumerate() {

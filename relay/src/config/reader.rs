@@ -20,6 +20,8 @@ use super::{
 
 /// Syntax errors reported of one file: after the first few they are consequences.
 const SYNTAX_ERRORS_MAX: usize = 10;
+/// The largest text of which more than the first syntax error is looked for.
+const RECOVER_MAX: usize = 1 << 20;
 /// Columns beyond this one are counted in bytes, so that one endless line costs no more.
 const COLUMN_MAX: usize = 4096;
 
@@ -82,13 +84,21 @@ impl<'a> Document<'a> {
 
     /// The document's tables, unless its syntax is wrong.
     pub(super) fn parse(&self) -> Option<Spanned<DeTable<'a>>> {
-        let (table, errors) = DeTable::parse_recoverable(self.text);
+        let first = match DeTable::parse(self.text) {
+            Ok(table) => return Some(table),
+            Err(first) => first,
+        };
+        // A large text that is not TOML at all would have millions.
+        let errors = match self.text.len() {
+            ..=RECOVER_MAX => DeTable::parse_recoverable(self.text).1,
+            _ => vec![first],
+        };
         for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
             let at = error.span().map_or(self.text.len(), |span| span.start);
             let place = self.place(at, String::new());
             self.report.error(&place, format!("not TOML: {}", error.message()));
         }
-        errors.is_empty().then_some(table)
+        None
     }
 
     fn place(&self, at: usize, key: String) -> Place {

@@ -9,18 +9,15 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use toml::de::DeValue;
 
 use super::{
-    AdminConfig, FailMode, Handoff, Limits, ListenerConfig, MigrationConfig, PluginSource,
-    PolicyConfig, RelayConfig, TableConfig, Unmatched, UpstreamConfig,
+    AdminConfig, Handoff, Limits, ListenerConfig, MigrationConfig, PolicyConfig, RelayConfig,
+    TableConfig, Unmatched, UpstreamConfig,
     diagnostic::{Located, Place},
-    reader::{Section, Value},
-    values::{self, nearest, one_of, quote},
+    policy,
+    reader::Section,
+    values::{self, one_of, quote},
 };
-
-/// Policies that are part of the binary.
-pub const BUILTIN_POLICIES: [&str; 3] = ["freeze", "routing", "throttle"];
 
 /// Extensions that an upstream may be said to have; SIZE has a key of its own.
 const EXTENSIONS: [&str; 6] =
@@ -36,7 +33,7 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 /// Bounds of most counts.
 const COUNT: RangeInclusive<usize> = 1..=1_000_000;
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
 /// The file as read, with the places that later checks talk about.
@@ -98,9 +95,8 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let listeners = root.sections("listener").into_iter().enumerate().map(read_listener).collect();
     let upstreams = root.sections("upstream").into_iter().map(read_upstream).collect();
     let migration = root.section("migration").map(read_migration);
-    let policies =
-        root.sections("policy").into_iter().filter_map(|one| read_policy(one, base)).collect();
-    let tables = root.sections("table").into_iter().map(read_table).collect();
+    let policies = root.sections("policy").into_iter().map(|one| policy::read(one, base)).collect();
+    let tables = root.sections("table").into_iter().map(policy::read_table).collect();
     let admin = root.section("admin").and_then(read_admin);
     root.finish();
     Draft {
@@ -153,7 +149,7 @@ fn read_relay(section: Section<'_>, base: &Path) -> (RelayConfig, Place, Option<
     (relay, unmatched_place, plan)
 }
 
-fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err(format!("{} is not a path; write one relative to this file", quote(text)));
     }
@@ -222,7 +218,7 @@ fn check_limits(section: &Section<'_>, limits: &Limits) {
 }
 
 /// A size that must fit this machine's memory addresses.
-fn bytes(
+pub(super) fn bytes(
     section: &Section<'_>,
     key: &'static str,
     default: usize,
@@ -403,139 +399,6 @@ impl Migration {
         let value = |name: &Option<Located<String>>| Some(name.as_ref()?.value.clone());
         Some(MigrationConfig { before: value(&self.before)?, after: value(&self.after)? })
     }
-}
-
-fn read_policy(section: Section<'_>, base: &Path) -> Option<(PolicyConfig, Option<Place>)> {
-    let example = "\"builtin:NAME\" or the path of a .wasm file";
-    let plugin =
-        section.require("plugin", example).and_then(|v| v.parse(example, |t| plugin(t, base)));
-    let name = match section.get("name") {
-        Some(value) => value.parse("a name in quotes", values::name),
-        None => plugin.as_ref().and_then(|plugin| default_name(&section, plugin)),
-    };
-    let settings = section.get("settings").and_then(|value| {
-        if !value.get().is_table() {
-            value.wrong_type("a table, such as { limits = [] }");
-            return None;
-        }
-        json(&value)
-    });
-    let fail = section.choice(
-        "fail",
-        "a fail mode",
-        &[("hold", FailMode::Hold), ("defer", FailMode::Defer), ("ignore", FailMode::Ignore)],
-    );
-    if let (Some(fail), Some(plugin)) = (&fail, &plugin)
-        && fail.value == FailMode::Ignore
-        && plugin.value == PluginSource::Builtin("freeze".into())
-    {
-        section.report().error(&fail.place, FREEZE_IGNORE);
-    }
-    section.parsed("mode", "\"live\"", |text| match text {
-        "live" => Ok(()),
-        "shadow" => Err("\"shadow\" is not in this version; use \"live\"".into()),
-        _ => Err(format!("{} is not a mode; use \"live\"", quote(text))),
-    });
-    let policy = PolicyConfig {
-        name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
-        plugin: plugin.map_or(PluginSource::Builtin(String::new()), |found| found.value),
-        settings: settings.map_or_else(|| "{}".into(), |value| value.to_string()),
-        fail: fail.map(|found| found.value),
-        memory: bytes(&section, "memory", 16 << 20, MIB..=1024 * MIB),
-        timeout: section.duration("timeout", 50 * MS, MS..=10_000 * MS),
-        place: section.place().short(),
-    };
-    section.finish();
-    Some((policy, name.map(|found| found.place)))
-}
-
-/// Why a freeze policy cannot have `fail = "ignore"`.
-pub(super) const FREEZE_IGNORE: &str =
-    "\"ignore\" would let mail leak from a window; use \"hold\" or \"defer\" for a freeze policy";
-
-fn plugin(text: &str, base: &Path) -> Result<PluginSource, String> {
-    if let Some(builtin) = text.strip_prefix("builtin:") {
-        if BUILTIN_POLICIES.contains(&builtin) {
-            return Ok(PluginSource::Builtin(builtin.to_owned()));
-        }
-        let all = BUILTIN_POLICIES.map(|name| format!("builtin:{name}"));
-        let hint = match nearest(builtin, BUILTIN_POLICIES) {
-            Some(near) => format!("did you mean \"builtin:{near}\"?"),
-            None => format!("use {}", one_of(all.iter().map(String::as_str))),
-        };
-        return Err(format!("{} does not exist; {hint}", quote(text)));
-    }
-    let path = path(text, base)?;
-    match std::fs::metadata(&path) {
-        Ok(found) if found.is_file() => Ok(PluginSource::File(path)),
-        Ok(_) => Err(format!("{} is not a regular file; name a .wasm file", quote(text))),
-        Err(error) => {
-            Err(format!("cannot read {}: {error}; check the path", quote(&path.to_string_lossy())))
-        }
-    }
-}
-
-fn default_name(section: &Section<'_>, plugin: &Located<PluginSource>) -> Option<Located<String>> {
-    let stem = match &plugin.value {
-        PluginSource::Builtin(name) => name.clone(),
-        PluginSource::File(path) => path.file_stem()?.to_string_lossy().into_owned(),
-    };
-    match values::name(&stem) {
-        Ok(value) => Some(Located { value, place: plugin.place.clone() }),
-        Err(message) => {
-            let message = format!("{message}; or give a `name` of its own");
-            section.report().error(&plugin.place, message);
-            None
-        }
-    }
-}
-
-/// A value as JSON; times become strings.
-fn json(value: &Value<'_>) -> Option<serde_json::Value> {
-    use serde_json::Value as Json;
-    Some(match value.get() {
-        DeValue::String(text) => Json::from(&**text),
-        DeValue::Boolean(yes) => Json::from(*yes),
-        DeValue::Datetime(time) => Json::from(time.to_string()),
-        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => Json::from(number),
-            Err(_) => {
-                value.error(format!("{number} is out of bounds; use a 64-bit number"));
-                return None;
-            }
-        },
-        DeValue::Float(number) => {
-            match number.as_str().parse().ok().and_then(serde_json::Number::from_f64) {
-                Some(number) => Json::Number(number),
-                None => {
-                    value.error(format!("{number} has no JSON form; use a finite number"));
-                    return None;
-                }
-            }
-        }
-        DeValue::Array(_) => {
-            let elements = value.elements("an array")?;
-            Json::Array(elements.iter().filter_map(json).collect())
-        }
-        DeValue::Table(_) => {
-            let member = |(key, value): (&str, Value<'_>)| Some((key.to_owned(), json(&value)?));
-            Json::Object(value.members("a table")?.into_iter().filter_map(member).collect())
-        }
-    })
-}
-
-fn read_table(section: Section<'_>) -> (TableConfig, Option<Place>) {
-    let example = "a name, such as \"vip\"";
-    let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
-    let wanted = "a table of strings, such as { \"acme.example\" = \"gold\" }";
-    let members = section.require("entries", wanted).and_then(|value| value.members(wanted));
-    let entry = |(key, value): (&str, Value<'_>)| {
-        Some((key.to_owned(), value.text("a string in quotes")?.to_owned()))
-    };
-    let entries = members.unwrap_or_default().into_iter().filter_map(entry).collect();
-    section.finish();
-    let (name, place) = name.map_or((String::new(), None), |n| (n.value, Some(n.place)));
-    (TableConfig { name, entries }, place)
 }
 
 fn read_admin(section: Section<'_>) -> Option<(AdminConfig, Place)> {

@@ -73,7 +73,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     if ms == 0 {
         return "\"0s\"".to_owned();
     }
-    let unit = DURATION_UNITS.iter().rev().find(|(_, unit)| ms % u128::from(*unit) == 0);
+    let unit = DURATION_UNITS.iter().rev().find(|(_, unit)| ms.is_multiple_of(u128::from(*unit)));
     let (name, unit) = unit.unwrap_or(&DURATION_UNITS[0]);
     format!("\"{}{name}\"", ms / u128::from(*unit))
 }
@@ -105,7 +105,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 pub(super) fn show_size(bytes: u64) -> String {
     let by_1024 = SIZE_UNITS[5..].iter().rev();
     let by_1000 = SIZE_UNITS[1..5].iter().rev();
-    match by_1024.chain(by_1000).find(|(_, unit)| bytes >= *unit && bytes % unit == 0) {
+    match by_1024.chain(by_1000).find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("\"{}{name}\"", bytes / unit),
         None => bytes.to_string(),
     }
@@ -240,7 +240,10 @@ pub(super) fn hostname(text: &str) -> Result<String, String> {
             Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
             None => inner.parse::<Ipv4Addr>().is_ok(),
         },
-        None => text.is_ascii() && !text.contains('_') && domain(text).is_ok(),
+        None => {
+            let address = text.parse::<IpAddr>().is_ok();
+            text.is_ascii() && !text.contains('_') && !address && domain(text).is_ok()
+        }
     };
     if good {
         return Ok(text.to_owned());

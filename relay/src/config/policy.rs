@@ -1,0 +1,154 @@
+//! `[[policy]]` and `[[table]]`: which plugins decide, with what settings and bounds. Whether a
+//! plugin is any good is found out when it is loaded; here it must only be there. Floor 1.
+
+use std::{path::Path, time::Duration};
+
+use toml::de::DeValue;
+
+use super::{
+    FailMode, PluginSource, PolicyConfig, TableConfig,
+    diagnostic::{Located, Place},
+    reader::{Section, Value},
+    relay::{MIB, bytes, path},
+    values::{self, nearest, one_of, quote},
+};
+
+/// Policies that are part of the binary.
+pub const BUILTIN_POLICIES: [&str; 3] = ["freeze", "routing", "throttle"];
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Reads one `[[policy]]`; with it the place of its name, unless that was refused.
+pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Option<Place>) {
+    let example = "\"builtin:NAME\" or the path of a .wasm file";
+    let plugin =
+        section.require("plugin", example).and_then(|v| v.parse(example, |t| plugin(t, base)));
+    let name = match section.get("name") {
+        Some(value) => value.parse("a name in quotes", values::name),
+        None => plugin.as_ref().and_then(|plugin| default_name(&section, plugin)),
+    };
+    let settings = section.get("settings").and_then(|value| {
+        if !value.get().is_table() {
+            value.wrong_type("a table, such as { limits = [] }");
+            return None;
+        }
+        json(&value)
+    });
+    let fail = section.choice(
+        "fail",
+        "a fail mode",
+        &[("hold", FailMode::Hold), ("defer", FailMode::Defer), ("ignore", FailMode::Ignore)],
+    );
+    if let (Some(fail), Some(plugin)) = (&fail, &plugin)
+        && fail.value == FailMode::Ignore
+        && plugin.value == PluginSource::Builtin("freeze".into())
+    {
+        section.report().error(&fail.place, FREEZE_IGNORE);
+    }
+    section.parsed("mode", "\"live\"", |text| match text {
+        "live" => Ok(()),
+        "shadow" => Err("\"shadow\" is not in this version; use \"live\"".into()),
+        _ => Err(format!("{} is not a mode; use \"live\"", quote(text))),
+    });
+    let policy = PolicyConfig {
+        name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
+        plugin: plugin.map_or(PluginSource::Builtin(String::new()), |found| found.value),
+        settings: settings.map_or_else(|| "{}".into(), |value| value.to_string()),
+        fail: fail.map(|found| found.value),
+        memory: bytes(&section, "memory", 16 << 20, MIB..=1024 * MIB),
+        timeout: section.duration("timeout", 50 * MS, MS..=10_000 * MS),
+        place: section.place().short(),
+    };
+    section.finish();
+    (policy, name.map(|found| found.place))
+}
+
+/// Why a freeze policy cannot have `fail = "ignore"`.
+pub(super) const FREEZE_IGNORE: &str =
+    "\"ignore\" would let mail leak from a window; use \"hold\" or \"defer\" for a freeze policy";
+
+fn plugin(text: &str, base: &Path) -> Result<PluginSource, String> {
+    if let Some(builtin) = text.strip_prefix("builtin:") {
+        if BUILTIN_POLICIES.contains(&builtin) {
+            return Ok(PluginSource::Builtin(builtin.to_owned()));
+        }
+        let all = BUILTIN_POLICIES.map(|name| format!("builtin:{name}"));
+        let hint = match nearest(builtin, BUILTIN_POLICIES) {
+            Some(near) => format!("did you mean \"builtin:{near}\"?"),
+            None => format!("use {}", one_of(all.iter().map(String::as_str))),
+        };
+        return Err(format!("{} does not exist; {hint}", quote(text)));
+    }
+    let path = path(text, base)?;
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => Ok(PluginSource::File(path)),
+        Ok(_) => Err(format!("{} is not a regular file; name a .wasm file", quote(text))),
+        Err(error) => {
+            Err(format!("cannot read {}: {error}; check the path", quote(&path.to_string_lossy())))
+        }
+    }
+}
+
+fn default_name(section: &Section<'_>, plugin: &Located<PluginSource>) -> Option<Located<String>> {
+    let stem = match &plugin.value {
+        PluginSource::Builtin(name) => name.clone(),
+        PluginSource::File(path) => path.file_stem()?.to_string_lossy().into_owned(),
+    };
+    match values::name(&stem) {
+        Ok(value) => Some(Located { value, place: plugin.place.clone() }),
+        Err(message) => {
+            let message = format!("{message}; or give a `name` of its own");
+            section.report().error(&plugin.place, message);
+            None
+        }
+    }
+}
+
+/// A value as JSON; times become strings.
+fn json(value: &Value<'_>) -> Option<serde_json::Value> {
+    use serde_json::Value as Json;
+    Some(match value.get() {
+        DeValue::String(text) => Json::from(&**text),
+        DeValue::Boolean(yes) => Json::from(*yes),
+        DeValue::Datetime(time) => Json::from(time.to_string()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Json::from(number),
+            Err(_) => {
+                value.error(format!("{number} is out of bounds; use a 64-bit number"));
+                return None;
+            }
+        },
+        DeValue::Float(number) => {
+            match number.as_str().parse().ok().and_then(serde_json::Number::from_f64) {
+                Some(number) => Json::Number(number),
+                None => {
+                    value.error(format!("{number} has no JSON form; use a finite number"));
+                    return None;
+                }
+            }
+        }
+        DeValue::Array(_) => {
+            let elements = value.elements("an array")?;
+            Json::Array(elements.iter().filter_map(json).collect())
+        }
+        DeValue::Table(_) => {
+            let member = |(key, value): (&str, Value<'_>)| Some((key.to_owned(), json(&value)?));
+            Json::Object(value.members("a table")?.into_iter().filter_map(member).collect())
+        }
+    })
+}
+
+/// Reads one `[[table]]`.
+pub(super) fn read_table(section: Section<'_>) -> (TableConfig, Option<Place>) {
+    let example = "a name, such as \"vip\"";
+    let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
+    let wanted = "a table of strings, such as { \"acme.example\" = \"gold\" }";
+    let members = section.require("entries", wanted).and_then(|value| value.members(wanted));
+    let entry = |(key, value): (&str, Value<'_>)| {
+        Some((key.to_owned(), value.text("a string in quotes")?.to_owned()))
+    };
+    let entries = members.unwrap_or_default().into_iter().filter_map(entry).collect();
+    section.finish();
+    let (name, place) = name.map_or((String::new(), None), |n| (n.value, Some(n.place)));
+    (TableConfig { name, entries }, place)
+}
