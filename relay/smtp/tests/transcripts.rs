@@ -1,0 +1,200 @@
+//! Golden transcripts: each file of `transcripts/` is a set of dialogues.
+//!
+//! ```text
+//! == name of a dialogue [: a=limit ...]
+//! C: what the client sends; CRLF is added
+//! C+ what it sends in the same packet as the line before
+//! R: raw bytes with \r \n \0 \xHH escapes, nothing added
+//! S: what the server must have answered by now
+//! M: a message that was given to the embedder, escaped
+//! D: the fault for which a message was dropped
+//! X  the session is closed
+//! ```
+//!
+//! Every dialogue runs as written, and with each packet cut into single
+//! bytes; `one-packet` in its settings says that the packets matter.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+
+use common::{Embedder, Seen, config};
+use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, ServerConfig};
+
+struct Dialogue {
+    name: String,
+    settings: Vec<String>,
+    lines: Vec<(char, Vec<u8>)>,
+}
+
+fn parse(text: &str) -> Vec<Dialogue> {
+    let mut dialogues: Vec<Dialogue> = Vec::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(head) = line.strip_prefix("== ") {
+            let (name, settings) = head.split_once(':').unwrap_or((head, ""));
+            let settings = settings.split_whitespace().map(str::to_owned).collect();
+            dialogues.push(Dialogue { name: name.to_owned(), settings, lines: Vec::new() });
+            continue;
+        }
+        let kind = match &line[..2.min(line.len())] {
+            "C:" => 'C',
+            "C+" => '+',
+            "R:" => 'R',
+            "S:" => 'S',
+            "M:" => 'M',
+            "D:" => 'D',
+            "X" => 'X',
+            _ => panic!("not a transcript line: {line}"),
+        };
+        let content = line.get(3..).unwrap_or("");
+        dialogues.last_mut().unwrap().lines.push((kind, unescape(content)));
+    }
+    dialogues
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut chars = text.bytes();
+    while let Some(byte) = chars.next() {
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        out.push(match chars.next().unwrap() {
+            b'r' => b'\r',
+            b'n' => b'\n',
+            b'0' => 0,
+            b'\\' => b'\\',
+            b'x' => {
+                let hex = [chars.next().unwrap(), chars.next().unwrap()];
+                u8::from_str_radix(std::str::from_utf8(&hex).unwrap(), 16).unwrap()
+            }
+            b'*' => {
+                // `\*NNNNNc`: a byte, that many times.
+                let count = std::iter::repeat_with(|| chars.next().unwrap()).take(5);
+                let count = String::from_utf8(count.collect()).unwrap().parse().unwrap();
+                let byte = chars.next().unwrap();
+                out.extend(std::iter::repeat_n(byte, count));
+                continue;
+            }
+            other => panic!("unknown escape \\{}", other as char),
+        });
+    }
+    out
+}
+
+fn configuration(settings: &[String]) -> ServerConfig {
+    let mut limits = Limits::default();
+    let mut may_relay = true;
+    let mut extensions = Extensions::full(100_000);
+    for setting in settings {
+        match setting.split_once('=') {
+            Some(("size", size)) => extensions = Extensions::full(size.parse().unwrap()),
+            Some(("recipients", count)) => limits.recipients = count.parse().unwrap(),
+            Some(("header", size)) => limits.header_block = size.parse().unwrap(),
+            Some(("line", size)) => limits.message_line = size.parse().unwrap(),
+            None if setting == "no-relay" => may_relay = false,
+            None if setting == "bare" => extensions = Extensions::NONE,
+            None if setting == "one-packet" => {}
+            _ => panic!("unknown setting {setting}"),
+        }
+    }
+    ServerConfig { may_relay, ..config(extensions, limits) }
+}
+
+/// Addresses whose domain is a reply code are refused with it.
+fn refuse(seen: &Seen) -> Option<Reply> {
+    let domain = match seen {
+        Seen::Mail(mail) => mail.sender.domain(),
+        Seen::Rcpt(rcpt) => rcpt.recipient.domain(),
+        _ => return None,
+    };
+    match domain {
+        "550" => Some(Reply::fixed(550, Enhanced(5, 1, 1), "Refused")),
+        "451" => Some(Reply::fixed(451, Enhanced(4, 7, 0), "Refused")),
+        "421" => Some(Reply::fixed(421, Enhanced(4, 3, 2), "Refused")),
+        _ => None,
+    }
+}
+
+fn run(dialogue: &Dialogue, whole_packets: bool) {
+    let place = format!("{} (whole packets: {whole_packets})", dialogue.name);
+    let mut embedder = Embedder::new(configuration(&dialogue.settings));
+    embedder.refuse = refuse;
+    embedder.take_output();
+    let mut answers: Vec<String> = Vec::new();
+    let mut seen_before = 0;
+    let mut closed = false;
+    let mut at = 0;
+    while at < dialogue.lines.len() {
+        let (kind, content) = &dialogue.lines[at];
+        at += 1;
+        match kind {
+            'C' | 'R' => {
+                assert!(answers.is_empty(), "{place}: not in the transcript: {answers:?}");
+                let mut packet = content.clone();
+                if *kind == 'C' {
+                    packet.extend_from_slice(b"\r\n");
+                }
+                while let Some(('+', more)) = dialogue.lines.get(at) {
+                    packet.extend_from_slice(more);
+                    packet.extend_from_slice(b"\r\n");
+                    at += 1;
+                }
+                let size = if whole_packets { packet.len().max(1) } else { 1 };
+                for piece in packet.chunks(size) {
+                    if closed {
+                        break;
+                    }
+                    closed = !embedder.feed(piece);
+                }
+                let output = String::from_utf8(embedder.take_output()).unwrap();
+                assert!(output.is_empty() || output.ends_with("\r\n"), "{place}");
+                answers = output.split_terminator("\r\n").map(str::to_owned).collect();
+                answers.reverse();
+            }
+            'S' => {
+                let wanted = String::from_utf8_lossy(content);
+                assert_eq!(answers.pop().as_deref(), Some(&*wanted), "{place}, line {at}");
+            }
+            'M' | 'D' => {
+                let fresh = &embedder.seen[seen_before..];
+                let found = fresh.iter().position(|seen| match seen {
+                    Seen::Message(body, _) => *kind == 'M' && body == content,
+                    Seen::Dropped(fault) => {
+                        *kind == 'D' && format!("{fault:?}").as_bytes() == content
+                    }
+                    _ => false,
+                });
+                let found = found.unwrap_or_else(|| panic!("{place}, line {at}: {fresh:?}"));
+                seen_before += found + 1;
+            }
+            'X' => assert!(closed && answers.is_empty(), "{place}: not closed: {answers:?}"),
+            _ => panic!("{place}: a `C+` without a `C:`"),
+        }
+    }
+    assert!(answers.is_empty(), "{place}: not in the transcript: {answers:?}");
+    let given = |seen: &&Seen| matches!(seen, Seen::Message(..) | Seen::Dropped(_));
+    let rest = embedder.seen[seen_before..].iter().find(given);
+    assert_eq!(rest, None, "{place}: not in the transcript");
+    assert_eq!(closed, dialogue.lines.last().is_some_and(|last| last.0 == 'X'), "{place}");
+}
+
+#[test]
+fn transcripts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for dialogue in parse(&text) {
+            run(&dialogue, true);
+            if !dialogue.settings.iter().any(|setting| setting == "one-packet") {
+                run(&dialogue, false);
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 30, "only {count} dialogues found");
+}
