@@ -111,7 +111,7 @@ fn headers(field: &Field<'_>) -> Vec<(String, String)> {
 /// A percentage in buckets: a hundred of them are one percent.
 fn buckets(field: &Field<'_>) -> u32 {
     let thousandths = field.thousandths(0..=100_000).unwrap_or(0);
-    if thousandths % 10 != 0 {
+    if !thousandths.is_multiple_of(10) {
         field.wrong("must have at most two decimals: there are 10,000 buckets");
     }
     u32::try_from(thousandths / 10).unwrap_or(0)

@@ -10,8 +10,14 @@ use crate::settings::{Limit, Part};
 /// Longer keys are cut and end in a hash of the whole.
 const MAX_KEY: usize = 128;
 
-/// The keys of a limit in this attempt, each with the number of recipients that it is about.
-pub(crate) fn keys(index: usize, limit: &Limit, attempt: &Attempt) -> Vec<(String, u64)> {
+/// The keys of a limit in this attempt, each with the number of recipients that it is about; the
+/// first `most` of them, so that a thousand recipients do not take a million comparisons.
+pub(crate) fn keys(
+    index: usize,
+    limit: &Limit,
+    attempt: &Attempt,
+    most: usize,
+) -> Vec<(String, u64)> {
     let recipients = attempt.recipients.iter().filter_map(|&at| {
         attempt.transaction.recipients.get(at as usize).filter(|to| limit.takes_recipient(to))
     });
@@ -22,9 +28,10 @@ pub(crate) fn keys(index: usize, limit: &Limit, attempt: &Attempt) -> Vec<(Strin
     let mut keys: Vec<(String, u64)> = Vec::new();
     for recipient in recipients {
         let key = key(index, limit, attempt, recipient);
-        match keys.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, count)) => *count += 1,
-            None => keys.push((key, 1)),
+        if let Some((_, count)) = keys.iter_mut().find(|(known, _)| *known == key) {
+            *count += 1;
+        } else if keys.len() < most {
+            keys.push((key, 1));
         }
     }
     keys

@@ -16,7 +16,8 @@ use wavegate_policy::{Needs, Policy};
 /// The policy with its settings.
 pub struct Throttle {
     limits: Vec<Limit>,
-    /// Keys that one limit may use in one attempt, so that all limits fit into one answer.
+    /// Keys that one limit may use in one attempt, so that all limits fit into one answer. What an
+    /// attempt has beyond them (by recipient, a message to more than 64 domains) is not counted.
     rate_keys: usize,
     concurrency_keys: usize,
 }
@@ -53,7 +54,7 @@ impl throttling::Policy for Throttle {
             if !limit.applies(attempt) {
                 continue;
             }
-            let keys = key::keys(index, limit, attempt);
+            let keys = key::keys(index, limit, attempt, self.rate_keys.max(self.concurrency_keys));
             if let Some(most) = limit.concurrency {
                 let of_key =
                     |(key, _): &(String, u64)| ConcurrencyLimit { key: key.clone(), limit: most };
