@@ -24,6 +24,8 @@ const CONDEMN_MESSAGES: usize = 20;
 const CONDEMN_SHARE: u64 = 20;
 /// Seconds that are looked at together.
 const WINDOW_S: u64 = 60;
+/// The same as a length.
+const SECONDS: usize = 60;
 /// Messages remembered, of each sort; the oldest is forgotten. Far more than condemn a set.
 const MAX_REMEMBERED: usize = 1024;
 
@@ -126,7 +128,7 @@ pub(super) struct Ladder {
 
 #[derive(Debug)]
 struct Inner {
-    seconds: [Second; WINDOW_S as usize],
+    seconds: [Second; SECONDS],
     /// Messages failed on, with the last second in which they were.
     messages: HashMap<u64, u64>,
     /// Failures of (policy, message), and the order in which they came.
@@ -150,7 +152,7 @@ impl Ladder {
             condemned: AtomicBool::new(false),
             parked: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
-                seconds: [Second::default(); WINDOW_S as usize],
+                seconds: [Second::default(); SECONDS],
                 messages: HashMap::new(),
                 failed: HashMap::new(),
                 failed_order: VecDeque::new(),

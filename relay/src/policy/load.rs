@@ -195,14 +195,15 @@ impl Loader<'_> {
             setup,
         };
         let mut template = Template { shared: Arc::new(shared), pre, hooks };
-        let (description, needs) = interview(&template)?;
-        let custom = stats.declare(&description.metrics);
+        let heard = interview(&template)?;
+        let custom = stats.declare(&heard.description.metrics);
         // The instance that was interviewed is gone, and with it the other owner.
         if let Some(shared) = Arc::get_mut(&mut template.shared) {
             shared.custom = custom;
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
-        Ok(Policy::new(template, description, needs.0, needs.1, config.fail, digest))
+        let Interview { description, attributes, outcomes } = heard;
+        Ok(Policy::new(template, description, attributes, outcomes, config.fail, digest))
     }
 
     fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {
@@ -307,11 +308,15 @@ impl Hooks {
     }
 }
 
-/// Describes and configures a policy in a first instance. What it needs is a list of attributes
-/// and whether it wants outcomes.
-fn interview(
-    template: &Template,
-) -> Result<(Description, (Vec<String>, bool)), Vec<PolicyProblem>> {
+/// What a policy said before its first message.
+struct Interview {
+    description: Description,
+    attributes: Vec<String>,
+    outcomes: bool,
+}
+
+/// Describes and configures a policy in a first instance.
+fn interview(template: &Template) -> Result<Interview, Vec<PolicyProblem>> {
     let failed = |during| move |failure| vec![PolicyProblem::Failed { during, failure }];
     let mut instance = Instance::new(template, false).map_err(failed("instantiation"))?;
     let described = instance.describe().map_err(failed("describe"))?;
@@ -336,7 +341,7 @@ fn interview(
         return Err(vec![PolicyProblem::Needs(wrong.into())]);
     }
     let attributes = attributes(needs.attributes).map_err(|problem| vec![problem])?;
-    Ok((description, (attributes, needs.outcomes)))
+    Ok(Interview { description, attributes, outcomes: needs.outcomes })
 }
 
 fn description(given: lifecycle::Description) -> Result<Description, PolicyProblem> {
