@@ -163,7 +163,7 @@ impl Faults {
                     When::Always => true,
                     When::At(at) => n == at,
                     When::From(from) => n >= from,
-                    When::Every(every) => n % every == 0,
+                    When::Every(every) => n.is_multiple_of(every),
                 }
         };
         self.rules.iter().find(fits).map(|fault| fault.action.clone())
