@@ -4,6 +4,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use wavegate_smtp::Reply;
+
 use crate::message::MessageId;
 
 /// Takes events. One a process; called on the path of every message, so it must be cheap.
@@ -71,7 +73,7 @@ pub enum Event<'a> {
         /// What became of them.
         outcome: Outcome,
         /// The reply to the client.
-        reply: &'a str,
+        reply: &'a Reply,
         /// From the end of data to the reply.
         elapsed: Duration,
     },

@@ -107,14 +107,13 @@ pub async fn deliver(relay: &Arc<Relay>, arrival: &Arrival<'_>, parcel: Parcel) 
         Verdict::Defer(reply) => Result::of_relay(reply, Outcome::Deferred, None),
         Verdict::Refuse(reply) => Result::of_relay(reply, Outcome::Refused, None),
     };
-    let text = result.reply.to_string();
     relay.emit(&Event::Settled {
         instance: name.as_deref(),
         id,
         upstream: result.upstream.as_deref(),
         recipients,
         outcome: result.outcome,
-        reply: &text,
+        reply: &result.reply,
         elapsed: begun.elapsed(),
     });
     Handed { reply: result.reply, id: Some(id), outcome: result.outcome }

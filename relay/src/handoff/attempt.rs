@@ -4,7 +4,7 @@
 //! freely. *In doubt*: it is written, and no reply has come; nothing may be tried again.
 //! *Settled*: the upstream has replied.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 use wavegate_smtp::{
@@ -193,9 +193,9 @@ impl Job<'_> {
             match connection.event(patience).await {
                 Ok(ClientEvent::SendBody(form)) => {
                     let mut look = Look { waves: &self.relay.waves, attempt };
-                    let writing =
-                        body::write(connection, form, &self.head, &self.parcel.body, &mut look);
-                    match timed(config.final_timeout, writing).await {
+                    let Self { head, parcel, .. } = self;
+                    let time = config.reply_timeout;
+                    match body::write(connection, form, head, &parcel.body, &mut look, time).await {
                         Ok(()) => {
                             connection.client().body_sent();
                             patience = config.final_timeout;
@@ -315,14 +315,4 @@ impl Job<'_> {
             }
         }
     }
-}
-
-/// Bounds the writing of a body.
-async fn timed<R>(
-    time: Duration,
-    writing: impl Future<Output = Result<(), WriteError<R>>>,
-) -> Result<(), WriteError<R>> {
-    tokio::time::timeout(time, writing)
-        .await
-        .unwrap_or(Err(WriteError::Broken(ConnectionError::Timeout(time))))
 }
