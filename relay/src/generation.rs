@@ -10,7 +10,7 @@ use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig};
 use crate::{
     config::{self, Config, Diagnostic, Diagnostics, Hooks},
     policy::{Hook, PolicyHost, PolicySet},
-    relay::{Generation, SessionConfigs},
+    relay::{Generation, ListenerSettings},
     upstream::Upstream,
     world::World,
 };
@@ -76,13 +76,18 @@ pub fn build(
         });
         upstreams.insert(upstream.config.name.as_str().into(), upstream);
     }
-    let sessions = config
+    let inside = Arc::new(session_config(&config, true));
+    let outside = Arc::new(session_config(&config, false));
+    let listeners = config
         .listeners
         .iter()
         .map(|listener| {
-            let inside = Arc::new(session_config(&config, true));
-            let outside = Arc::new(session_config(&config, false));
-            (listener.name.clone(), SessionConfigs { inside, outside })
+            let settings = ListenerSettings {
+                config: Arc::new(listener.clone()),
+                inside: Arc::clone(&inside),
+                outside: Arc::clone(&outside),
+            };
+            (listener.name.clone(), settings)
         })
         .collect();
     Generation {
@@ -91,12 +96,12 @@ pub fn build(
         config: Arc::new(config),
         policies,
         upstreams,
-        sessions,
+        listeners,
     }
 }
 
 /// Protocol settings of sessions.
-pub fn session_config(config: &Config, may_relay: bool) -> ServerConfig {
+fn session_config(config: &Config, may_relay: bool) -> ServerConfig {
     ServerConfig {
         hostname: config.relay.hostname.clone(),
         // What is offered is said at each EHLO; this is the least.

@@ -25,3 +25,10 @@ pub mod generation;
 pub mod gate;
 pub mod handoff;
 pub mod session;
+// Floor 4: what puts it together.
+pub mod listener;
+pub mod worker;
+pub mod telemetry;
+pub mod admin;
+pub mod learned;
+pub mod process;

@@ -29,6 +29,7 @@ use crate::{
 };
 
 /// One loaded set of plugins and configuration.
+#[derive(Clone)]
 pub struct Generation {
     /// Counts up from 1.
     pub number: u64,
@@ -40,8 +41,8 @@ pub struct Generation {
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// The names of the policies as scopes of their limit keys, in order.
     pub scopes: Vec<Arc<str>>,
-    /// Protocol settings by listener.
-    pub sessions: HashMap<String, SessionConfigs>,
+    /// The listeners by name.
+    pub listeners: HashMap<String, ListenerSettings>,
 }
 
 /// What all sessions share.
@@ -69,6 +70,11 @@ impl Generation {
         self.upstreams.get(name)
     }
 
+    /// This generation once more, under a new number: to go back to it.
+    pub fn renumbered(&self, number: u64) -> Self {
+        Self { number, ..self.clone() }
+    }
+
     /// What a listener offers at EHLO: what all upstreams that it can reach offer, and what is
     /// the relay's own.
     pub fn offered(&self, listener: &ListenerConfig) -> Extensions {
@@ -89,15 +95,17 @@ impl Generation {
             .with_size(Some(size))
     }
 
-    /// The protocol settings of a session.
-    pub fn server_config(&self, listener: &str, may_relay: bool) -> Option<Arc<ServerConfig>> {
-        let sessions = self.sessions.get(listener)?;
-        Some(Arc::clone(if may_relay { &sessions.inside } else { &sessions.outside }))
+    /// A listener by name.
+    pub fn listener(&self, name: &str) -> Option<&ListenerSettings> {
+        self.listeners.get(name)
     }
 }
 
-/// Protocol settings of one listener's sessions.
-pub struct SessionConfigs {
+/// A listener with the protocol settings of its sessions.
+#[derive(Clone)]
+pub struct ListenerSettings {
+    /// Its configuration.
+    pub config: Arc<ListenerConfig>,
     /// For clients that may relay.
     pub inside: Arc<ServerConfig>,
     /// For all others.
@@ -142,6 +150,12 @@ impl Relay {
         self.bodies.resize(limits.message_memory, limits.memory, limits.spill);
         self.waves.replace(Arc::clone(&config.plan));
         self.current.store(Arc::new(next));
+    }
+
+    /// Goes back to an older generation's configuration and policies. The plan in force stays:
+    /// going back never changes a window.
+    pub fn roll_back(&self, older: Generation) {
+        self.current.store(Arc::new(older));
     }
 
     /// Tells the observer.

@@ -6,6 +6,7 @@
 //! a client never paces an upstream.
 
 mod collect;
+pub mod stopping;
 
 use std::{
     cell::RefCell,
@@ -27,7 +28,7 @@ use wavegate_smtp::{BodyFacts, Enhanced, Helo, Reply, Server, ServerConfig, Step
 use crate::{
     config::ListenerConfig,
     event::{Ended, Event},
-    generation, handoff,
+    handoff,
     relay::Relay,
     world::Stream,
 };
@@ -60,6 +61,22 @@ pub struct Client {
     pub peer: SocketAddr,
     /// The listener that took it.
     pub listener: Arc<ListenerConfig>,
+    /// Protocol settings: those for clients that may relay differ from those for others.
+    pub settings: Arc<ServerConfig>,
+}
+
+impl Client {
+    /// A client of a listener. None when the listener is not in the generation any more.
+    pub fn new(relay: &Relay, listener: &str, stream: Stream, peer: SocketAddr) -> Option<Self> {
+        let generation = relay.generation();
+        let settings = generation.listener(listener)?;
+        // An IPv4 client of an IPv6 socket is an IPv4 client.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let may_relay = settings.config.allow.iter().any(|net| net.contains(&peer.ip()));
+        let config = if may_relay { &settings.inside } else { &settings.outside };
+        let listener = Arc::clone(&settings.config);
+        Some(Self { stream, peer, listener, settings: Arc::clone(config) })
+    }
 }
 
 /// Serves one client to its end.
@@ -67,8 +84,9 @@ pub async fn serve(relay: Arc<Relay>, client: Client) {
     let name = client.listener.name.clone();
     relay.emit(&Event::ConnectionOpened { listener: &name });
     let closed = Closed { relay: Arc::clone(&relay), listener: name };
+    let waker = stopping::Registered::new().await;
     Session::new(relay, client).run().await;
-    drop(closed);
+    drop((waker, closed));
 }
 
 /// Tells of the end, a panic's included.
@@ -123,15 +141,14 @@ impl From<io::Error> for Broken {
 
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
-        let Client { stream, peer, listener } = client;
-        let config = server_config(&relay, &listener, peer);
+        let Client { stream, peer, listener, settings } = client;
         let deadline = Instant::now();
         Self {
             relay,
             stream,
             peer,
             listener,
-            server: Server::new(config),
+            server: Server::new(settings),
             helo: None,
             message: None,
             pending: Vec::new(),
@@ -141,13 +158,12 @@ impl Session {
     }
 
     async fn run(mut self) {
-        let mut next = if self.stream.has_input() {
-            // RFC 5321 4.3.1: the client waits for the greeting.
-            Next::Read
-        } else {
+        // RFC 5321 4.3.1: the client waits for the greeting. One that did not is answered by the
+        // state machine when it gets to read what came.
+        if !self.stream.has_input() {
             self.server.greet();
-            Next::Read
-        };
+        }
+        let mut next = Next::Read;
         loop {
             let step = match next {
                 Next::Read => self.flush_and_read().await,
@@ -242,15 +258,13 @@ impl Session {
     /// Ready when the deadline has passed or the relay stops. The timer is set again only when
     /// it has run out, not for every read.
     fn poll_deadline(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Broken> {
+        if self.relay.is_stopping() && self.message.is_none() && self.server.output().is_empty() {
+            return Poll::Ready(Broken::Ended(Ended::Stopping));
+        }
         loop {
             ready!(self.timer.as_mut().poll(cx));
             if Instant::now() >= self.deadline {
-                let reason = if self.relay.is_stopping() && self.message.is_none() {
-                    Ended::Stopping
-                } else {
-                    Ended::Timeout
-                };
-                return Poll::Ready(Broken::Ended(reason));
+                return Poll::Ready(Broken::Ended(Ended::Timeout));
             }
             let deadline = self.deadline;
             self.timer.as_mut().reset(deadline);
@@ -355,16 +369,5 @@ impl Session {
             return Next::Close;
         }
         next.unwrap_or(Next::Close)
-    }
-}
-
-/// Sessions of one listener share their protocol settings; those of clients that may relay
-/// differ from those of others.
-fn server_config(relay: &Relay, listener: &ListenerConfig, peer: SocketAddr) -> Arc<ServerConfig> {
-    let may_relay = listener.allow.iter().any(|network| network.contains(&peer.ip()));
-    match relay.generation().server_config(&listener.name, may_relay) {
-        Some(config) => config,
-        // The listener has just left the configuration: its last client may not relay.
-        None => Arc::new(generation::session_config(&relay.generation().config, false)),
     }
 }

@@ -1,3 +1,10 @@
-//! Test harness.
+//! Test harness and benchmark tools of wavegate.
+//!
+//! Owns the load generator, the SMTP sink, the benchmark that drives them against the relay and
+//! its peers, and how tests find tools of others. Knows nothing of the relay's code: it is driven
+//! over SMTP and its command line.
 
+pub mod bench;
+pub mod load;
+pub mod sink;
 pub mod tool;

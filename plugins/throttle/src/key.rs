@@ -18,23 +18,31 @@ pub(crate) fn keys(
     attempt: &Attempt,
     most: usize,
 ) -> Vec<(String, u64)> {
-    let recipients = attempt.recipients.iter().filter_map(|&at| {
-        attempt.transaction.recipients.get(at as usize).filter(|to| limit.takes_recipient(to))
-    });
-    if !limit.per.iter().any(|part| part.is_of_recipient()) {
-        let count = recipients.count() as u64;
-        return if count == 0 { Vec::new() } else { vec![(key(index, limit, attempt, ""), count)] };
-    }
-    let mut keys: Vec<(String, u64)> = Vec::new();
-    for recipient in recipients {
-        let key = key(index, limit, attempt, recipient);
-        if let Some((_, count)) = keys.iter_mut().find(|(known, _)| *known == key) {
+    // Within an attempt keys differ in the recipient's part only: that alone is compared.
+    let subject: fn(&str) -> &str = if limit.per.contains(&Part::Recipient) {
+        |recipient| recipient
+    } else if limit.per.contains(&Part::RecipientDomain) {
+        domain_of
+    } else {
+        |_| ""
+    };
+    let mut found: Vec<(&str, &str, u64)> = Vec::new();
+    for &at in &attempt.recipients {
+        let Some(recipient) = attempt.transaction.recipients.get(at as usize) else { continue };
+        if !limit.takes_recipient(recipient) {
+            continue;
+        }
+        let this = subject(recipient);
+        if let Some((_, _, count)) =
+            found.iter_mut().find(|(_, known, _)| known.eq_ignore_ascii_case(this))
+        {
             *count += 1;
-        } else if keys.len() < most {
-            keys.push((key, 1));
+        } else if found.len() < most {
+            found.push((recipient, this, 1));
         }
     }
-    keys
+    let with_key = |(recipient, _, count)| (key(index, limit, attempt, recipient), count);
+    found.into_iter().map(with_key).collect()
 }
 
 /// The limit that a key is of.

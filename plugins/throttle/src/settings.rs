@@ -105,13 +105,9 @@ impl Part {
         Part::NAMES[self as usize]
     }
 
-    pub(crate) fn is_of_recipient(self) -> bool {
-        matches!(self, Part::RecipientDomain | Part::Recipient)
-    }
-
     /// Addresses and domains are compared without regard to case.
     pub(crate) fn is_address(self) -> bool {
-        self.is_of_recipient() || matches!(self, Part::SenderDomain | Part::Sender)
+        matches!(self, Part::RecipientDomain | Part::Recipient | Part::SenderDomain | Part::Sender)
     }
 }
 

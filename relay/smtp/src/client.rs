@@ -222,7 +222,10 @@ impl Client {
 
     /// Uses no more than these extensions from now on.
     pub fn restrict(&mut self, allowed: Extensions) {
-        self.extensions = self.extensions.intersection(allowed);
+        // Where the upstream has no SIZE, no SIZE parameter may go to it.
+        let offered = self.extensions.size();
+        let both = self.extensions.intersection(allowed);
+        self.extensions = both.with_size(offered.and(both.size()));
     }
 
     /// Begins a transaction. The recipients keep their order: an index in

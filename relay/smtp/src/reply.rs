@@ -339,6 +339,10 @@ impl ReplyReader {
     /// be smuggled in that direction.
     fn line(&mut self, line: &[u8]) -> Result<Option<Reply>, ReplyFault> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        // Measured as it will be written on.
+        if line.len() + 2 > limits::REPLY_LINE {
+            return Err(ReplyFault::LongLine);
+        }
         let [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
             return Err(ReplyFault::NotSmtp);
         };

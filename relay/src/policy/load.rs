@@ -437,3 +437,51 @@ fn read_file(path: &Path) -> Result<Vec<u8>, PolicyProblem> {
     }
     Ok(wasm)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+    use super::*;
+
+    fn described(change: impl FnOnce(&mut lifecycle::Description)) -> Result<(), String> {
+        let mut given = lifecycle::Description {
+            name: "greylist".to_owned(),
+            version: "1.0.0".to_owned(),
+            settings_schema: "{\"type\":\"object\"}".to_owned(),
+            metrics: vec!["deferred_total".to_owned()],
+        };
+        change(&mut given);
+        description(given).map(drop).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn descriptions_are_checked() {
+        assert_eq!(described(|_| {}), Ok(()));
+        let metrics = |count| (0..count).map(|metric| format!("m{metric}")).collect();
+        assert_eq!(described(|it| it.metrics = metrics(16)), Ok(()));
+        let wrong = |change: fn(&mut lifecycle::Description), part: &str| {
+            let text = described(change).unwrap_err();
+            assert!(text.contains(part), "{text}");
+        };
+        assert!(described(|it| it.metrics = metrics(17)).unwrap_err().contains("17 metrics"));
+        wrong(|it| it.name.clear(), "the name must be");
+        wrong(|it| it.name = "x".repeat(101), "the name must be");
+        wrong(|it| it.version = "1\n2".to_owned(), "the version must be");
+        wrong(|it| it.settings_schema.truncate(5), "settings-schema is not JSON");
+        wrong(|it| it.metrics.push("Total".to_owned()), "no name for a metric");
+        wrong(|it| it.metrics.push("1st".to_owned()), "no name for a metric");
+        wrong(|it| it.metrics.push(String::new()), "no name for a metric");
+        wrong(|it| it.metrics.push("deferred_total".to_owned()), "declared twice");
+    }
+
+    #[test]
+    fn attributes_are_known_and_headers_lower_case() {
+        let asked = |names: &[&str]| attributes(names.iter().map(|&it| it.to_owned()).collect());
+        let names = asked(&["header:X-Campaign-ID", "tls", "header:x-campaign-id"]).unwrap();
+        assert_eq!(names, ["header:x-campaign-id", "tls"]);
+        for wrong in ["", "TLS", "header:", "header:a b", "header:a:b", "header:é", "subject"] {
+            assert!(asked(&[wrong]).is_err(), "{wrong}");
+        }
+    }
+}

@@ -244,6 +244,11 @@ impl Upstream {
         idle.into_iter().for_each(Connection::quit);
     }
 
+    /// In force again, after a generation was given up.
+    pub fn revive(&self) {
+        self.lock().retired = false;
+    }
+
     /// Closes connections that have been idle for longer than `idle_timeout`.
     pub fn expire_idle(&self) {
         let now = Instant::now();

@@ -90,11 +90,13 @@ impl Embedder {
     }
 
     pub fn messages(&self) -> Vec<&[u8]> {
-        let message = |seen| match seen {
-            &Seen::Message(ref body, _) => Some(body.as_slice()),
-            _ => None,
-        };
-        self.seen.iter().filter_map(message).collect()
+        let mut messages = Vec::new();
+        for seen in &self.seen {
+            if let Seen::Message(body, _) = seen {
+                messages.push(body.as_slice());
+            }
+        }
+        messages
     }
 }
 

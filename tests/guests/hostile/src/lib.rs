@@ -15,7 +15,9 @@ use exports::wavegate::policy::{
     freeze::{self, Hold},
     lifecycle::{self, Description, Diagnostic, Needs},
     routing::{self, Share, Target},
-    throttling::{self, Attempt, ConcurrencyLimit, Lesson, LimitSet, Outcome, Pause, RateLimit, Slow},
+    throttling::{
+        self, Attempt, ConcurrencyLimit, Lesson, LimitSet, Outcome, Pause, RateLimit, Slow,
+    },
 };
 use wavegate::policy::{
     log, metrics, tables,
@@ -166,10 +168,8 @@ impl freeze::Guest for Hostile {
 impl routing::Guest for Hostile {
     fn route(tx: Transaction) -> routing::Decision {
         let to = |upstream: &str| Target { upstream: upstream.into(), fallbacks: Vec::new() };
-        let share = |recipients: &[u32]| Share {
-            recipients: recipients.into(),
-            target: to(&upstream()),
-        };
+        let share =
+            |recipients: &[u32]| Share { recipients: recipients.into(), target: to(&upstream()) };
         let all: Vec<u32> = (0..).take(tx.recipients.len()).collect();
         if told("abstain") {
             return routing::Decision::Abstain;
@@ -202,7 +202,8 @@ impl routing::Guest for Hostile {
 
 impl throttling::Guest for Hostile {
     fn limits(attempt: Attempt) -> LimitSet {
-        let rate = |key: String, cost| RateLimit { key, quantity: 10, per_ms: 1000, burst: 5, cost };
+        let rate =
+            |key: String, cost| RateLimit { key, quantity: 10, per_ms: 1000, burst: 5, cost };
         let cap = |limit| ConcurrencyLimit { key: attempt.upstream.clone(), limit };
         let rates = |rates| LimitSet { rates, concurrency: Vec::new() };
         if told("many-rates") {
@@ -233,7 +234,9 @@ impl throttling::Guest for Hostile {
     fn observe(outcome: Outcome) -> Vec<Lesson> {
         let until = outcome.now + 1000;
         if told("many-lessons") {
-            return (0..17).map(|key| Lesson::Pause(Pause { key: key.to_string(), until })).collect();
+            return (0..17)
+                .map(|key| Lesson::Pause(Pause { key: key.to_string(), until }))
+                .collect();
         }
         if told("faster") {
             return vec![Lesson::Slow(Slow { key: "k".into(), factor: 999, until })];

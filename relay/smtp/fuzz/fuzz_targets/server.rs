@@ -1,0 +1,63 @@
+//! Any bytes, in any split, to a server whose steps are answered at once: no
+//! panic, every line of output ends in CRLF, and a message that is taken has
+//! no bare line end and no NUL.
+
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, Step};
+
+static TAKEN: Reply = Reply::fixed(250, Enhanced(2, 0, 0), "Taken");
+
+fn session(server: &mut Server, mut input: &[u8], body: &mut Vec<u8>) -> bool {
+    loop {
+        let (used, step) = server.step(input);
+        input = &input[used..];
+        match step {
+            Step::NeedInput => return true,
+            Step::Close => return false,
+            Step::Body(span) => body.extend_from_slice(span),
+            Step::End(facts) => {
+                assert_eq!(facts.size, body.len() as u64);
+                assert!(!body.contains(&0));
+                let text = body.split(|byte| *byte == b'\n');
+                let lines = text.clone().count();
+                for (index, line) in text.enumerate() {
+                    let bare = line.strip_suffix(b"\r").unwrap_or(line);
+                    assert!(!bare.contains(&b'\r'));
+                    assert!(index + 1 == lines || line.ends_with(b"\r"));
+                }
+                body.clear();
+                server.reply(&TAKEN);
+            }
+            Step::Dropped(_) | Step::Reset => body.clear(),
+            Step::Helo(_) | Step::Mail(_) | Step::Rcpt(_) | Step::Data => {
+                body.clear();
+                server.accept();
+            }
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let [cut, data @ ..] = data else { return };
+    let limits = Limits { message_line: 64, header_block: 256, ..Limits::default() };
+    let config = ServerConfig {
+        hostname: "relay.example".to_owned(),
+        extensions: Extensions::full(1000),
+        limits,
+        may_relay: true,
+    };
+    let mut server = Server::new(Arc::new(config));
+    server.greet();
+    let mut body = Vec::new();
+    for piece in data.chunks(usize::from(*cut).max(1)) {
+        if !session(&mut server, piece, &mut body) {
+            break;
+        }
+    }
+    assert!(server.output().ends_with(b"\r\n"));
+    assert!(!server.output().contains(&0));
+});

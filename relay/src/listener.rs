@@ -1,0 +1,113 @@
+//! Listening sockets and the counting of clients. Floor 4.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{
+    event::{Event, Refused},
+    relay::Relay,
+};
+
+/// Connections that the kernel keeps for us until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// A bound socket of a listener.
+#[derive(Debug)]
+pub struct Bound {
+    /// The listener's name.
+    pub name: String,
+    /// The address as configured, which may have port 0.
+    pub configured: SocketAddr,
+    /// The address in use.
+    pub address: SocketAddr,
+    /// The socket.
+    pub socket: std::net::TcpListener,
+}
+
+/// Binds a listener's address.
+pub fn bind(name: &str, address: SocketAddr) -> io::Result<Bound> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let socket: std::net::TcpListener = socket.into();
+    let configured = address;
+    Ok(Bound { name: name.to_owned(), configured, address: socket.local_addr()?, socket })
+}
+
+/// Counts clients, in all and by address.
+#[derive(Debug, Default)]
+pub struct Clients {
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One counted client; uncounted when dropped.
+pub struct Counted {
+    relay: Arc<Relay>,
+    clients: Arc<Clients>,
+    address: IpAddr,
+}
+
+impl Clients {
+    /// Counts a client, unless there are too many.
+    pub fn admit(
+        self: &Arc<Self>,
+        relay: &Arc<Relay>,
+        peer: SocketAddr,
+    ) -> Result<Counted, Refused> {
+        let address = peer.ip().to_canonical();
+        let refuse = |reason| {
+            relay.emit(&Event::ConnectionRefused { client: address, reason });
+            Err(reason)
+        };
+        if relay.is_stopping() {
+            return refuse(Refused::Stopping);
+        }
+        let generation = relay.generation();
+        let limits = &generation.config.limits;
+        if relay.connections().fetch_add(1, Ordering::Relaxed) >= limits.connections {
+            relay.connections().fetch_sub(1, Ordering::Relaxed);
+            return refuse(Refused::TooMany);
+        }
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(address).or_insert(0);
+        if *count >= limits.connections_per_client {
+            drop(by_address);
+            relay.connections().fetch_sub(1, Ordering::Relaxed);
+            return refuse(Refused::TooManyFromClient);
+        }
+        *count += 1;
+        Ok(Counted { relay: Arc::clone(relay), clients: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.relay.connections().fetch_sub(1, Ordering::Relaxed);
+        let mut by_address =
+            self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What a client that is turned away is told (RFC 5321 3.8 allows 421 as greeting).
+pub fn refusal(reason: Refused) -> &'static [u8] {
+    match reason {
+        Refused::TooMany | Refused::TooManyFromClient => {
+            b"421 4.7.0 too many connections, try again later\r\n"
+        }
+        Refused::Stopping => b"421 4.3.2 relay is stopping, come back\r\n",
+    }
+}

@@ -1,0 +1,329 @@
+//! The running process: starts everything from a configuration file, reloads it, stops it.
+//! Floor 4.
+//!
+//! Workers carry mail; one more thread, the control thread, does all else: the admin pages,
+//! the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
+//! thread of its own while it lasts.
+
+mod reload;
+mod watch;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch as channel};
+
+use crate::{
+    admin,
+    body::BodyStore,
+    config::{self, Config, Diagnostic, Diagnostics},
+    generation, learned,
+    limits::Limits,
+    listener::{self, Bound},
+    policy::{HostOptions, PolicyHost},
+    relay::Relay,
+    telemetry::Telemetry,
+    waves::Waves,
+    worker::Workers,
+    world::World,
+};
+use reload::Reloader;
+
+/// Requests to the control thread that may wait.
+const REQUESTS: usize = 16;
+
+/// Why the relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration, the plan or a plugin: whoever wrote it.
+    #[error("{0}")]
+    Config(Diagnostics),
+    /// An address cannot be bound.
+    #[error("cannot listen on {address} ({what}): {source}; free the address or choose another")]
+    Bind {
+        /// What it is for.
+        what: String,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The machine does not give what is needed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The WebAssembly engine cannot be made.
+    #[error("policy host: {0}")]
+    Policies(#[from] crate::policy::HostError),
+}
+
+impl StartError {
+    /// The exit code of sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 78,
+            Self::Bind { .. } => 69,
+            Self::System { .. } | Self::Policies(_) => 71,
+        }
+    }
+
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+impl From<Diagnostics> for StartError {
+    fn from(diagnostics: Diagnostics) -> Self {
+        Self::Config(diagnostics)
+    }
+}
+
+/// What the control thread is asked.
+enum Request {
+    /// Read the configuration anew; somebody may wait for the outcome.
+    Reload(Option<oneshot::Sender<Result<u64, String>>>),
+    /// The policies of this set failed too often.
+    Condemned(crate::policy::Condemnation),
+    /// Stop.
+    Stop,
+}
+
+/// A running relay inside this process.
+pub struct Running {
+    relay: Arc<Relay>,
+    addresses: Arc<Mutex<Vec<(String, SocketAddr)>>>,
+    admin: Option<SocketAddr>,
+    requests: mpsc::Sender<Request>,
+    control: JoinHandle<()>,
+}
+
+/// Starts everything from a configuration file and blocks until SIGTERM or SIGINT. Reloads on
+/// SIGHUP and when a file that the configuration was read from changes.
+pub fn run(path: &Path) -> Result<(), StartError> {
+    let running = Running::launch(path, World::real(), true)?;
+    for (name, address) in running.addresses.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        tracing::info!(listener = name, %address, "listening");
+    }
+    if running.control.join().is_err() {
+        tracing::error!("the control thread panicked");
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Starts a relay from a configuration file; it listens to no signals.
+    pub fn start(path: &Path, world: World) -> Result<Self, StartError> {
+        Self::launch(path, world, false)
+    }
+
+    /// The address of a listener; the real port where port 0 was configured.
+    pub fn listener_address(&self, name: &str) -> Option<SocketAddr> {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.iter().find(|(other, _)| other == name).map(|(_, address)| *address)
+    }
+
+    /// The address of the admin pages.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// What all sessions share.
+    pub fn relay(&self) -> &Arc<Relay> {
+        &self.relay
+    }
+
+    /// Reads the configuration anew; says the number of the new generation or why the old one
+    /// stays.
+    pub fn reload(&self) -> Result<u64, String> {
+        let (sender, receiver) = oneshot::channel();
+        let stopped = || "the relay is stopping".to_owned();
+        self.requests.blocking_send(Request::Reload(Some(sender))).map_err(|_| stopped())?;
+        receiver.blocking_recv().map_err(|_| stopped())?
+    }
+
+    /// Ends the sessions at their next boundary and stops. Blocks, at most for
+    /// `limits.shutdown_timeout`.
+    pub fn stop(self) {
+        // A control thread that has ended has stopped everything already.
+        let _ = self.requests.blocking_send(Request::Stop);
+        let _ = self.control.join();
+    }
+
+    fn launch(path: &Path, world: World, signals: bool) -> Result<Self, StartError> {
+        let config = config::read(path)?;
+        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let state_dir = config.relay.state_dir.clone();
+        let spill = prepare_state(&state_dir)?;
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        let host = policy_host(&state_dir, &world, &requests)?;
+        let policies = generation::load_policies(&host, &config)?;
+        let bound = bind_all(&config)?;
+        let admin = bind_admin(&config)?;
+        let workers = config.relay.workers;
+        let known = learned::load(&state_dir);
+        let telemetry = Arc::new(Telemetry::new());
+        let limits = &config.limits;
+        let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
+        let table = Limits::new(limits.limit_keys, limits.direct_queue);
+        let bodies =
+            BodyStore::new(&spill, limits.message_memory, limits.memory, limits.spill);
+        let first = generation::build(&world, config, policies, None, &known);
+        let relay =
+            Relay::new(world, waves, table, bodies, host, Arc::clone(&telemetry) as _, first);
+        let workers =
+            Workers::start(&relay, workers).map_err(StartError::system("start a worker"))?;
+        let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
+        let reloader = Reloader::new(path, &relay, workers, bound)?;
+        let addresses = reloader.addresses();
+        let control = Control { relay: Arc::clone(&relay), reloader, telemetry, admin, signals };
+        let thread = std::thread::Builder::new().name("control".into());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::system("start the control thread"))?;
+        let requested = requests.clone();
+        let control = thread
+            .spawn(move || control.run(&runtime, inbox, requested))
+            .map_err(StartError::system("start the control thread"))?;
+        Ok(Self { relay, addresses, admin: admin_address, requests, control })
+    }
+}
+
+/// Makes the state directory fit for use; says where bodies spill.
+fn prepare_state(state_dir: &Path) -> Result<PathBuf, StartError> {
+    let one = |diagnostic: Diagnostic| StartError::Config(Diagnostics(vec![diagnostic]));
+    config::check_state_dir(state_dir).map_err(one)?;
+    let spill = state_dir.join("spill");
+    config::check_state_dir(&spill).map_err(one)?;
+    Ok(spill)
+}
+
+fn policy_host(
+    state_dir: &Path,
+    world: &World,
+    requests: &mpsc::Sender<Request>,
+) -> Result<Arc<PolicyHost>, StartError> {
+    let mut options = HostOptions::production(world.entropy.next());
+    let requests = requests.clone();
+    options.on_condemned = Some(Arc::new(move |condemnation| {
+        if requests.try_send(Request::Condemned(condemnation)).is_err() {
+            tracing::error!("condemned policies stay: the control thread is busy or gone");
+        }
+    }));
+    Ok(PolicyHost::new(Some(state_dir.join("compiled")), options)?)
+}
+
+fn bind_all(config: &Config) -> Result<Vec<Bound>, StartError> {
+    let bind = |listener: &config::ListenerConfig| {
+        listener::bind(&listener.name, listener.address).map_err(|source| StartError::Bind {
+            what: format!("listener {}", listener.name),
+            address: listener.address,
+            source,
+        })
+    };
+    config.listeners.iter().map(bind).collect()
+}
+
+fn bind_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartError> {
+    let Some(admin) = &config.admin else { return Ok(None) };
+    let address = admin.address;
+    listener::bind("admin", address)
+        .map(|bound| Some(bound.socket))
+        .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
+}
+
+/// The control thread.
+struct Control {
+    relay: Arc<Relay>,
+    reloader: Reloader,
+    telemetry: Arc<Telemetry>,
+    admin: Option<std::net::TcpListener>,
+    signals: bool,
+}
+
+impl Control {
+    fn run(
+        self,
+        runtime: &tokio::runtime::Runtime,
+        inbox: mpsc::Receiver<Request>,
+        requests: mpsc::Sender<Request>,
+    ) {
+        let relay = Arc::clone(&self.relay);
+        let reloader = runtime.block_on(self.serve(inbox, requests));
+        relay.stop();
+        let patience = relay.generation().config.limits.shutdown_timeout;
+        reloader.stop(patience);
+        // What hangs on to the runtime now is idle; do not wait for it.
+        tracing::info!("stopped");
+    }
+
+    async fn serve(
+        self,
+        mut inbox: mpsc::Receiver<Request>,
+        requests: mpsc::Sender<Request>,
+    ) -> Arc<Reloader> {
+        let Self { relay, reloader, telemetry, admin, signals } = self;
+        let (stop, stopped) = channel::channel(false);
+        if let Some(socket) = admin {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let serving =
+                        admin::serve(socket, Arc::clone(&relay), telemetry, until(stopped));
+                    tokio::spawn(serving);
+                }
+                Err(error) => tracing::error!(%error, "the admin pages are not served"),
+            }
+        }
+        if signals {
+            tokio::spawn(watch::signals(requests.clone()));
+            tokio::spawn(watch::files(Arc::clone(&relay), requests));
+        }
+        let reloader = Arc::new(reloader);
+        reloader.keep_house();
+        let mut saving = tokio::time::interval(SAVING);
+        loop {
+            let request = tokio::select! {
+                biased;
+                request = inbox.recv() => request,
+                _ = saving.tick() => {
+                    reloader.save_learned();
+                    continue;
+                }
+            };
+            match request {
+                Some(Request::Reload(answer)) => {
+                    let outcome = reloader.reload_off_thread().await;
+                    if let Some(answer) = answer {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(outcome);
+                    }
+                }
+                Some(Request::Condemned(condemnation)) => reloader.roll_back(condemnation),
+                Some(Request::Stop) | None => break,
+            }
+        }
+        // Not ready from now on, but still answering while sessions end.
+        relay.stop();
+        let _ = stop.send(true);
+        reloader.save_learned();
+        reloader
+    }
+}
+
+/// How often what upstreams offer is written down, if it changed.
+const SAVING: Duration = Duration::from_secs(10);
+
+async fn until(mut stopped: channel::Receiver<bool>) {
+    // The sender's end means the same.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}

@@ -1,0 +1,262 @@
+//! Swapping generations: read, load, bind, swap; or refuse and keep what runs. Floor 4.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, task::AbortHandle};
+use wavegate_smtp::Extensions;
+
+use super::StartError;
+use crate::{
+    config::{self, Config, Diagnostic, Diagnostics},
+    event::Event,
+    generation, learned,
+    listener::{self, Bound},
+    policy::Condemnation,
+    relay::{Generation, Relay},
+    upstream::Upstream,
+    worker::Workers,
+};
+
+/// Everything that a swap touches. One swap at a time.
+pub(super) struct Reloader {
+    path: PathBuf,
+    relay: Arc<Relay>,
+    addresses: Arc<Mutex<Vec<(String, SocketAddr)>>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    workers: Option<Workers>,
+    bound: Vec<Bound>,
+    /// Upstreams whose housekeeping runs.
+    kept: Vec<(Arc<Upstream>, AbortHandle)>,
+    /// The generation before this one, if it did not have to be given up.
+    last_good: Option<Arc<Generation>>,
+    saved: HashMap<SocketAddr, Extensions>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        path: &Path,
+        relay: &Arc<Relay>,
+        workers: Workers,
+        bound: Vec<Bound>,
+    ) -> Result<Self, StartError> {
+        for one in &bound {
+            workers
+                .listen(&one.name, &one.socket)
+                .map_err(StartError::system("share a listening socket"))?;
+        }
+        let addresses = bound.iter().map(|one| (one.name.clone(), one.address)).collect();
+        let state = State {
+            workers: Some(workers),
+            bound,
+            kept: Vec::new(),
+            last_good: None,
+            saved: HashMap::new(),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            relay: Arc::clone(relay),
+            addresses: Arc::new(Mutex::new(addresses)),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Listeners by name with the address in use.
+    pub(super) fn addresses(&self) -> Arc<Mutex<Vec<(String, SocketAddr)>>> {
+        Arc::clone(&self.addresses)
+    }
+
+    /// Reloads on a thread for blocking work, so that the control thread goes on.
+    pub(super) async fn reload_off_thread(self: &Arc<Self>) -> Result<u64, String> {
+        let me = Arc::clone(self);
+        let handle = Handle::current();
+        let reloading = tokio::task::spawn_blocking(move || me.reload(&handle));
+        let outcome = match reloading.await {
+            Ok(outcome) => outcome.map_err(|diagnostics| diagnostics.to_string()),
+            Err(panic) => Err(format!("the reload panicked: {panic}")),
+        };
+        match &outcome {
+            Ok(generation) => {
+                self.relay.emit(&Event::Reloaded { generation: *generation });
+            }
+            Err(error) => self.relay.emit(&Event::ReloadRefused { error }),
+        }
+        outcome
+    }
+
+    fn reload(&self, runtime: &Handle) -> Result<u64, Diagnostics> {
+        let mut state = self.lock();
+        let config = config::read(&self.path)?;
+        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let current = self.relay.generation();
+        self.check_unchangeable(&current.config, &config)?;
+        let policies = generation::load_policies(&self.relay.policy_host, &config)?;
+        let fresh = bind_missing(&config, &state.bound)?;
+        let learned = self.learned();
+        let next =
+            generation::build(&self.relay.world, config, policies, Some(&current), &learned);
+        let number = next.number;
+        self.relay.replace(next);
+        state.last_good = Some(current);
+        self.move_listeners(&mut state, fresh);
+        self.move_upstreams(&mut state, runtime);
+        Ok(number)
+    }
+
+    /// What needs a restart is refused rather than ignored.
+    fn check_unchangeable(&self, old: &Config, new: &Config) -> Result<(), Diagnostics> {
+        let mut found = Vec::new();
+        let mut refuse = |key: &str| {
+            let message = format!("{key} has changed, which needs a restart; change it back");
+            found.push(Diagnostic::of_file(self.path.display(), message));
+        };
+        if old.relay.state_dir != new.relay.state_dir {
+            refuse("relay.state_dir");
+        }
+        if old.relay.workers != new.relay.workers {
+            refuse("relay.workers");
+        }
+        if old.admin != new.admin {
+            refuse("admin.address");
+        }
+        if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
+    }
+
+    /// Accepts on new sockets and no more on those that have gone.
+    fn move_listeners(&self, state: &mut State, fresh: Vec<Bound>) {
+        let generation = self.relay.generation();
+        let stays = |one: &Bound| {
+            let settings = generation.listener(&one.name);
+            settings.is_some_and(|settings| settings.config.address == one.configured)
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = state.bound.drain(..).partition(stays);
+        state.bound = kept;
+        if let Some(workers) = &state.workers {
+            gone.iter().for_each(|one| workers.close(&one.name));
+            for one in &fresh {
+                if let Err(error) = workers.listen(&one.name, &one.socket) {
+                    tracing::error!(listener = one.name, %error, "cannot accept");
+                }
+            }
+        }
+        state.bound.extend(fresh);
+        let addresses = state.bound.iter().map(|one| (one.name.clone(), one.address)).collect();
+        *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// Starts the housekeeping of the first generation's upstreams.
+    pub(super) fn keep_house(&self) {
+        self.move_upstreams(&mut self.lock(), &Handle::current());
+    }
+
+    /// Housekeeping for new upstreams; those that have gone are retired.
+    fn move_upstreams(&self, state: &mut State, runtime: &Handle) {
+        let generation = self.relay.generation();
+        let wanted: Vec<_> = generation.upstreams.values().cloned().collect();
+        state.kept.retain(|(upstream, task)| {
+            let stays = wanted.iter().any(|other| Arc::ptr_eq(other, upstream));
+            if !stays {
+                task.abort();
+                upstream.retire();
+            }
+            stays
+        });
+        for upstream in wanted {
+            if !state.kept.iter().any(|(other, _)| Arc::ptr_eq(other, &upstream)) {
+                let task = runtime.spawn(Arc::clone(&upstream).housekeeping()).abort_handle();
+                upstream.revive();
+                state.kept.push((upstream, task));
+            }
+        }
+    }
+
+    /// Goes back to the generation before, whose policies did not fail so often. The plan in
+    /// force stays.
+    pub(super) fn roll_back(&self, condemnation: Condemnation) {
+        let mut state = self.lock();
+        let current = self.relay.generation();
+        if current.policies.id() != condemnation.set {
+            return;
+        }
+        tracing::error!(
+            generation = current.number,
+            messages = condemnation.messages,
+            failures = condemnation.failures,
+            calls = condemnation.calls,
+            "the policies of this generation fail too often"
+        );
+        let Some(good) = state.last_good.take().filter(|good| !good.policies.is_condemned()) else {
+            tracing::error!("there is no earlier generation to go back to; fail modes apply");
+            return;
+        };
+        let back = good.renumbered(current.number + 1);
+        let generation = back.number;
+        self.relay.roll_back(back);
+        if let Ok(fresh) = bind_missing(&good.config, &state.bound) {
+            self.move_listeners(&mut state, fresh);
+        }
+        self.move_upstreams(&mut state, &Handle::current());
+        tracing::warn!(generation, "went back to the policies of generation {}", good.number);
+        self.relay.emit(&Event::Reloaded { generation });
+    }
+
+    /// Writes down what upstreams offer, if it changed.
+    pub(super) fn save_learned(&self) {
+        let learned = self.learned();
+        let mut state = self.lock();
+        if learned.is_empty() || learned == state.saved {
+            return;
+        }
+        let state_dir = self.relay.generation().config.relay.state_dir.clone();
+        match learned::save(&state_dir, &learned) {
+            Ok(()) => state.saved = learned,
+            Err(error) => tracing::warn!(%error, "what upstreams offer cannot be kept"),
+        }
+    }
+
+    /// Ends the workers. Blocks.
+    pub(super) fn stop(&self, patience: Duration) {
+        let workers = self.lock().workers.take();
+        if let Some(workers) = workers {
+            workers.stop(patience);
+        }
+    }
+
+    fn learned(&self) -> HashMap<SocketAddr, Extensions> {
+        let generation = self.relay.generation();
+        let targets = generation.upstreams.values().flat_map(|one| one.status().targets);
+        targets.filter_map(|target| Some((target.address, target.extensions?))).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Binds what is not bound yet; all of it or nothing.
+fn bind_missing(config: &Config, bound: &[Bound]) -> Result<Vec<Bound>, Diagnostics> {
+    let mut fresh = Vec::new();
+    let mut failed = Vec::new();
+    for listener in &config.listeners {
+        let known = |one: &Bound| one.name == listener.name && one.configured == listener.address;
+        if bound.iter().any(known) {
+            continue;
+        }
+        match listener::bind(&listener.name, listener.address) {
+            Ok(one) => fresh.push(one),
+            Err(error) => {
+                let message = format!("cannot listen on {}: {error}", listener.address);
+                failed.push(Diagnostic::of_file(format!("listener {}", listener.name), message));
+            }
+        }
+    }
+    if failed.is_empty() { Ok(fresh) } else { Err(Diagnostics(failed)) }
+}

@@ -1,0 +1,15 @@
+//! The benchmark: the relay and its peers under the same loads, in turn, in one go.
+//!
+//! Owns starting and ending the peers, their processor time, and the table. The peers'
+//! configurations are files in `tests/bench/`. Floor: none. Start reading at [`run::run`].
+
+pub mod cpu;
+pub mod memory;
+pub mod run;
+
+mod peer;
+mod process;
+mod table;
+mod workload;
+
+pub use process::{guard, install_guard};
