@@ -25,3 +25,6 @@ pub mod generation;
 pub mod gate;
 pub mod handoff;
 pub mod session;
+// Floor 4: what runs it all and tells of it.
+pub mod telemetry;
+pub mod admin;

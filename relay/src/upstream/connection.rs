@@ -181,9 +181,7 @@ impl Connection {
         if let Some(event) = self.client.poll() {
             return Ok(event);
         }
-        tokio::time::timeout(time, self.step())
-            .await
-            .map_err(|_| ConnectionError::Timeout(time))?
+        tokio::time::timeout(time, self.step()).await.map_err(|_| ConnectionError::Timeout(time))?
     }
 
     /// Writes what is to be written and reads until something happens.
