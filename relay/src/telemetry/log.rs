@@ -210,12 +210,10 @@ struct Clean<'a>(&'a str);
 impl fmt::Display for Clean<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write;
-        let mut written = 0;
-        for character in self.0.chars() {
+        for (written, character) in self.0.chars().enumerate() {
             if written == VALUE {
                 return f.write_str("...");
             }
-            written += 1;
             // Line and paragraph separators, and what turns the direction of text around.
             let turns = matches!(
                 character,
