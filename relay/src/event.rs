@@ -18,6 +18,16 @@ pub trait Observer: Send + Sync {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// A listener's socket is bound and takes connections.
+    ListenerOpened {
+        /// Name of the listener.
+        listener: &'a str,
+    },
+    /// A listener's socket is closed.
+    ListenerClosed {
+        /// Name of the listener.
+        listener: &'a str,
+    },
     /// A client connected.
     ConnectionOpened {
         /// Name of the listener.

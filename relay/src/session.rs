@@ -9,13 +9,7 @@ mod collect;
 pub mod stopping;
 
 use std::{
-    cell::RefCell,
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
+    cell::RefCell, future::poll_fn, io, net::SocketAddr, pin::Pin, sync::Arc, task::Poll,
     time::Duration,
 };
 

@@ -89,8 +89,11 @@ impl Waves {
     pub fn replace(&self, plan: Arc<Plan>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.current.load();
-        let known: HashMap<_, _> =
-            old.instances.iter().map(|state| (Arc::clone(&state.name), Arc::clone(state))).collect();
+        let known: HashMap<_, _> = old
+            .instances
+            .iter()
+            .map(|state| (Arc::clone(&state.name), Arc::clone(state)))
+            .collect();
         let next = PlanState::new(plan, &known);
         // An instance that left the plan has no window any more.
         for state in &old.instances {

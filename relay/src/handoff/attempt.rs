@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use wavegate_smtp::{
-    BodyShape, ClientEvent, Enhanced, Reply, Settled, client::Stage,
-};
+use wavegate_smtp::{BodyShape, ClientEvent, Enhanced, Reply, Settled, client::Stage};
 
 use super::{Parcel, Result as Handed, body, hold};
 use crate::{

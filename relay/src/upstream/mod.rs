@@ -256,7 +256,8 @@ impl Upstream {
         let mut state = self.lock();
         let mut at = 0;
         while at < state.idle.len() {
-            if now.saturating_duration_since(state.idle[at].idle_since()) >= self.config.idle_timeout
+            if now.saturating_duration_since(state.idle[at].idle_since())
+                >= self.config.idle_timeout
             {
                 expired.push(state.idle.remove(at));
             } else {
@@ -331,11 +332,7 @@ impl Upstream {
     }
 
     /// Opens a connection, to another target when one fails, each target at most once.
-    async fn open(
-        self: &Arc<Self>,
-        slot: Slot,
-        avoid: Option<usize>,
-    ) -> Result<Lease, LeaseError> {
+    async fn open(self: &Arc<Self>, slot: Slot, avoid: Option<usize>) -> Result<Lease, LeaseError> {
         let mut tried = Vec::new();
         let mut last = None;
         while let Some(target) = self.choose_target(avoid, &tried) {
