@@ -344,7 +344,10 @@ impl Session {
         self.deadline.set(self.patience());
         let pending = std::mem::take(&mut self.pending);
         let next = self.take(&pending);
-        if pending.is_empty() && self.flush().await.is_err() {
+        // A client that has sent the next message too is told now what became of this one: the
+        // next one's upstream may take its time.
+        let waits = pending.is_empty() || matches!(next, Ok(Next::HandOff(_)));
+        if waits && self.flush().await.is_err() {
             handed.reply_lost(&self.relay);
             return Next::Close;
         }

@@ -93,10 +93,10 @@ pub(super) async fn direct(job: Job<'_>, go: Go) -> Handed {
     let limits = &job.generation.config.limits;
     let deadline = Instant::now() + limits.direct_wait;
     let mut permit = None;
-    let mut avoid = None;
+    let (mut avoid, mut fresh) = (None, false);
     let mut last: Option<Failure> = None;
     for _ in 0..ROUNDS {
-        let lease = match upstream.lease(deadline, limits.direct_queue, avoid).await {
+        let lease = match upstream.lease(deadline, limits.direct_queue, avoid, fresh).await {
             Ok(lease) => lease,
             Err(error) => {
                 refund(permit);
@@ -150,6 +150,7 @@ pub(super) async fn direct(job: Job<'_>, go: Go) -> Handed {
             }
             Err(failure @ (Failure::Broken(_) | Failure::Closed(_))) => {
                 // A pooled connection may just have been old; a fresh one tells of its target.
+                fresh = reused;
                 if !reused {
                     upstream.report_failure(target, &failure.to_string());
                     avoid = Some(target);
@@ -245,7 +246,8 @@ impl Job<'_> {
     fn held(&self, blocked: Blocked) -> Handed {
         let name = self.instance.as_ref().map_or("", |instance| instance.name());
         let phase: Phase = blocked.phase;
-        hold(None, &format!("instance {name} is {phase}"))
+        let verb = if phase.may_commit() { "has become" } else { "is" };
+        hold(None, &format!("instance {name} {verb} {phase}"))
     }
 
     fn limited(&self, upstream: &Upstream, error: &LimitError) -> Handed {
