@@ -381,7 +381,7 @@ impl Gate<'_> {
         }
     }
 
-    fn note_answer<T: std::fmt::Debug>(
+    fn note_answer<T: std::fmt::Display>(
         &mut self,
         policy: usize,
         hook: Hook,
@@ -390,7 +390,7 @@ impl Gate<'_> {
         if self.notes.is_some() {
             let name = self.generation.policies.policies()[policy].name().to_owned();
             self.note(&name, hook.as_str(), || match answer {
-                Ok(decision) => format!("{decision:?}"),
+                Ok(decision) => decision.to_string(),
                 Err(failure) => format!("failed: {failure}"),
             });
         }
