@@ -4,5 +4,7 @@
 //! its peers. Knows nothing of the relay's code: it is driven over SMTP and its command line.
 
 pub mod bench;
+pub mod harness;
 pub mod load;
 pub mod sink;
+pub mod tool;
