@@ -10,6 +10,7 @@
 )]
 
 pub mod bench;
+pub mod harness;
 pub mod load;
 pub mod sink;
 pub mod tool;

@@ -1,0 +1,80 @@
+//! Configurations of the relay, as short as a test can say them.
+//!
+//! Owns the sections that every test needs; the lines a test cares about it gives itself.
+//! Floor: none (pure).
+
+use std::fmt;
+use std::net::SocketAddr;
+
+/// A configuration file in the making.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    relay: String,
+    limits: String,
+    listener: String,
+    upstreams: Vec<(String, Vec<SocketAddr>, String)>,
+    rest: String,
+}
+
+impl Config {
+    /// One upstream, `up`, with these targets; no policies.
+    pub fn to(targets: &[SocketAddr]) -> Self {
+        Self::default().and_upstream("up", targets, "")
+    }
+
+    /// Lines of `[relay]`.
+    pub fn relay(mut self, lines: &str) -> Self {
+        add(&mut self.relay, lines);
+        self
+    }
+
+    /// Lines of `[limits]`.
+    pub fn limits(mut self, lines: &str) -> Self {
+        add(&mut self.limits, lines);
+        self
+    }
+
+    /// Lines of the listener.
+    pub fn listener(mut self, lines: &str) -> Self {
+        add(&mut self.listener, lines);
+        self
+    }
+
+    /// Lines of the upstream given last.
+    pub fn upstream(mut self, lines: &str) -> Self {
+        if let Some((_, _, last)) = self.upstreams.last_mut() {
+            add(last, lines);
+        }
+        self
+    }
+
+    /// Another upstream.
+    pub fn and_upstream(mut self, name: &str, targets: &[SocketAddr], lines: &str) -> Self {
+        self.upstreams.push((name.into(), targets.to_vec(), format!("{lines}\n")));
+        self
+    }
+
+    /// Whole sections.
+    pub fn section(mut self, text: &str) -> Self {
+        add(&mut self.rest, text);
+        self
+    }
+}
+
+fn add(to: &mut String, lines: &str) {
+    to.push_str(lines);
+    to.push('\n');
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[relay]\nhostname = \"edge-1.example.net\"\n{}", self.relay)?;
+        writeln!(f, "[limits]\n{}", self.limits)?;
+        writeln!(f, "[[listener]]\naddress = \"127.0.0.1:0\"\n{}", self.listener)?;
+        for (name, targets, lines) in &self.upstreams {
+            let targets: Vec<_> = targets.iter().map(ToString::to_string).collect();
+            writeln!(f, "[[upstream]]\nname = \"{name}\"\ntargets = {targets:?}\n{lines}")?;
+        }
+        f.write_str(&self.rest)
+    }
+}

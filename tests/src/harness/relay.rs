@@ -1,0 +1,232 @@
+//! The relay as a process of its own, in a folder of its own.
+//!
+//! Owns the process and its log; knows the relay only by its command line, its signals and what it
+//! logs. Floor: none.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::{Client, Config, until};
+
+/// The log says this once for each listener.
+const LISTENING: &str = "listening listener=";
+/// The log says this once for each reload that was made.
+const RELOADED: &str = "a new generation is in force";
+/// The log says this in each line about a reload that was not made.
+const REFUSED: &str = "reload refused";
+/// So much of the log is shown when a test fails.
+const LOG_SHOWN: usize = 40;
+
+/// The program under test: `WAVEGATE_BIN`, or the one built beside this test.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("WAVEGATE_BIN") {
+        return path.into();
+    }
+    // target/PROFILE/deps/TEST
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let target = profile.parent().unwrap();
+    let own = profile.join("wavegate");
+    let others = ["release", "debug"].map(|name| target.join(name).join("wavegate"));
+    std::iter::once(own).chain(others).find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!("no wavegate in {}; cargo build --release -p wavegate", target.display())
+    })
+}
+
+/// A running relay. Killed when dropped; its log is shown if the test has failed.
+pub struct Relay {
+    child: Child,
+    folder: TempDir,
+    listeners: HashMap<String, SocketAddr>,
+}
+
+impl Relay {
+    /// Starts it and waits until it listens.
+    pub fn start(config: &Config) -> Self {
+        Self::start_with(&config.to_string(), &[])
+    }
+
+    /// The same, with more files beside the configuration.
+    pub fn start_with(config: &str, files: &[(&str, &[u8])]) -> Self {
+        let folder = tempfile::Builder::new().prefix("wavegate-test-").tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).unwrap();
+        }
+        fs::write(folder.path().join("relay.toml"), config).unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
+        let child = Command::new(binary())
+            .args(["run", "--config"])
+            .arg(folder.path().join("relay.toml"))
+            .env("RUST_LOG", "info,wavegate::telemetry=debug")
+            .env("WAVEGATE_LOG", "info,wavegate::telemetry=debug")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut relay = Self { child, folder, listeners: HashMap::new() };
+        let count = config.matches("[[listener]]").count();
+        relay.listeners = until("the relay listens", || {
+            if let Some(status) = relay.child.try_wait().unwrap() {
+                panic!("the relay ended: {status}\n{}", relay.log());
+            }
+            let found = listeners(&relay.log());
+            (found.len() == count).then_some(found)
+        });
+        relay
+    }
+
+    /// Where its only listener is.
+    pub fn addr(&self) -> SocketAddr {
+        self.listeners["listener-1"]
+    }
+
+    /// Where a listener is that was there at the start.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        self.listeners[name]
+    }
+
+    /// A client that has been greeted.
+    pub fn client(&self) -> Client {
+        Client::greeted(self.addr())
+    }
+
+    /// A client that has said EHLO.
+    pub fn hello(&self) -> Client {
+        let mut client = self.client();
+        client.expect("EHLO client.example", "250");
+        client
+    }
+
+    /// Waits until EHLO offers exactly what `wanted` says of these lines.
+    pub fn wait_offer(&self, what: &str, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
+        until(&format!("EHLO offers {what}"), || {
+            let offered = self.client().ehlo();
+            wanted(&offered).then_some(offered)
+        })
+    }
+
+    /// Its folder, where the configuration is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Replaces a file at once, as a deployment does.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let fresh = self.folder().join(format!(".{name}.new"));
+        fs::write(&fresh, content).unwrap();
+        fs::rename(fresh, self.folder().join(name)).unwrap();
+    }
+
+    /// How many reloads were made and how many complaints there were about others.
+    pub fn reloads(&self) -> (usize, usize) {
+        let log = self.log();
+        (log.matches(RELOADED).count(), log.matches(REFUSED).count())
+    }
+
+    /// Sends SIGHUP and waits until the reload was made.
+    pub fn reload(&self) {
+        let (before, refused) = self.reloads();
+        self.signal(Signal::SIGHUP);
+        until("the reload", || {
+            let (made, complaints) = self.reloads();
+            assert_eq!(complaints, refused, "the reload was refused\n{}", self.log());
+            (made > before).then_some(())
+        });
+    }
+
+    /// Sends SIGHUP and waits until the reload was refused; gives what was said about it.
+    pub fn reload_refused(&self) -> String {
+        let (made, before) = self.reloads();
+        self.signal(Signal::SIGHUP);
+        until("the refusal of the reload", || {
+            let (now, complaints) = self.reloads();
+            assert_eq!(now, made, "the reload was made");
+            (complaints > before).then_some(())
+        });
+        let log = self.log();
+        let said: Vec<_> = log.lines().filter(|line| line.contains(REFUSED)).skip(before).collect();
+        said.join("\n")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Kills it as a crash would.
+    pub fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end and waits for that.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        until("the relay's end", || self.child.try_wait().unwrap())
+    }
+
+    /// Asserts that it has not ended, and still takes mail sessions.
+    pub fn assert_alive(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "the relay ended: {ended:?}\n{}", self.log());
+        self.client().expect("QUIT", "221");
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.folder().join("log")).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped_already = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(LOG_SHOWN)..];
+            #[allow(clippy::print_stderr, reason = "the test runner shows it with the failure")]
+            {
+                eprintln!("the relay's log ends:\n{}", tail.join("\n"));
+            }
+        }
+    }
+}
+
+fn listeners(log: &str) -> HashMap<String, SocketAddr> {
+    let entry = |line: &str| {
+        let (_, rest) = line.split_once(LISTENING)?;
+        let (name, rest) = rest.split_once(" address=")?;
+        let address = rest.split_whitespace().next()?.parse().ok()?;
+        Some((name.trim_matches('"').to_owned(), address))
+    };
+    // A line that is still being written has no end yet.
+    log.split_inclusive('\n').filter(|line| line.ends_with('\n')).filter_map(entry).collect()
+}
