@@ -72,11 +72,15 @@ pub(super) fn demo(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
         for (listener, sink) in [(legacy, Sink::Legacy), (cloud, Sink::Cloud)] {
             sinks.spawn(sink::serve(listener, sink, Arc::clone(&ledger), Arc::clone(&clock)));
         }
-        tokio::select! {
+        let code = tokio::select! {
             biased;
-            _ = tokio::signal::ctrl_c() => Ok(INTERRUPTED),
-            code = stage.play(out) => code,
+            _ = tokio::signal::ctrl_c() => return Ok(INTERRUPTED),
+            code = stage.play(out) => code?,
+        };
+        if args.keep {
+            stage.keep(out).await?;
         }
+        io::Result::Ok(code)
     });
     running.stop();
     Ok(code?)
@@ -114,14 +118,15 @@ impl Stage<'_> {
         let report = Report::of(&self.ledger.accounts());
         report.print(out)?;
         out.flush()?;
-        if self.args.keep {
-            writeln!(out, "\nThe relay and both sinks go on; Ctrl-C ends them.")?;
-            self.print_addresses(out)?;
-            out.flush()?;
-            // Without signals there is no way to be told to end, so end.
-            let _ = tokio::signal::ctrl_c().await;
-        }
         Ok(u8::from(!report.adds_up()))
+    }
+
+    /// Goes on until Ctrl-C.
+    async fn keep(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "\nThe relay and both sinks go on; Ctrl-C ends them.")?;
+        self.print_addresses(out)?;
+        out.flush()?;
+        tokio::signal::ctrl_c().await
     }
 
     fn print_addresses(&self, out: &mut dyn Write) -> io::Result<()> {

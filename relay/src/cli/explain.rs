@@ -8,7 +8,7 @@ mod answer;
 
 use std::{io::Write, sync::Arc};
 
-use wavegate_smtp::{Extensions, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{Extensions, Reply, Server, ServerConfig, Step, reply::ReplyReader};
 
 use super::{
     ExplainArgs, Failed, check, exit,
@@ -145,27 +145,29 @@ fn refusal(settings: &Arc<ServerConfig>, args: &ExplainArgs) -> Option<Reply> {
     server.greet();
     let (from, to) = (args.from.as_str(), args.to.as_str());
     let parameter = if from.is_ascii() && to.is_ascii() { "" } else { " SMTPUTF8" };
-    let dialogue = format!("EHLO x\r\nMAIL FROM:<{from}>{parameter}\r\nRCPT TO:<{to}>\r\n");
-    let mut rest = dialogue.as_bytes();
-    loop {
-        let (used, step) = server.step(rest);
-        rest = &rest[used..];
-        match step {
-            Step::Helo(_) => server.accept_helo(Extensions::full(0)),
-            Step::Mail(_) => server.accept(),
-            // It was asked about, so it was not refused.
-            Step::Rcpt(_) => return None,
-            _ => break,
+    let commands = [
+        "EHLO x\r\n".to_owned(),
+        format!("MAIL FROM:<{from}>{parameter}\r\n"),
+        format!("RCPT TO:<{to}>\r\n"),
+    ];
+    for command in &commands {
+        // Each waits for the answer to the one before it, as a client must at EHLO.
+        server.written(server.output().len());
+        let mut rest = command.as_bytes();
+        loop {
+            let (used, step) = server.step(rest);
+            rest = &rest[used..];
+            match step {
+                Step::Helo(_) => server.accept_helo(Extensions::full(0)),
+                Step::Mail(_) => server.accept(),
+                // It was asked about, so it was not refused.
+                Step::Rcpt(_) => return None,
+                _ => break,
+            }
         }
     }
-    let mut replies = wavegate_smtp::reply::ReplyReader::default();
-    let mut last = None;
-    let mut output = server.output();
-    while let Ok((used @ 1.., reply)) = replies.read(output) {
-        output = &output[used..];
-        last = reply.or(last);
-    }
-    last.filter(Reply::is_negative)
+    let (_, reply) = ReplyReader::default().read(server.output()).ok()?;
+    reply.filter(Reply::is_negative)
 }
 
 #[cfg(test)]
