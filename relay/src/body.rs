@@ -192,9 +192,9 @@ impl Body {
                 memory.extend_from_slice(bytes);
                 return Ok(());
             }
-            let bound = self.store.message_memory.load(Ordering::Relaxed);
-            let target = needed.next_power_of_two().max(FIRST_RESERVE).min(bound);
-            if needed <= bound && self.store.reserve_memory(target - self.reserved) {
+            let most = self.store.message_memory.load(Ordering::Relaxed);
+            let target = needed.next_power_of_two().max(FIRST_RESERVE).min(most);
+            if needed <= most && self.store.reserve_memory(target - self.reserved) {
                 self.reserved = target;
                 memory.reserve_exact(target - memory.len());
                 memory.extend_from_slice(bytes);
@@ -207,7 +207,8 @@ impl Body {
 
     /// Moves what is in memory to a spill file.
     fn spill(&mut self) -> Result<(), BodyError> {
-        let file = tempfile::tempfile_in(&self.store.directory).map_err(|e| self.store.io(e))?;
+        let file =
+            tempfile::tempfile_in(&self.store.directory).map_err(|e| self.store.io(e))?;
         let old = std::mem::replace(&mut self.place, Place::Spill { file, length: 0 });
         self.store.memory_used.fetch_sub(self.reserved, Ordering::Relaxed);
         self.reserved = 0;

@@ -57,7 +57,8 @@ fn parse(block: &[u8]) -> Vec<(String, String)> {
         .headers()
         .iter()
         .filter_map(|header| match header.value() {
-            HeaderValue::Text(text) => Some((header.name().to_owned(), text.to_string())),
+            // Unfolded (RFC 5322 2.2.3): a policy sees one line.
+            HeaderValue::Text(text) => Some((header.name().to_owned(), text.replace("\r\n", ""))),
             _ => None,
         })
         .collect()
