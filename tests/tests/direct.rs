@@ -187,7 +187,9 @@ fn a_421_before_the_end_of_data_is_tried_on_the_other_target() {
 #[test]
 fn in_doubt_is_said_and_not_tried_again() {
     let (bad, good) = (sink(Extensions::default(), &["end:*=close"]), recording());
-    let relay = Relay::start(&Config::to(&[bad.addr(), good.addr()]).upstream(KNOWN));
+    // A fresh connection for each message, or the good target's would be used for all.
+    let config = Config::to(&[bad.addr(), good.addr()]).upstream("messages_per_connection = 1");
+    let relay = Relay::start(&config.upstream(KNOWN).upstream("eject_after = 1000"));
     let mut doubted = 0;
     let mut client = relay.hello();
     for sent in 1.. {
