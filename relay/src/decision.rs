@@ -3,7 +3,7 @@
 //! The contract in `wit/` has its own records; `policy::bindings` is the one place that turns
 //! one into the other. Nothing else in the relay sees a generated type.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use crate::plan::{Instance, Phase, Timestamp, Window};
 
@@ -60,6 +60,12 @@ pub struct PolicyReply {
     pub text: String,
 }
 
+impl fmt::Display for PolicyReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.code, self.enhanced, self.text)
+    }
+}
+
 /// What a freeze policy says of one message. The order is by strictness.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FreezeDecision {
@@ -76,6 +82,19 @@ pub enum FreezeDecision {
     Defer(PolicyReply),
     /// It is refused.
     Refuse(PolicyReply),
+}
+
+impl fmt::Display for FreezeDecision {
+    /// For people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Proceed => f.write_str("proceed"),
+            Self::Hold { until: Some(until), reason } => write!(f, "hold until {until}: {reason}"),
+            Self::Hold { until: None, reason } => write!(f, "hold: {reason}"),
+            Self::Defer(reply) => write!(f, "defer: {reply}"),
+            Self::Refuse(reply) => write!(f, "refuse: {reply}"),
+        }
+    }
 }
 
 impl FreezeDecision {
@@ -99,6 +118,16 @@ pub struct RouteTarget {
     pub fallbacks: Vec<String>,
 }
 
+impl fmt::Display for RouteTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.upstream)?;
+        if !self.fallbacks.is_empty() {
+            write!(f, " (while it is down: {})", self.fallbacks.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
 /// Some of a message's recipients and where they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteShare {
@@ -119,6 +148,24 @@ pub enum RouteDecision {
     Split(Vec<RouteShare>),
 }
 
+impl fmt::Display for RouteDecision {
+    /// For people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Abstain => f.write_str("abstain"),
+            Self::All(target) => write!(f, "to {target}"),
+            Self::Split(shares) => {
+                f.write_str("split:")?;
+                for (index, share) in shares.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
+                    write!(f, "{comma} {} recipients to {}", share.recipients.len(), share.target)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// `quantity` each `per_ms`, at most `burst` at once; this attempt takes `cost`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
@@ -134,6 +181,13 @@ pub struct RateLimit {
     pub cost: u64,
 }
 
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, quantity, per_ms, burst, cost } = self;
+        write!(f, "{key}: {quantity} each {per_ms} ms, {burst} at once, this takes {cost}")
+    }
+}
+
 /// At most `limit` attempts with this key at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConcurrencyLimit {
@@ -143,6 +197,12 @@ pub struct ConcurrencyLimit {
     pub limit: u32,
 }
 
+impl fmt::Display for ConcurrencyLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} at a time", self.key, self.limit)
+    }
+}
+
 /// All that one throttling policy wants charged for an attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitSet {
@@ -150,6 +210,17 @@ pub struct LimitSet {
     pub rates: Vec<RateLimit>,
     /// Concurrency limits.
     pub concurrency: Vec<ConcurrencyLimit>,
+}
+
+impl fmt::Display for LimitSet {
+    /// For people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rates = self.rates.iter().map(ToString::to_string);
+        let all: Vec<String> =
+            rates.chain(self.concurrency.iter().map(ToString::to_string)).collect();
+        f.write_str(if all.is_empty() { "no limit" } else { "" })?;
+        f.write_str(&all.join("; "))
+    }
 }
 
 /// What came of an attempt, told to the policies that subscribed.

@@ -4,6 +4,8 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use wavegate_smtp::Reply;
+
 use crate::message::MessageId;
 
 /// Takes events. One a process; called on the path of every message, so it must be cheap.
@@ -16,6 +18,16 @@ pub trait Observer: Send + Sync {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// A listener's socket is bound and takes connections.
+    ListenerOpened {
+        /// Name of the listener.
+        listener: &'a str,
+    },
+    /// A listener's socket is closed.
+    ListenerClosed {
+        /// Name of the listener.
+        listener: &'a str,
+    },
     /// A client connected.
     ConnectionOpened {
         /// Name of the listener.
@@ -71,7 +83,7 @@ pub enum Event<'a> {
         /// What became of them.
         outcome: Outcome,
         /// The reply to the client.
-        reply: &'a str,
+        reply: &'a Reply,
         /// From the end of data to the reply.
         elapsed: Duration,
     },

@@ -13,7 +13,9 @@ use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
     config::{FailMode, Unmatched},
-    decision::{FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteTarget, Transaction},
+    decision::{
+        FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteTarget, Transaction,
+    },
     event::Event,
     limits::Charge,
     plan::{Origin, Timestamp},
@@ -303,8 +305,7 @@ impl Gate<'_> {
     fn default_route(&mut self) -> Result<RouteTarget, Verdict> {
         let config = &self.generation.config;
         let known = self.transaction.instance.is_some();
-        let upstream =
-            if known { config.default_upstream() } else { config.unmatched_upstream() };
+        let upstream = if known { config.default_upstream() } else { config.unmatched_upstream() };
         let Some(upstream) = upstream else {
             self.note("-", "routing", || "no policy named an upstream".to_owned());
             return Err(Verdict::Defer(relay_reply(
@@ -370,8 +371,7 @@ impl Gate<'_> {
     /// Tells that a policy failed; returns its name.
     fn failed(&self, policy: usize, failure: &PolicyFailure) -> String {
         let name = self.generation.policies.policies()[policy].name().to_owned();
-        self.relay
-            .emit(&Event::PolicyFailed { policy: &name, error: &failure.to_string() });
+        self.relay.emit(&Event::PolicyFailed { policy: &name, error: &failure.to_string() });
         name
     }
 
@@ -381,7 +381,7 @@ impl Gate<'_> {
         }
     }
 
-    fn note_answer<T: std::fmt::Debug>(
+    fn note_answer<T: std::fmt::Display>(
         &mut self,
         policy: usize,
         hook: Hook,
@@ -390,7 +390,7 @@ impl Gate<'_> {
         if self.notes.is_some() {
             let name = self.generation.policies.policies()[policy].name().to_owned();
             self.note(&name, hook.as_str(), || match answer {
-                Ok(decision) => format!("{decision:?}"),
+                Ok(decision) => decision.to_string(),
                 Err(failure) => format!("failed: {failure}"),
             });
         }
@@ -428,11 +428,8 @@ fn to_reply(reply: &PolicyReply) -> Reply {
 
 /// A reply of one line; what cannot be in one is escaped.
 pub fn relay_reply(code: u16, enhanced: Enhanced, text: &str) -> Reply {
-    let clean: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(400)
-        .collect();
+    let clean: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect();
     let fallback = || Reply::fixed(451, Enhanced(4, 3, 0), "try again later");
     Reply::new(code, Some(enhanced), clean).unwrap_or_else(|_| fallback())
 }

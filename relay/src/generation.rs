@@ -28,9 +28,8 @@ pub fn builtin(name: &str) -> Option<&'static [u8]> {
 /// Loads the policies of a configuration and makes the checks that need them.
 pub fn load_policies(host: &PolicyHost, config: &Config) -> Result<Arc<PolicySet>, Diagnostics> {
     let upstreams: Vec<String> = config.upstreams.iter().map(|one| one.name.clone()).collect();
-    let set = host
-        .load(&config.policies, &config.tables, &upstreams, &builtin)
-        .map_err(|errors| {
+    let set =
+        host.load(&config.policies, &config.tables, &upstreams, &builtin).map_err(|errors| {
             Diagnostics(
                 errors
                     .iter()
@@ -113,4 +112,3 @@ fn session_config(config: &Config, may_relay: bool) -> ServerConfig {
         may_relay,
     }
 }
-

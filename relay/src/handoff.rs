@@ -107,14 +107,13 @@ pub async fn deliver(relay: &Arc<Relay>, arrival: &Arrival<'_>, parcel: Parcel) 
         Verdict::Defer(reply) => Result::of_relay(reply, Outcome::Deferred, None),
         Verdict::Refuse(reply) => Result::of_relay(reply, Outcome::Refused, None),
     };
-    let text = result.reply.to_string();
     relay.emit(&Event::Settled {
         instance: name.as_deref(),
         id,
         upstream: result.upstream.as_deref(),
         recipients,
         outcome: result.outcome,
-        reply: &text,
+        reply: &result.reply,
         elapsed: begun.elapsed(),
     });
     Handed { reply: result.reply, id: Some(id), outcome: result.outcome }
@@ -151,15 +150,19 @@ fn ask(
     gate::ask(relay, generation, &plan, &subject, now, None)
 }
 
-/// Until there is a spool, what is held stays with the sender; the reply says why.
 fn hold(until: Option<Timestamp>, reason: &str) -> Result {
+    Result::of_relay(held_reply(until, reason), Outcome::Held, None)
+}
+
+/// Until there is a spool, what is held stays with the sender; this reply says why.
+pub fn held_reply(until: Option<Timestamp>, reason: &str) -> Reply {
     let text = match until {
         Some(until) if !reason.contains(&until.to_string()) => {
             format!("held: {reason}; not before {until}")
         }
         _ => format!("held: {reason}"),
     };
-    Result::of_relay(relay_reply(451, Enhanced(4, 7, 0), &text), Outcome::Held, None)
+    relay_reply(451, Enhanced(4, 7, 0), &text)
 }
 
 /// The `Received` line, if one is wanted.

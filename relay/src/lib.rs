@@ -32,3 +32,4 @@ pub mod telemetry;
 pub mod admin;
 pub mod learned;
 pub mod process;
+pub mod cli;

@@ -91,8 +91,7 @@ impl Clients {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.relay.connections().fetch_sub(1, Ordering::Relaxed);
-        let mut by_address =
-            self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {

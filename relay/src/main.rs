@@ -1,2 +1,5 @@
-//! The relay.
-fn main() {}
+//! The program `wavegate`: see the module `cli`.
+
+fn main() -> std::process::ExitCode {
+    wavegate::cli::main()
+}

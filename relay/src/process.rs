@@ -175,8 +175,7 @@ impl Running {
         let limits = &config.limits;
         let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
         let table = Limits::new(limits.limit_keys, limits.direct_queue);
-        let bodies =
-            BodyStore::new(&spill, limits.message_memory, limits.memory, limits.spill);
+        let bodies = BodyStore::new(&spill, limits.message_memory, limits.memory, limits.spill);
         let first = generation::build(&world, config, policies, None, &known);
         let relay =
             Relay::new(world, waves, table, bodies, host, Arc::clone(&telemetry) as _, first);

@@ -9,19 +9,13 @@ mod collect;
 pub mod stopping;
 
 use std::{
-    cell::RefCell,
-    future::poll_fn,
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    task::{Poll, ready},
+    cell::RefCell, future::poll_fn, io, net::SocketAddr, pin::Pin, sync::Arc, task::Poll,
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
+    time::Instant,
 };
 use wavegate_smtp::{BodyFacts, Enhanced, Helo, Reply, Server, ServerConfig, Step};
 
@@ -30,7 +24,7 @@ use crate::{
     event::{Ended, Event},
     handoff,
     relay::Relay,
-    world::Stream,
+    world::{Deadline, Stream},
 };
 use collect::Collected;
 
@@ -68,7 +62,7 @@ pub struct Client {
 impl Client {
     /// A client of a listener. None when the listener is not in the generation any more.
     pub fn new(relay: &Relay, listener: &str, stream: Stream, peer: SocketAddr) -> Option<Self> {
-        let generation = relay.generation();
+        let generation = relay.look();
         let settings = generation.listener(listener)?;
         // An IPv4 client of an IPv6 socket is an IPv4 client.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -114,8 +108,7 @@ struct Session {
     message: Option<Box<Collected>>,
     /// Input that came behind the end of a message, kept while that is handed off.
     pending: Vec<u8>,
-    timer: Pin<Box<Sleep>>,
-    deadline: Instant,
+    deadline: Deadline,
 }
 
 /// What the session does next.
@@ -142,7 +135,6 @@ impl From<io::Error> for Broken {
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
         let Client { stream, peer, listener, settings } = client;
-        let deadline = Instant::now();
         Self {
             relay,
             stream,
@@ -152,8 +144,7 @@ impl Session {
             helo: None,
             message: None,
             pending: Vec::new(),
-            timer: Box::pin(tokio::time::sleep_until(deadline)),
-            deadline,
+            deadline: Deadline::default(),
         }
     }
 
@@ -179,7 +170,7 @@ impl Session {
                 }
             };
         }
-        self.set_deadline(STRESS_FLOOR);
+        self.deadline.set(STRESS_FLOOR);
         if self.flush().await.is_ok() {
             let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.stream).await;
         }
@@ -199,14 +190,15 @@ impl Session {
         if self.relay.is_stopping() && self.message.is_none() {
             return Err(Broken::Ended(Ended::Stopping));
         }
-        self.set_deadline(self.patience());
+        self.deadline.set(self.patience());
         self.flush().await?;
         self.read().await
     }
 
     /// How long the client may take for what is awaited now.
     fn patience(&self) -> Duration {
-        let limits = &self.relay.generation().config.limits;
+        let generation = self.relay.look();
+        let limits = &generation.config.limits;
         if self.server.is_receiving_message() {
             limits.data_timeout
         } else if self.relay.is_under_stress() {
@@ -214,10 +206,6 @@ impl Session {
         } else {
             limits.command_timeout
         }
-    }
-
-    fn set_deadline(&mut self, patience: Duration) {
-        self.deadline = Instant::now() + patience;
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {
@@ -255,20 +243,12 @@ impl Session {
         .await
     }
 
-    /// Ready when the deadline has passed or the relay stops. The timer is set again only when
-    /// it has run out, not for every read.
+    /// Ready when the deadline has passed, or the relay stops and nothing is under way.
     fn poll_deadline(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Broken> {
         if self.relay.is_stopping() && self.message.is_none() && self.server.output().is_empty() {
             return Poll::Ready(Broken::Ended(Ended::Stopping));
         }
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            if Instant::now() >= self.deadline {
-                return Poll::Ready(Broken::Ended(Ended::Timeout));
-            }
-            let deadline = self.deadline;
-            self.timer.as_mut().reset(deadline);
-        }
+        self.deadline.poll_passed(cx).map(|()| Broken::Ended(Ended::Timeout))
     }
 
     /// Steps through input until more is needed or a message is whole.
@@ -290,7 +270,7 @@ impl Session {
                 Step::Helo(helo) => {
                     self.message = None;
                     self.helo = Some(helo);
-                    self.server.accept_helo(self.relay.generation().offered(&self.listener));
+                    self.server.accept_helo(self.relay.look().offered(&self.listener));
                 }
                 Step::Mail(mail) => {
                     self.message = Some(Box::new(Collected::new(mail)));
@@ -337,7 +317,7 @@ impl Session {
         if elapsed < RATE_GRACE || !self.server.is_receiving_message() {
             return Ok(());
         }
-        let rate = self.relay.generation().config.limits.data_rate;
+        let rate = self.relay.look().config.limits.data_rate;
         if bytes < rate.saturating_mul(elapsed.as_secs()) {
             return Err(Broken::Ended(Ended::TooSlow));
         }
@@ -361,10 +341,13 @@ impl Session {
             Err(refusal) => handoff::Handed::refused(refusal),
         };
         self.server.reply(&handed.reply);
-        self.set_deadline(self.patience());
+        self.deadline.set(self.patience());
         let pending = std::mem::take(&mut self.pending);
         let next = self.take(&pending);
-        if pending.is_empty() && self.flush().await.is_err() {
+        // A client that has sent the next message too is told now what became of this one: the
+        // next one's upstream may take its time.
+        let waits = pending.is_empty() || matches!(next, Ok(Next::HandOff(_)));
+        if waits && self.flush().await.is_err() {
             handed.reply_lost(&self.relay);
             return Next::Close;
         }

@@ -89,8 +89,11 @@ impl Waves {
     pub fn replace(&self, plan: Arc<Plan>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.current.load();
-        let known: HashMap<_, _> =
-            old.instances.iter().map(|state| (Arc::clone(&state.name), Arc::clone(state))).collect();
+        let known: HashMap<_, _> = old
+            .instances
+            .iter()
+            .map(|state| (Arc::clone(&state.name), Arc::clone(state)))
+            .collect();
         let next = PlanState::new(plan, &known);
         // An instance that left the plan has no window any more.
         for state in &old.instances {
@@ -184,7 +187,8 @@ impl InstanceState {
         }
         inner.in_flight.uncommitted += 1;
         drop(inner);
-        Ok(Attempt { instance: Some(Arc::clone(self)), committed: false })
+        let after = phase.is_after();
+        Ok(Attempt { instance: Some(Arc::clone(self)), after, committed: false })
     }
 
     /// What an operator sees.
@@ -212,6 +216,8 @@ impl Inner {
 pub struct Attempt {
     /// None for mail of no instance, which no window stops.
     instance: Option<Arc<InstanceState>>,
+    /// Whether it began after the window: its route was chosen for that side.
+    after: bool,
     committed: bool,
 }
 
@@ -224,11 +230,12 @@ impl std::fmt::Debug for InstanceState {
 impl Attempt {
     /// An attempt for mail of no instance.
     pub fn unattributed() -> Self {
-        Self { instance: None, committed: false }
+        Self { instance: None, after: false, committed: false }
     }
 
     /// The look at the phase right before the end of data is written. May be asked again while
-    /// it could not be written whole.
+    /// it could not be written whole. An attempt that a whole window went by for is stopped too:
+    /// its mail goes elsewhere now.
     pub fn commit(&mut self, now: Timestamp) -> Result<(), Blocked> {
         let Some(instance) = &self.instance else {
             self.committed = true;
@@ -236,7 +243,7 @@ impl Attempt {
         };
         let mut inner = instance.lock();
         let phase = inner.phase(now);
-        if !phase.may_commit() {
+        if !phase.may_commit() || phase.is_after() != self.after {
             return Err(Blocked { phase });
         }
         if !self.committed {
@@ -343,6 +350,36 @@ mod tests {
         assert!(Arc::ptr_eq(&instance, waves.current().instance(0)));
         drop(attempt);
         assert!(instance.status(Timestamp(20)).barrier);
+    }
+
+    #[test]
+    fn an_attempt_does_not_commit_on_the_other_side_of_the_window() {
+        let waves = waves();
+        let instance = Arc::clone(waves.current().instance(0));
+        let mut before = instance.begin(Timestamp(89)).unwrap();
+        assert_eq!(before.commit(Timestamp(200)).unwrap_err().phase, Phase::Migrated);
+        let mut after = instance.begin(Timestamp(200)).unwrap();
+        after.commit(Timestamp(201)).unwrap();
+        waves.replace(plan(1000, 2000));
+        assert_eq!(after.commit(Timestamp(202)).unwrap_err().phase, Phase::Scheduled);
+    }
+
+    #[test]
+    fn an_attempt_that_is_uncommitted_again_counts_once() {
+        let waves = waves();
+        let instance = Arc::clone(waves.current().instance(0));
+        let mut attempt = instance.begin(Timestamp(1)).unwrap();
+        let flying = || instance.status(Timestamp(1)).in_flight;
+        for _ in 0..2 {
+            attempt.commit(Timestamp(1)).unwrap();
+            attempt.commit(Timestamp(1)).unwrap();
+            assert_eq!(flying(), InFlight { uncommitted: 0, in_doubt: 1 });
+            attempt.uncommit();
+            attempt.uncommit();
+            assert_eq!(flying(), InFlight { uncommitted: 1, in_doubt: 0 });
+        }
+        drop(attempt);
+        assert_eq!(flying(), InFlight::default());
     }
 
     #[test]

@@ -100,10 +100,7 @@ fn add(shares: &mut Vec<Share>, mut recipients: Vec<u32>, target: &Target) {
         share.target.upstream == target.upstream && share.target.fallbacks == target.fallbacks
     };
     match shares.iter_mut().find(same) {
-        Some(share) => {
-            share.recipients.append(&mut recipients);
-            share.recipients.sort_unstable();
-        }
+        Some(share) => share.recipients.append(&mut recipients),
         None => shares.push(Share { recipients, target: target.clone() }),
     }
 }

@@ -69,10 +69,12 @@ pub(crate) fn rules(field: &Field<'_>, upstreams: &[String]) -> Vec<Rule> {
 
 /// The attributes that the rules look at, each once.
 pub(crate) fn attributes(rules: &[Rule]) -> Vec<String> {
-    let mut names: Vec<String> =
-        rules.iter().flat_map(|rule| &rule.headers).map(|(name, _)| name.clone()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let mut names: Vec<String> = Vec::new();
+    for (name, _) in rules.iter().flat_map(|rule| &rule.headers) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
     names
 }
 

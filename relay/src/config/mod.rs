@@ -191,8 +191,6 @@ pub struct Limits {
     pub direct_wait: Duration,
     /// `direct_queue`: how many direct attempts may wait, in all.
     pub direct_queue: usize,
-    /// `direct_deadline`: after it a direct attempt whose reply is awaited is in doubt.
-    pub direct_deadline: Duration,
     /// `limit_keys`: cells in the throttling table.
     pub limit_keys: usize,
     /// `shutdown_timeout`: how long sessions may finish after SIGTERM.
@@ -213,7 +211,6 @@ impl Default for Limits {
             data_rate: 1024,
             direct_wait: Duration::from_millis(200),
             direct_queue: 10_000,
-            direct_deadline: Duration::from_secs(20),
             limit_keys: 100_000,
             shutdown_timeout: Duration::from_secs(30),
         }

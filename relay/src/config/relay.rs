@@ -175,7 +175,6 @@ fn read_limits(section: Section<'_>) -> Limits {
         data_rate: section.size("data_rate", d.data_rate, 1..=64 * MIB),
         direct_wait: section.duration("direct_wait", d.direct_wait, MS..=60_000 * MS),
         direct_queue: section.integer("direct_queue", d.direct_queue, COUNT),
-        direct_deadline: section.duration("direct_deadline", d.direct_deadline, TIMEOUT),
         limit_keys: section.integer("limit_keys", d.limit_keys, 1..=10_000_000),
         shutdown_timeout: section.duration("shutdown_timeout", d.shutdown_timeout, TIMEOUT),
     };

@@ -130,13 +130,13 @@ fn limits_at_their_bounds_load() {
     let low = "connections = 1\nconnections_per_client = 1\nmessage_size = '64KiB'\n\
                message_memory = '1KiB'\nmemory = '1MiB'\nspill = '1MiB'\n\
                command_timeout = '10ms'\ndata_timeout = '10ms'\ndata_rate = 1\n\
-               direct_wait = '1ms'\ndirect_queue = 1\ndirect_deadline = '10ms'\n\
+               direct_wait = '1ms'\ndirect_queue = 1\n\
                limit_keys = 1\nshutdown_timeout = '10ms'\n";
     let high = "connections = 1_000_000\nconnections_per_client = 1_000_000\n\
                 message_size = '1TiB'\nmessage_memory = '64MiB'\nmemory = '1TiB'\n\
                 spill = '64TiB'\ncommand_timeout = '1h'\ndata_timeout = '1h'\n\
                 data_rate = '64MiB'\ndirect_wait = '60s'\ndirect_queue = 1_000_000\n\
-                direct_deadline = '1h'\nlimit_keys = 10_000_000\nshutdown_timeout = '1h'\n";
+                limit_keys = 10_000_000\nshutdown_timeout = '1h'\n";
     for (limits, spill) in [(low, 1 << 20), (high, 64 << 40)] {
         let relay = format!("{SAMPLE}[limits]\n{limits}");
         let dir = Dir::new(&[("relay.toml", &relay), ("waves.toml", SAMPLE_PLAN)]);

@@ -88,8 +88,10 @@ mod tests {
 
     #[test]
     fn headers_are_decoded_and_given_once_a_field() {
-        let block = b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nX-Tag: one\r\nx-tag: two\r\n three\r\n\r\n";
-        let found = collect(&needs(&["header:x-tag", "helo", "header:subject", "tls"]), &subject(block));
+        let block =
+            b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nX-Tag: one\r\nx-tag: two\r\n three\r\n\r\n";
+        let found =
+            collect(&needs(&["header:x-tag", "helo", "header:subject", "tls"]), &subject(block));
         let expected = [
             ("header:x-tag", "one"),
             ("header:x-tag", "two three"),

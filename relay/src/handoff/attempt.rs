@@ -4,12 +4,10 @@
 //! freely. *In doubt*: it is written, and no reply has come; nothing may be tried again.
 //! *Settled*: the upstream has replied.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::Instant;
-use wavegate_smtp::{
-    BodyShape, ClientEvent, Enhanced, Reply, Settled, client::Stage,
-};
+use wavegate_smtp::{BodyShape, ClientEvent, Enhanced, Reply, Settled, client::Stage};
 
 use super::{Parcel, Result as Handed, body, hold};
 use crate::{
@@ -95,10 +93,10 @@ pub(super) async fn direct(job: Job<'_>, go: Go) -> Handed {
     let limits = &job.generation.config.limits;
     let deadline = Instant::now() + limits.direct_wait;
     let mut permit = None;
-    let mut avoid = None;
+    let (mut avoid, mut fresh) = (None, false);
     let mut last: Option<Failure> = None;
     for _ in 0..ROUNDS {
-        let lease = match upstream.lease(deadline, limits.direct_queue, avoid).await {
+        let lease = match upstream.lease(deadline, limits.direct_queue, avoid, fresh).await {
             Ok(lease) => lease,
             Err(error) => {
                 refund(permit);
@@ -152,6 +150,7 @@ pub(super) async fn direct(job: Job<'_>, go: Go) -> Handed {
             }
             Err(failure @ (Failure::Broken(_) | Failure::Closed(_))) => {
                 // A pooled connection may just have been old; a fresh one tells of its target.
+                fresh = reused;
                 if !reused {
                     upstream.report_failure(target, &failure.to_string());
                     avoid = Some(target);
@@ -193,9 +192,9 @@ impl Job<'_> {
             match connection.event(patience).await {
                 Ok(ClientEvent::SendBody(form)) => {
                     let mut look = Look { waves: &self.relay.waves, attempt };
-                    let writing =
-                        body::write(connection, form, &self.head, &self.parcel.body, &mut look);
-                    match timed(config.final_timeout, writing).await {
+                    let Self { head, parcel, .. } = self;
+                    let time = config.reply_timeout;
+                    match body::write(connection, form, head, &parcel.body, &mut look, time).await {
                         Ok(()) => {
                             connection.client().body_sent();
                             patience = config.final_timeout;
@@ -247,7 +246,8 @@ impl Job<'_> {
     fn held(&self, blocked: Blocked) -> Handed {
         let name = self.instance.as_ref().map_or("", |instance| instance.name());
         let phase: Phase = blocked.phase;
-        hold(None, &format!("instance {name} is {phase}"))
+        let verb = if phase.may_commit() { "has become" } else { "is" };
+        hold(None, &format!("instance {name} {verb} {phase}"))
     }
 
     fn limited(&self, upstream: &Upstream, error: &LimitError) -> Handed {
@@ -315,14 +315,4 @@ impl Job<'_> {
             }
         }
     }
-}
-
-/// Bounds the writing of a body.
-async fn timed<R>(
-    time: Duration,
-    writing: impl Future<Output = Result<(), WriteError<R>>>,
-) -> Result<(), WriteError<R>> {
-    tokio::time::timeout(time, writing)
-        .await
-        .unwrap_or(Err(WriteError::Broken(ConnectionError::Timeout(time))))
 }

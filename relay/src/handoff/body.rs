@@ -1,5 +1,7 @@
 //! Writing a message to an upstream in as few writes as it allows. Floor 3.
 
+use std::time::Duration;
+
 use wavegate_smtp::{BodyForm, stuff};
 
 use super::Parcel;
@@ -28,17 +30,19 @@ pub(super) fn header_block(parcel: &Parcel) -> Vec<u8> {
     block
 }
 
-/// Writes what the state machine has to say, `head`, the body, and what ends it.
+/// Writes what the state machine has to say, `head`, the body, and what ends it. `time` bounds
+/// the wait for the upstream to take each segment (RFC 5321 4.5.3.2.5).
 pub(super) async fn write<C: Commit>(
     connection: &mut Connection,
     form: BodyForm,
     head: &[u8],
     body: &Body,
     commit: &mut C,
+    time: Duration,
 ) -> Result<(), WriteError<C::Refusal>> {
     if let Some(bytes) = body.as_memory() {
         let segment = Segment { form, bytes, line_start: true, last: true };
-        return segment.write(connection, head, commit).await;
+        return segment.write(connection, head, commit, time).await;
     }
     let mut buffer = vec![0; SEGMENT];
     let (mut offset, mut line_start, mut head) = (0, true, head);
@@ -54,7 +58,7 @@ pub(super) async fn write<C: Commit>(
             let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
             return Err(WriteError::Broken(ConnectionError::Io(error)));
         }
-        Segment { form, bytes, line_start, last }.write(connection, head, commit).await?;
+        Segment { form, bytes, line_start, last }.write(connection, head, commit, time).await?;
         if last {
             return Ok(());
         }
@@ -78,6 +82,7 @@ impl Segment<'_> {
         connection: &mut Connection,
         head: &[u8],
         commit: &mut C,
+        time: Duration,
     ) -> Result<(), WriteError<C::Refusal>> {
         let mut slices = Vec::with_capacity(4);
         if !head.is_empty() {
@@ -96,7 +101,7 @@ impl Segment<'_> {
         if self.last && matches!(self.form, BodyForm::Data { .. }) {
             slices.push(stuff::END);
         }
-        connection.write_slices(&slices, self.last, commit).await
+        connection.write_slices(&slices, self.last, commit, time).await
     }
 }
 

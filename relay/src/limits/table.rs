@@ -386,8 +386,7 @@ fn must_queue(slot: &Slot, id: SlotId, turn: Option<Turn>) -> bool {
 }
 
 fn refusal(slot: &Slot, id: SlotId, ready: Option<u64>) -> Refusal {
-    let error =
-        LimitError::Reached { scope: slot.scope.to_string(), key: slot.key.to_string() };
+    let error = LimitError::Reached { scope: slot.scope.to_string(), key: slot.key.to_string() };
     Refusal { slot: Some(id), ready, error }
 }
 

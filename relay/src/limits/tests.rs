@@ -46,7 +46,10 @@ async fn waiters_pass_in_order_at_the_rate() {
         assert!(ok);
         assert_eq!(number as usize, i);
         let expected = Duration::from_millis(10 * u64::from(number));
-        assert!(elapsed >= expected && elapsed <= expected + Duration::from_millis(6), "{elapsed:?}");
+        assert!(
+            elapsed >= expected && elapsed <= expected + Duration::from_millis(6),
+            "{elapsed:?}"
+        );
     }
     assert_eq!(limits.stats().waiting, 0);
 }

@@ -101,8 +101,7 @@ impl Reloader {
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let fresh = bind_missing(&config, &state.bound)?;
         let learned = self.learned();
-        let next =
-            generation::build(&self.relay.world, config, policies, Some(&current), &learned);
+        let next = generation::build(&self.relay.world, config, policies, Some(&current), &learned);
         let number = next.number;
         self.relay.replace(next);
         state.last_good = Some(current);

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Poll, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tokio::{
 };
 use wavegate_smtp::{Client, ClientError, ClientEvent, Extensions, Reply};
 
-use crate::world::{Stream, World};
+use crate::world::{Deadline, Stream, World};
 
 /// Bytes of replies read at once.
 const READ: usize = 16 * 1024;
@@ -65,6 +65,7 @@ pub struct Connection {
     home: usize,
     messages: u32,
     idle_since: Instant,
+    deadline: Deadline,
 }
 
 /// What stops a write right before the end of data.
@@ -104,8 +105,9 @@ impl Connection {
                 home: current_worker(),
                 messages: 0,
                 idle_since: Instant::now(),
+                deadline: Deadline::default(),
             };
-            match connection.step().await? {
+            match connection.event(time).await? {
                 ClientEvent::Ready(extensions) => Ok((connection, extensions)),
                 ClientEvent::Refused(reply) | ClientEvent::Closing(reply) => {
                     Err(ConnectionError::Refused(reply))
@@ -160,6 +162,7 @@ impl Connection {
         let stream = self.stream.take().ok_or(io::ErrorKind::NotConnected)?;
         self.stream = Some(stream.rehome()?);
         self.home = current_worker();
+        self.deadline.detach();
         Ok(())
     }
 
@@ -176,61 +179,56 @@ impl Connection {
         }
     }
 
-    /// The next event, within `time`.
+    /// The next event, within `time`: writes what is to be written and reads until something
+    /// happens.
     pub async fn event(&mut self, time: Duration) -> Result<ClientEvent, ConnectionError> {
         if let Some(event) = self.client.poll() {
             return Ok(event);
         }
-        tokio::time::timeout(time, self.step())
-            .await
-            .map_err(|_| ConnectionError::Timeout(time))?
-    }
-
-    /// Writes what is to be written and reads until something happens.
-    async fn step(&mut self) -> Result<ClientEvent, ConnectionError> {
-        loop {
-            if let Some(event) = self.client.poll() {
-                return Ok(event);
-            }
-            if self.client.is_closed() {
-                return Err(ClientError::Closed.into());
-            }
-            self.flush().await?;
-            self.read().await?;
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), ConnectionError> {
-        while !self.client.output().is_empty() {
-            let written = poll_fn(|cx| match &mut self.stream {
-                Some(stream) => Pin::new(stream).poll_write(cx, self.client.output()),
-                None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-            })
-            .await?;
-            if written == 0 {
-                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
-            }
-            self.client.written(written);
-        }
-        Ok(())
-    }
-
-    async fn read(&mut self) -> Result<(), ConnectionError> {
+        self.deadline.set(time);
         poll_fn(|cx| {
-            let Some(stream) = &mut self.stream else {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::NotConnected).into()));
-            };
-            SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
-                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-                let taken = match buffer.filled() {
-                    [] => self.client.eof(),
-                    bytes => self.client.receive(bytes),
-                };
-                Poll::Ready(taken.map_err(ConnectionError::from))
-            })
+            loop {
+                if let Some(event) = self.client.poll() {
+                    return Poll::Ready(Ok(event));
+                }
+                if self.client.is_closed() {
+                    return Poll::Ready(Err(ClientError::Closed.into()));
+                }
+                match self.poll_progress(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        ready!(self.deadline.poll_passed(cx));
+                        return Poll::Ready(Err(ConnectionError::Timeout(time)));
+                    }
+                }
+            }
         })
         .await
+    }
+
+    /// One write while there is output, else one read.
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::Error::from(io::ErrorKind::NotConnected).into()));
+        };
+        if !self.client.output().is_empty() {
+            let written = ready!(Pin::new(stream).poll_write(cx, self.client.output()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            }
+            self.client.written(written);
+            return Poll::Ready(Ok(()));
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+            let taken = match buffer.filled() {
+                [] => self.client.eof(),
+                bytes => self.client.receive(bytes),
+            };
+            Poll::Ready(taken.map_err(ConnectionError::from))
+        })
     }
 
     /// What the upstream said before it broke the connection, if that ends the transaction.
@@ -243,7 +241,7 @@ impl Connection {
         })
     }
 
-    /// Writes the state machine's output and `slices` behind it; `last` says that the end of
+    /// Writes the state machine's output and `slices` behind it, within `time`; `last` says that the end of
     /// data is among them. Then each write asks `commit` first, so that there is no moment
     /// between the look and the leaving.
     pub async fn write_slices<C: Commit>(
@@ -251,7 +249,9 @@ impl Connection {
         slices: &[&[u8]],
         last: bool,
         commit: &mut C,
+        time: Duration,
     ) -> Result<(), WriteError<C::Refusal>> {
+        self.deadline.set(time);
         let mut skip = 0;
         let mut at = 0;
         poll_fn(|cx| {
@@ -272,7 +272,9 @@ impl Connection {
                         if ends {
                             commit.uncommit();
                         }
-                        return Poll::Pending;
+                        ready!(self.deadline.poll_passed(cx));
+                        let late = ConnectionError::Timeout(time);
+                        return Poll::Ready(Err(WriteError::Broken(late)));
                     }
                 };
                 let written = match written {
@@ -297,7 +299,7 @@ impl Connection {
 
     fn poll_write(
         &mut self,
-        cx: &mut std::task::Context<'_>,
+        cx: &mut Context<'_>,
         slices: &[&[u8]],
         skip: usize,
     ) -> Poll<io::Result<usize>> {

@@ -146,11 +146,7 @@ impl Upstream {
         let state = self.lock();
         let health = &state.targets[target];
         let unknown = health.extensions.is_none() && self.config.extensions.is_none();
-        if health.ejected {
-            Some(Reason::Ejected)
-        } else {
-            unknown.then_some(Reason::Unknown)
-        }
+        if health.ejected { Some(Reason::Ejected) } else { unknown.then_some(Reason::Unknown) }
     }
 
     async fn probe(&self, target: usize) -> bool {

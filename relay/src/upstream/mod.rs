@@ -191,19 +191,21 @@ impl Upstream {
 
     /// A connection: an idle one, a new one, or the next that comes free before `deadline`.
     /// Opening has its own time limit. `avoid` is a target that just failed this message;
-    /// `queue` bounds how many may wait.
+    /// `fresh` asks for a new connection, after an idle one was found dead: if one is, others
+    /// are. `queue` bounds how many may wait.
     pub async fn lease(
         self: &Arc<Self>,
         deadline: Instant,
         queue: usize,
         avoid: Option<usize>,
+        fresh: bool,
     ) -> Result<Lease, LeaseError> {
-        let grant = match self.try_grant(avoid) {
+        let grant = match self.try_grant(avoid, fresh) {
             Some(grant) => grant,
             None => self.wait(deadline, queue).await?,
         };
         let Grant { slot, connection } = grant;
-        if let Some(mut connection) = connection {
+        if let Some(mut connection) = connection.filter(|_| !fresh) {
             // A connection lives in the reactor of the worker that uses it.
             if connection.rehome().is_ok() && connection.is_quiet() {
                 self.stats.reused.fetch_add(1, Ordering::Relaxed);
@@ -256,7 +258,8 @@ impl Upstream {
         let mut state = self.lock();
         let mut at = 0;
         while at < state.idle.len() {
-            if now.saturating_duration_since(state.idle[at].idle_since()) >= self.config.idle_timeout
+            if now.saturating_duration_since(state.idle[at].idle_since())
+                >= self.config.idle_timeout
             {
                 expired.push(state.idle.remove(at));
             } else {
@@ -278,13 +281,13 @@ impl Upstream {
     }
 
     /// An idle connection or a free slot, if nobody stands in line for it.
-    fn try_grant(self: &Arc<Self>, avoid: Option<usize>) -> Option<Grant> {
+    fn try_grant(self: &Arc<Self>, avoid: Option<usize>, fresh: bool) -> Option<Grant> {
         let mut state = self.lock();
         if !state.waiters.is_empty() {
             return None;
         }
         let here = connection::current_worker();
-        let usable = |c: &Connection| Some(c.target()) != avoid;
+        let usable = |c: &Connection| !fresh && Some(c.target()) != avoid;
         let at = state
             .idle
             .iter()
@@ -296,7 +299,7 @@ impl Upstream {
             return Some(Grant { slot: self.slot(), connection: Some(connection) });
         }
         if state.in_use + state.idle.len() >= self.config.connections {
-            // An idle connection that must be avoided gives its place to a new one.
+            // An idle connection that is not wanted gives its place to a new one.
             state.idle.pop()?;
         }
         state.in_use += 1;
@@ -331,11 +334,7 @@ impl Upstream {
     }
 
     /// Opens a connection, to another target when one fails, each target at most once.
-    async fn open(
-        self: &Arc<Self>,
-        slot: Slot,
-        avoid: Option<usize>,
-    ) -> Result<Lease, LeaseError> {
+    async fn open(self: &Arc<Self>, slot: Slot, avoid: Option<usize>) -> Result<Lease, LeaseError> {
         let mut tried = Vec::new();
         let mut last = None;
         while let Some(target) = self.choose_target(avoid, &tried) {

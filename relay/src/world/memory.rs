@@ -1,5 +1,6 @@
 //! A network and a clock in memory, for simulations: the whole relay in one process, an hour
-//! in a second. Used by tests only, but part of the library so that every crate's tests can.
+//! in a second. Part of the library so that every crate's tests can use it, and `wavegate
+//! explain`, which asks about any time and connects to nobody.
 
 use std::{
     collections::HashMap,

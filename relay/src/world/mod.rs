@@ -6,6 +6,7 @@
 
 pub mod memory;
 pub mod stream;
+pub mod timer;
 
 use std::{
     future::Future,
@@ -19,6 +20,7 @@ use std::{
 };
 
 pub use stream::Stream;
+pub use timer::Deadline;
 
 use crate::plan::Timestamp;
 

@@ -69,8 +69,9 @@ pub fn run(options: &MemoryOptions) -> anyhow::Result<()> {
         matches!(options.peer, Peer::Wavegate | Peer::Haproxy),
         "only wavegate and HAProxy are one process whose memory can be read"
     );
-    // HAProxy opens a connection to the sink for each; both ends are then in this process.
-    raise_files(2 * options.connections + OTHER_FILES)?;
+    // HAProxy opens a connection to the sink for each at once, whose other end is here too.
+    let ends = if options.peer == Peer::Haproxy { 2 } else { 1 };
+    raise_files(ends * options.connections + OTHER_FILES)?;
     let places = Places { configs: options.configs.clone(), wavegate: options.wavegate.clone() };
     let state = Folder::new()?;
     let extensions = Extensions { chunking: true, ..Extensions::default() };

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::cpu;
@@ -126,15 +127,26 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let id = self.child.id();
+        let descendants = cpu::descendants(pid(id).as_raw());
         let _ended_already = kill(pid(id), Signal::SIGTERM);
         if self.wait(GRACE).is_err() {
             kill_tree(id);
             let _reaped = self.child.wait();
         }
-        // What it left behind, as its group.
+        // What it left behind, as its group. We are the reaper of its orphans.
         let _nobody_left = nix::sys::signal::killpg(pid(id), Signal::SIGKILL);
+        let _some_do_not_end = until(GRACE, || {
+            let gone = descendants.iter().filter(|&&child| is_reaped(child)).count();
+            Ok((gone == descendants.len()).then_some(()))
+        });
         alive(|alive| alive.processes.retain(|&other| other != id));
     }
+}
+
+/// Whether an orphan that may have become our child is gone for good.
+fn is_reaped(child: i32) -> bool {
+    let state = waitpid(Pid::from_raw(child), Some(WaitPidFlag::WNOHANG));
+    !matches!(state, Ok(WaitStatus::StillAlive))
 }
 
 /// Calls `look` until it gives something, or `limit` is over.

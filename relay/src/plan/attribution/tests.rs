@@ -143,8 +143,10 @@ fn a_frozen_network_has_an_owner_while_it_is_frozen() {
         ],
         &[Some(1), Some(2), Some(2), None],
     );
-    let owner =
-        |client: &str, now| plan.owner_of_frozen_network(client.parse().unwrap(), Timestamp(now));
+    let owner = |client: &str, now| {
+        let frozen = |id| !plan.phase(id, Timestamp(now)).may_start();
+        plan.owner_of_network(client.parse().unwrap(), frozen)
+    };
     assert_eq!(owner("10.1.0.1", 899), None);
     assert_eq!(owner("10.1.0.1", 900), Some(0), "freezing, by the wider network");
     assert_eq!(owner("10.1.0.1", 1899), Some(0));
@@ -275,7 +277,7 @@ proptest! {
         let (client, now) = (client.parse().unwrap(), Timestamp(now));
         let holds = |id: usize| matchers[id].clients.iter().any(|net| net.contains(&client))
             && !plan.phase(id, now).may_start();
-        let found = plan.owner_of_frozen_network(client, now);
+        let found = plan.owner_of_network(client, |id| !plan.phase(id, now).may_start());
         prop_assert_eq!(found.is_some(), (0..matchers.len()).any(holds));
         prop_assert!(found.is_none_or(holds));
     }

@@ -1,0 +1,286 @@
+//! The command line: what can be asked, and the exit codes. Floor 4.
+//!
+//! Owns arguments, exit codes and standard output; each command has a module of its own.
+
+mod check;
+mod demo;
+mod explain;
+mod message;
+mod output;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use wavegate_smtp::{Address, ReversePath};
+
+use crate::{
+    plan::Timestamp,
+    process::{self, StartError},
+};
+
+/// Exit codes of sysexits.h.
+mod exit {
+    /// The command line was wrong.
+    pub(super) const USAGE: u8 = 64;
+    /// The message file is no message that a relay takes.
+    pub(super) const DATA: u8 = 65;
+    /// A file that was named cannot be read.
+    pub(super) const NO_INPUT: u8 = 66;
+    /// Our own fault.
+    pub(super) const SOFTWARE: u8 = 70;
+    /// The machine does not give what is needed.
+    pub(super) const OS: u8 = 71;
+    /// Output cannot be written.
+    pub(super) const IO: u8 = 74;
+    /// The configuration, the plan or a plugin.
+    pub(super) const CONFIG: u8 = 78;
+}
+
+/// A failure that has an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Failed {
+    code: u8,
+    message: String,
+}
+
+impl Failed {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// SMTP relay for migrations, with sandboxed WebAssembly policies.
+#[derive(Debug, Parser)]
+#[command(name = "wavegate", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay until SIGTERM; SIGHUP and changed files reload the configuration.
+    Run {
+        /// The configuration, such as /etc/wavegate/relay.toml.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Look at a configuration without running it.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Say what would happen to a message, and who decides it.
+    Explain(ExplainArgs),
+    /// Show the relay at work: three instances, a window, two upstreams, all in this process.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Find every error: in the configuration, the plan, the plugins and their settings.
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What `explain` is asked.
+#[derive(Clone, Debug, Args)]
+struct ExplainArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Address that the message comes from.
+    #[arg(long, value_name = "IP")]
+    client: IpAddr,
+    /// Envelope sender; "<>" for a bounce.
+    #[arg(long, value_name = "ADDRESS", value_parser = sender)]
+    from: ReversePath,
+    /// Recipient.
+    #[arg(long, value_name = "ADDRESS", value_parser = recipient)]
+    to: Address,
+    /// Listener that it comes in by; by default the first.
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// What the client calls itself in EHLO.
+    #[arg(long, value_name = "NAME", default_value = "client.invalid")]
+    helo: String,
+    /// When, in RFC 3339 such as 2026-01-20T06:00:00Z; by default now.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<Timestamp>,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+    /// The message, for policies that look at headers.
+    #[arg(value_name = "message.eml")]
+    message: Option<PathBuf>,
+}
+
+/// How the demonstration runs.
+#[derive(Clone, Debug, Args)]
+struct DemoArgs {
+    /// Leave the relay running after the report, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// How many seconds the instances send; the window is the middle third.
+    #[arg(long, value_name = "SECONDS", default_value_t = 12,
+          value_parser = clap::value_parser!(u32).range(6..=600))]
+    duration: u32,
+    /// Messages a second of each instance.
+    #[arg(long, value_name = "N", default_value_t = 50,
+          value_parser = clap::value_parser!(u32).range(1..=200))]
+    rate: u32,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to tell where this cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    let outcome = dispatch(&cli.command, &mut io::stdout().lock());
+    match outcome {
+        Ok(code) => code.into(),
+        Err(error) => report(&error).into(),
+    }
+}
+
+fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
+    match command {
+        Command::Run { config } => run(config),
+        Command::Config(ConfigCommand::Check { config, json }) => check::check(config, *json, out),
+        Command::Explain(args) => explain::explain(args, out),
+        Command::Demo(args) => demo::demo(args, out),
+    }
+}
+
+fn run(config: &Path) -> anyhow::Result<u8> {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("WAVEGATE_LOG")
+        .from_env_lossy();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    process::run(config)?;
+    Ok(0)
+}
+
+/// Tells what went wrong; says the exit code.
+fn report(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        // Whoever read our output has seen enough: that is no failure of ours.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return 0;
+        }
+    }
+    // Without standard error only the exit code is left.
+    let _ = writeln!(io::stderr(), "wavegate: {error:#}");
+    exit_code(error)
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(failed) = error.downcast_ref::<Failed>() {
+        failed.code
+    } else if let Some(start) = error.downcast_ref::<StartError>() {
+        start.exit_code()
+    } else if error.is::<io::Error>() {
+        exit::IO
+    } else {
+        exit::SOFTWARE
+    }
+}
+
+/// An envelope sender, with or without its brackets.
+fn sender(text: &str) -> Result<ReversePath, String> {
+    if text.is_empty() || text == "<>" {
+        return Ok(ReversePath::Null);
+    }
+    recipient(text).map(ReversePath::Address)
+}
+
+fn recipient(text: &str) -> Result<Address, String> {
+    let bare = text.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(text);
+    Address::parse(bare).map_err(|error| error.to_string())
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    let wanted = "write RFC 3339 with an offset, such as 2026-01-20T06:00:00Z";
+    let time: jiff::Timestamp = text.parse().map_err(|_| wanted.to_owned())?;
+    u64::try_from(time.as_millisecond()).map(Timestamp).map_err(|_| "is before 1970".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        assert!(matches!(
+            parse("wavegate config check --config a.toml --json").unwrap(),
+            Command::Config(ConfigCommand::Check { json: true, .. })
+        ));
+        let Command::Explain(args) = parse(
+            "wavegate explain --config a.toml --client ::1 --from <> --to <b@c.example> --at \
+             2026-01-20T07:00:00+01:00 m.eml",
+        )
+        .unwrap() else {
+            panic!("not explain")
+        };
+        assert_eq!(args.from, ReversePath::Null);
+        assert_eq!(args.to.as_str(), "b@c.example");
+        assert_eq!(args.at.unwrap().to_string(), "2026-01-20T06:00:00Z");
+        assert_eq!(args.message.unwrap(), Path::new("m.eml"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        for line in [
+            "wavegate",
+            "wavegate run",
+            "wavegate explain --config a --client 1.2.3 --from a@b.example --to c@d.example",
+            "wavegate explain --config a --client 1.2.3.4 --from a@ --to c@d.example",
+            "wavegate explain --config a --client 1.2.3.4 --from a@b.example --to <>",
+            "wavegate explain --config a --client ::1 --from <> --to c@d.example --at noon",
+            "wavegate demo --duration 5",
+            "wavegate demo --rate 0",
+        ] {
+            assert!(parse(line).unwrap_err().use_stderr(), "{line}");
+        }
+    }
+
+    #[test]
+    fn failures_have_their_exit_codes() {
+        let of = |error: anyhow::Error| exit_code(&error);
+        assert_eq!(of(Failed::new(exit::NO_INPUT, "x").into()), 66);
+        assert_eq!(of(io::Error::other("x").into()), 74);
+        assert_eq!(of(anyhow::anyhow!("x")), 70);
+    }
+}

@@ -1,0 +1,140 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use clap::Parser;
+
+use super::*;
+use crate::cli::{Cli, Command};
+
+const CONFIG: &str = r#"
+[relay]
+hostname = "edge-1.example.net"
+state_dir = "state"
+plan = "waves.toml"
+[[listener]]
+address = "127.0.0.1:2525"
+[[upstream]]
+name = "legacy"
+targets = ["127.0.0.1:2601"]
+[[upstream]]
+name = "cloud"
+targets = ["127.0.0.1:2602", "127.0.0.1:2603"]
+[migration]
+before = "legacy"
+after = "cloud"
+[[policy]]
+plugin = "builtin:freeze"
+[[policy]]
+plugin = "builtin:routing"
+[[policy]]
+plugin = "builtin:throttle"
+settings = { limits = [ { per = ["upstream", "recipient-domain"], rate = "5000/s", burst = 500 } ] }
+"#;
+
+const PLAN: &str = r#"
+[[instance]]
+name = "acme-prod-1"
+product = "campaign-classic"
+environment = "production"
+match = { clients = ["127.0.0.1/32"], senders = ["mkt.acme.example"] }
+[[wave]]
+id = "prod-01"
+environment = "production"
+instances = ["acme-prod-1"]
+opens = "2026-01-20T06:00:00Z"
+closes = "2026-01-20T06:45:00Z"
+"#;
+
+/// Explains a message of `from` with these further arguments.
+fn run(from: &str, more: &str) -> anyhow::Result<String> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("relay.toml"), CONFIG).unwrap();
+    std::fs::write(dir.path().join("waves.toml"), PLAN).unwrap();
+    let config = dir.path().join("relay.toml").display().to_string();
+    let mut words = vec!["wavegate", "explain", "--to", "someone@example.com"];
+    words.extend(["--from", from, "--config", &config]);
+    words.extend(more.split(' '));
+    let Command::Explain(args) = Cli::try_parse_from(words).unwrap().command else {
+        panic!("not explain")
+    };
+    let mut out = Vec::new();
+    explain(&args, &mut out)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+const FROZEN: &str = "  message     from <news@mkt.acme.example> to <someone@example.com>
+  client      127.0.0.1 (client.invalid) by listener-1
+  at          2026-01-20T06:10:00Z
+  instance    acme-prod-1 (campaign-classic, production)
+  phase       frozen
+  window      wave prod-01: freezes 2026-01-20T05:59:00Z, opens 2026-01-20T06:00:00Z, closes 2026-01-20T06:45:00Z
+  upstreams   before legacy, after cloud
+";
+
+#[test]
+fn in_a_window_it_is_held_with_the_very_reply() {
+    let text =
+        run("news@mkt.acme.example", "--client 127.0.0.1 --at 2026-01-20T06:10:00Z").unwrap();
+    assert!(text.starts_with(FROZEN), "{text}");
+    assert!(
+        text.contains("\n  freeze      freeze says: hold until 2026-01-20T06:45:00Z: "),
+        "{text}"
+    );
+    assert!(text.contains("\n  freeze      the relay says: hold: "), "{text}");
+    let end = text.split("\n\n").last().unwrap();
+    assert!(end.starts_with("It would be held: "), "{text}");
+    assert!(end.contains("\n  reply       451 4.7.0 held: "), "{text}");
+    assert!(end.ends_with("\n  until       2026-01-20T06:45:00Z\n"), "{text}");
+}
+
+#[test]
+fn after_the_window_it_goes_to_the_cloud_with_its_limits() {
+    let more = "--client 127.0.0.1 --json --at 2026-01-20T06:45:00Z";
+    let answer: serde_json::Value =
+        serde_json::from_str(&run("news@mkt.acme.example", more).unwrap()).unwrap();
+    assert_eq!(answer["instance"]["phase"], "migrated");
+    let outcome = &answer["outcome"];
+    assert_eq!(outcome["verdict"], "deliver");
+    assert_eq!(outcome["upstream"]["name"], "cloud");
+    assert_eq!(outcome["upstream"]["targets"][1], "127.0.0.1:2603");
+    assert_eq!(outcome["limits"][0]["kind"], "rate");
+    assert_eq!(outcome["limits"][0]["burst"], 500);
+    assert!(outcome["reply"].is_null());
+    let hooks: Vec<&str> = answer["policies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|note| note["hook"].as_str().unwrap())
+        .collect();
+    assert_eq!(hooks, ["freeze", "routing", "throttling"]);
+}
+
+#[test]
+fn before_the_window_and_without_an_instance_it_goes_to_legacy() {
+    for from in ["news@mkt.acme.example", "a@b.example"] {
+        let text = run(from, "--client 127.0.0.1 --at 2026-01-20T05:58:59Z").unwrap();
+        assert!(text.contains("It would be handed to legacy at once"), "{text}");
+        assert!(text.contains("\n  upstream    legacy: 127.0.0.1:2601\n"), "{text}");
+    }
+    let text = run("a@b.example", "--client 127.0.0.1 --at 2026-01-20T05:58:59Z").unwrap();
+    assert!(text.contains("\n  instance    none: "), "{text}");
+}
+
+#[test]
+fn mail_of_no_instance_from_a_frozen_network_is_held() {
+    let text = run("a@b.example", "--client 127.0.0.1 --at 2026-01-20T06:10:00Z").unwrap();
+    assert!(text.contains("from a network of frozen instance acme-prod-1"), "{text}");
+    assert!(text.contains("\n  reply       451 4.7.0 held: "), "{text}");
+}
+
+#[test]
+fn a_client_that_may_not_relay_is_told_so() {
+    let text = run("a@b.example", "--client 192.0.2.1 --at 2026-01-20T05:00:00Z").unwrap();
+    assert!(text.contains("\n  reply       550 5.7.1 Relaying denied\n"), "{text}");
+    assert!(text.contains("lets only 127.0.0.0/8, ::1/128 relay"), "{text}");
+}
+
+#[test]
+fn a_listener_that_is_not_there_is_a_wrong_command_line() {
+    let error = run("a@b.example", "--client ::1 --listener other").unwrap_err();
+    assert_eq!(crate::cli::exit_code(&error), exit::USAGE);
+    assert!(error.to_string().contains("there are: listener-1"), "{error}");
+}

@@ -1,0 +1,223 @@
+//! Turns events into metrics and log lines. Floor 4.
+//!
+//! Owns what is counted by events, and the names of all metrics. It does not own what others
+//! count themselves (pools, limits, policies, bodies, the window interlock): that is read when
+//! somebody asks, in one pass, by `render`.
+//!
+//! What holds in every scrape, for each `instance`: received recipients = delivered + held +
+//! deferred + refused + in doubt + in flight. Each instance has a ledger under one lock, and a
+//! reading copies it whole.
+//!
+//! Labels are names of the configuration and words of closed lists, never anything from a
+//! message or a client.
+
+mod families;
+mod ledger;
+mod log;
+mod process;
+mod render;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
+
+use prometheus::Histogram;
+use wavegate_smtp::MessageFault;
+
+use crate::{
+    config::Config,
+    event::{Ended, Event, Observer, Refused},
+    world::WallClock,
+};
+pub use ledger::Account;
+use ledger::{Ledger, ListenerCounts, NONE, Table, UpstreamCounts, histogram};
+use log::Log;
+
+/// Instances that ever existed and have series of their own: the largest plan twice over.
+const INSTANCES: usize = 20_000;
+/// Upstreams, and listeners, that ever existed and have series of their own.
+const NAMES: usize = 1000;
+/// Seconds in the gate: from three warm policies to one that runs out of its time.
+const GATE_SECONDS: [f64; 13] =
+    [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.005, 0.02, 0.1, 0.5];
+
+/// Metrics and logs of one process.
+pub struct Telemetry {
+    clock: Arc<dyn WallClock>,
+    log: Log,
+    instances: Table<Ledger>,
+    upstreams: Table<UpstreamCounts>,
+    listeners: Table<ListenerCounts>,
+    /// Mail of no instance: known without a look into the table.
+    unmatched: Arc<Ledger>,
+    gate: Histogram,
+    refused: [AtomicU64; Refused::ALL.len()],
+    ended: [AtomicU64; Ended::ALL.len()],
+    rejected: [AtomicU64; REJECTED.len()],
+    replies_lost: AtomicU64,
+    replies_lost_delivered: AtomicU64,
+    panics: AtomicU64,
+    reloads: AtomicU64,
+    reloads_refused: AtomicU64,
+    /// Milliseconds since 1970.
+    last_reload: AtomicU64,
+    last_reload_good: AtomicBool,
+}
+
+/// Why messages are rejected at their end; what is none of these is "other".
+const REJECTED: [(Option<MessageFault>, &str); 7] = [
+    (Some(MessageFault::TooLarge), "too_large"),
+    (Some(MessageFault::Nul), "nul"),
+    (Some(MessageFault::BareLineEnd), "bare_line_end"),
+    (Some(MessageFault::LongLine), "long_line"),
+    (Some(MessageFault::LargeHeader), "large_header"),
+    (Some(MessageFault::Loop), "loop"),
+    (None, "other"),
+];
+
+impl Telemetry {
+    /// Nothing counted yet. The configuration that the process starts with counts as taken now.
+    pub fn new(clock: Arc<dyn WallClock>) -> Arc<Self> {
+        let instances: Table<Ledger> = Table::new(INSTANCES);
+        Arc::new(Self {
+            log: Log::default(),
+            unmatched: instances.of(NONE),
+            instances,
+            upstreams: Table::new(NAMES),
+            listeners: Table::new(NAMES),
+            gate: histogram(&GATE_SECONDS),
+            refused: Default::default(),
+            ended: Default::default(),
+            rejected: Default::default(),
+            replies_lost: AtomicU64::default(),
+            replies_lost_delivered: AtomicU64::default(),
+            panics: AtomicU64::default(),
+            reloads: AtomicU64::default(),
+            reloads_refused: AtomicU64::default(),
+            last_reload: clock.now().0.into(),
+            last_reload_good: true.into(),
+            clock,
+        })
+    }
+
+    /// What was received of each instance and what became of it, by name; mail of no instance
+    /// under `(none)`.
+    pub fn accounts(&self) -> Vec<(Arc<str>, Account)> {
+        let all = self.instances.all().into_iter();
+        all.map(|(name, ledger)| (name, ledger.account())).collect()
+    }
+
+    /// Whether a listener has a bound socket.
+    pub fn is_listening(&self, listener: &str) -> bool {
+        self.listeners.of(listener).sockets.load(Relaxed) > 0
+    }
+
+    /// Makes the series of all names of a configuration, so that they begin at zero: a counter
+    /// that appears with its first event has no rate for it.
+    fn know(&self, config: &Config) {
+        for instance in &config.plan.instances {
+            self.instances.of(&instance.name);
+        }
+        for upstream in &config.upstreams {
+            self.upstreams.of(&upstream.name);
+        }
+        for listener in &config.listeners {
+            self.listeners.of(&listener.name);
+        }
+    }
+
+    fn ledger(&self, instance: Option<&str>) -> Arc<Ledger> {
+        match instance {
+            Some(name) => self.instances.of(name),
+            None => Arc::clone(&self.unmatched),
+        }
+    }
+
+    fn count(&self, event: &Event<'_>) {
+        match event {
+            Event::Received { instance, recipients, size, .. } => {
+                self.ledger(*instance).receive(*recipients, *size);
+            }
+            Event::Settled { instance, upstream, recipients, outcome, elapsed, .. } => {
+                self.ledger(*instance).settle(*outcome, *recipients);
+                let upstream = self.upstreams.of(upstream.unwrap_or(NONE));
+                upstream.settle(*outcome, *recipients);
+                upstream.handoff.observe(elapsed.as_secs_f64());
+            }
+            Event::GateAnswered { elapsed } => self.gate.observe(elapsed.as_secs_f64()),
+            Event::ProceedAgainstPlan { instance } => {
+                self.instances.of(instance).against_plan.fetch_add(1, Relaxed);
+            }
+            Event::InDoubt { instance, .. } => {
+                self.ledger(*instance).in_doubt.fetch_add(1, Relaxed);
+            }
+            Event::AttemptRetried { upstream, .. } => {
+                self.upstreams.of(upstream).retried.fetch_add(1, Relaxed);
+            }
+            Event::ReplyLost { delivered: true, .. } => {
+                self.replies_lost_delivered.fetch_add(1, Relaxed);
+            }
+            Event::ReplyLost { delivered: false, .. } => {
+                self.replies_lost.fetch_add(1, Relaxed);
+            }
+            // Counted by the policy host, by kind.
+            Event::PolicyFailed { .. } => {}
+            event => self.count_process(event),
+        }
+    }
+
+    /// What is not about one message.
+    fn count_process(&self, event: &Event<'_>) {
+        match event {
+            Event::ListenerOpened { listener } => {
+                self.listeners.of(listener).sockets.fetch_add(1, Relaxed);
+            }
+            Event::ListenerClosed { listener } => {
+                self.listeners.of(listener).sockets.fetch_sub(1, Relaxed);
+            }
+            Event::ConnectionOpened { listener } => {
+                let listener = self.listeners.of(listener);
+                listener.connections.fetch_add(1, Relaxed);
+                listener.opened.fetch_add(1, Relaxed);
+            }
+            Event::ConnectionClosed { listener } => {
+                self.listeners.of(listener).connections.fetch_sub(1, Relaxed);
+            }
+            Event::ConnectionRefused { reason, .. } => {
+                self.refused[*reason as usize].fetch_add(1, Relaxed);
+            }
+            Event::SessionEnded { reason, .. } => {
+                self.ended[*reason as usize].fetch_add(1, Relaxed);
+            }
+            Event::MessageRejected { reason, .. } => {
+                let is_it = |fault: Option<MessageFault>| {
+                    fault.is_none_or(|fault| fault.to_string() == *reason)
+                };
+                if let Some(index) = REJECTED.iter().position(|(fault, _)| is_it(*fault)) {
+                    self.rejected[index].fetch_add(1, Relaxed);
+                }
+            }
+            Event::SessionPanicked => {
+                self.panics.fetch_add(1, Relaxed);
+            }
+            Event::Reloaded { .. } => {
+                self.reloads.fetch_add(1, Relaxed);
+                self.last_reload.store(self.clock.now().0, Relaxed);
+                self.last_reload_good.store(true, Relaxed);
+            }
+            Event::ReloadRefused { .. } => {
+                self.reloads_refused.fetch_add(1, Relaxed);
+                self.last_reload_good.store(false, Relaxed);
+            }
+            event => unreachable!("counted elsewhere: {event:?}"),
+        }
+    }
+}
+
+impl Observer for Telemetry {
+    fn observe(&self, event: &Event<'_>) {
+        self.count(event);
+        self.log.write(event);
+    }
+}

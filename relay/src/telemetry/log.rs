@@ -1,0 +1,261 @@
+//! Log lines of events. Floor 4.
+//!
+//! What somebody outside can cause is written at most so many times a second; the next line
+//! says how many were left out, and a counter counts them. What came from outside is escaped.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::event::{Event, Outcome};
+
+/// Lines a second of one kind: enough to see what goes on, far too few to fill a disk.
+const PER_SECOND: u32 = 10;
+/// Characters of a value that are written: more than any reply line has (RFC 5321 4.5.3.1.5).
+const VALUE: usize = 1000;
+
+/// Writes events down.
+#[derive(Default)]
+pub(super) struct Log {
+    refused: Bound,
+    rejected: Bound,
+    settled: Bound,
+    in_doubt: Bound,
+    against_plan: Bound,
+    policies: Bound,
+    lost: Bound,
+    panics: Bound,
+    suppressed: AtomicU64,
+}
+
+/// One line of a settled message; the level must be known when this is compiled.
+macro_rules! settled {
+    ($level:ident, $suppressed:expr, $event:expr) => {
+        if let Event::Settled { instance, id, upstream, recipients, outcome, reply, elapsed } =
+            $event
+        {
+            tracing::$level!(
+                %id,
+                instance = instance.unwrap_or("-"),
+                upstream = upstream.unwrap_or("-"),
+                recipients,
+                reply = %Clean(reply),
+                seconds = elapsed.as_secs_f64(),
+                suppressed = $suppressed,
+                "{}",
+                outcome.as_str()
+            );
+        }
+    };
+}
+
+impl Log {
+    /// Lines left out so far.
+    pub(super) fn suppressed(&self) -> u64 {
+        self.suppressed.load(Relaxed)
+    }
+
+    /// Writes an event down, if it is worth a line.
+    pub(super) fn write(&self, event: &Event<'_>) {
+        match event {
+            Event::Settled {
+                outcome: Outcome::Held | Outcome::Deferred | Outcome::Refused,
+                ..
+            } => match self.admit(&self.settled) {
+                Some(suppressed) => settled!(info, suppressed, event),
+                None => settled!(debug, None::<u64>, event),
+            },
+            // One in doubt has its own line.
+            Event::Settled { .. } => settled!(debug, None::<u64>, event),
+            Event::InDoubt { instance, id, upstream, error } => {
+                if let Some(suppressed) = self.admit(&self.in_doubt) {
+                    tracing::warn!(
+                        %id,
+                        instance = instance.unwrap_or("-"),
+                        upstream,
+                        error = %Clean(error),
+                        suppressed,
+                        "the upstream's reply was lost: the message may arrive twice"
+                    );
+                }
+            }
+            Event::ReplyLost { id, delivered: true } => {
+                if let Some(suppressed) = self.admit(&self.lost) {
+                    tracing::warn!(
+                        %id,
+                        suppressed,
+                        "the client did not get the reply to a delivered message: it may arrive \
+                         twice"
+                    );
+                }
+            }
+            Event::ReplyLost { id, delivered: false } => {
+                tracing::debug!(%id, "the client did not get the reply");
+            }
+            Event::ListenerOpened { listener } => tracing::info!(listener, "listening"),
+            Event::ListenerClosed { listener } => tracing::info!(listener, "no longer listening"),
+            Event::ConnectionRefused { client, reason } => {
+                if let Some(suppressed) = self.admit(&self.refused) {
+                    let reason = reason.as_str();
+                    tracing::warn!(%client, reason, suppressed, "a client was turned away");
+                }
+            }
+            Event::SessionEnded { client, reason } => {
+                tracing::debug!(%client, reason = reason.as_str(), "a session was ended");
+            }
+            Event::MessageRejected { client, reason } => {
+                if let Some(suppressed) = self.admit(&self.rejected) {
+                    let reason = Clean(reason);
+                    tracing::info!(%client, %reason, suppressed, "a message was rejected");
+                }
+            }
+            Event::AttemptRetried { upstream, error } => {
+                tracing::debug!(upstream, error = %Clean(error), "an attempt is made again");
+            }
+            Event::Received { instance, id, recipients, size } => {
+                let instance = instance.unwrap_or("-");
+                tracing::trace!(%id, instance, recipients, size, "received");
+            }
+            Event::ConnectionOpened { .. }
+            | Event::ConnectionClosed { .. }
+            | Event::GateAnswered { .. } => {}
+            event => self.write_trouble(event),
+        }
+    }
+
+    /// What an operator should look at, and reloads.
+    fn write_trouble(&self, event: &Event<'_>) {
+        match event {
+            Event::ProceedAgainstPlan { instance } => {
+                if let Some(suppressed) = self.admit(&self.against_plan) {
+                    tracing::warn!(
+                        instance,
+                        suppressed,
+                        "a policy would let mail of a frozen instance go; it is held"
+                    );
+                }
+            }
+            Event::PolicyFailed { policy, error } => {
+                if let Some(suppressed) = self.admit(&self.policies) {
+                    let error = Clean(error);
+                    tracing::warn!(policy, %error, suppressed, "the fail mode was applied");
+                }
+            }
+            Event::SessionPanicked => {
+                if let Some(suppressed) = self.admit(&self.panics) {
+                    tracing::error!(suppressed, "a panic ended a session: please report it");
+                }
+            }
+            Event::Reloaded { generation } => {
+                tracing::info!(generation, "a new generation is in force");
+            }
+            Event::ReloadRefused { error } => {
+                // Several lines are wanted here: one an error. The words are those of files.
+                for line in error.lines() {
+                    tracing::error!(error = %Clean(line), "reload refused, the old one stays");
+                }
+            }
+            event => tracing::debug!(?event),
+        }
+    }
+
+    fn admit(&self, bound: &Bound) -> Option<u64> {
+        let admitted = bound.admit(Instant::now());
+        if admitted.is_none() {
+            self.suppressed.fetch_add(1, Relaxed);
+        }
+        admitted
+    }
+}
+
+/// Lets so many through a second.
+#[derive(Default)]
+struct Bound(Mutex<Second>);
+
+#[derive(Default)]
+struct Second {
+    began: Option<Instant>,
+    written: u32,
+    suppressed: u64,
+}
+
+impl Bound {
+    /// Whether one more may be written at `now`: with how many were left out before it.
+    fn admit(&self, now: Instant) -> Option<u64> {
+        let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = |began| now.saturating_duration_since(began) >= Duration::from_secs(1);
+        if second.began.is_none_or(over) {
+            second.began = Some(now);
+            second.written = 0;
+        }
+        if second.written == PER_SECOND {
+            second.suppressed += 1;
+            return None;
+        }
+        second.written += 1;
+        Some(std::mem::take(&mut second.suppressed))
+    }
+}
+
+/// Text from outside: on one line, with nothing in it that a terminal obeys, and not too long.
+struct Clean<'a>(&'a str);
+
+impl fmt::Display for Clean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        for (written, character) in self.0.chars().enumerate() {
+            if written == VALUE {
+                return f.write_str("...");
+            }
+            // Line and paragraph separators, and what turns the direction of text around.
+            let turns = matches!(
+                character,
+                '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+            );
+            if character.is_control() || turns || character == '\\' {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                f.write_char(character)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_a_few_lines_a_second_and_a_count() {
+        let bound = Bound::default();
+        let start = Instant::now();
+        let admitted = (0..1000).filter(|_| bound.admit(start).is_some()).count();
+        assert_eq!(admitted, PER_SECOND as usize);
+        assert_eq!(bound.admit(start + Duration::from_millis(999)), None);
+        assert_eq!(bound.admit(start + Duration::from_secs(1)), Some(991));
+        assert_eq!(bound.admit(start + Duration::from_secs(1)), Some(0));
+    }
+
+    #[test]
+    fn text_from_outside_cannot_make_lines_or_move_the_cursor() {
+        let hostile = "550 no\r\nERROR all is lost\u{1b}[2J\u{9b}1m\u{202e}\\n\u{2028}caf\u{e9}";
+        let clean = Clean(hostile).to_string();
+        let expected = "550 no\\r\\nERROR all is lost\\u{1b}[2J\\u{9b}1m\\u{202e}\\\\n\\u{2028}\
+                        caf\u{e9}";
+        assert_eq!(clean, expected);
+    }
+
+    #[test]
+    fn a_long_value_is_cut() {
+        assert_eq!(Clean(&"x".repeat(VALUE)).to_string(), "x".repeat(VALUE));
+        assert_eq!(Clean(&"x".repeat(VALUE + 1)).to_string(), "x".repeat(VALUE) + "...");
+    }
+}

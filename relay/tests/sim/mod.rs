@@ -1,0 +1,236 @@
+//! A simulated world for whole-relay tests: time stands still unless everybody waits, the
+//! network is in memory, and all randomness follows from a seed. Owns the relay under test, its
+//! senders (`sender`) and its upstreams (`sink`); owns no expectation.
+#![allow(dead_code, reason = "every test file uses another part of it")]
+#![allow(unreachable_pub, reason = "a module of several tests, each a crate of its own")]
+#![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
+
+pub mod sender;
+pub mod sink;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use wavegate::{
+    body::BodyStore,
+    config::{self, Config},
+    event::{Event, Observer},
+    generation,
+    limits::Limits,
+    plan::Timestamp,
+    policy::{HostOptions, PolicyHost},
+    relay::Relay,
+    upstream::Upstream,
+    waves::Waves,
+    world::{World, memory::MemoryNetwork},
+};
+
+pub use sender::Sender;
+pub use sink::{Act, Point, Sink};
+
+/// Every simulation starts here: 2026-01-20T05:00:00Z.
+pub const START: Timestamp = Timestamp(1_768_885_200_000);
+
+/// A relay in its world.
+pub struct Sim {
+    pub relay: Arc<Relay>,
+    pub network: MemoryNetwork,
+    pub log: Arc<Log>,
+    begun: Instant,
+    directory: tempfile::TempDir,
+}
+
+/// Everything that happened, with the simulated time.
+pub struct Log {
+    begun: Instant,
+    lines: Mutex<Vec<String>>,
+}
+
+impl Observer for Log {
+    fn observe(&self, event: &Event<'_>) {
+        let line = format!("{} {event:?}", self.begun.elapsed().as_millis());
+        self.lines.lock().unwrap().push(line);
+    }
+}
+
+impl Log {
+    /// Lines that have all of these in them.
+    pub fn count(&self, wanted: &[&str]) -> usize {
+        let lines = self.lines.lock().unwrap();
+        lines.iter().filter(|line| wanted.iter().all(|part| line.contains(part))).count()
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+}
+
+/// Compiled code that all tests of a file share.
+fn cache() -> &'static Path {
+    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
+    CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
+}
+
+/// The configuration of the examples, with these texts put in at the end of its sections.
+pub struct Setup {
+    pub relay: &'static str,
+    pub limits: &'static str,
+    pub legacy: &'static str,
+    pub cloud: &'static str,
+    pub policies: String,
+    pub plan: String,
+    pub seed: u64,
+}
+
+pub const THREE_POLICIES: &str = r#"
+    [[policy]]
+    plugin = "builtin:freeze"
+    [[policy]]
+    plugin = "builtin:routing"
+    [[policy]]
+    plugin = "builtin:throttle"
+    settings = { limits = [ { per = ["upstream", "recipient-domain"], rate = "5000/s", burst = 500 } ] }
+"#;
+
+/// Three instances, known by network and sender; `acme` has a window.
+pub fn plan(lead: &str, opens: &str, closes: &str) -> String {
+    let mut text = format!("freeze_lead = \"{lead}\"\n");
+    for (number, name) in ["acme", "globex", "initech"].iter().enumerate() {
+        let number = number + 1;
+        text += &format!(
+            "[[instance]]\nname = \"{name}\"\nproduct = \"p\"\nenvironment = \"prod\"\n\
+             match = {{ clients = [\"10.0.{number}.0/24\"], senders = [\"{name}.example\"] }}\n"
+        );
+    }
+    text + &format!(
+        "[[wave]]\nid = \"prod-01\"\nenvironment = \"prod\"\ninstances = [\"acme\"]\n\
+         opens = \"2026-01-20T{opens}Z\"\ncloses = \"2026-01-20T{closes}Z\"\n"
+    )
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            relay: "",
+            limits: "",
+            legacy: "",
+            cloud: "",
+            policies: THREE_POLICIES.to_owned(),
+            plan: plan("60s", "05:30:00", "06:15:00"),
+            seed: 1,
+        }
+    }
+}
+
+impl Setup {
+    pub fn build(&self) -> Sim {
+        let directory = tempfile::tempdir().unwrap();
+        self.write(directory.path());
+        let network = MemoryNetwork::default();
+        let world = World::simulated(network.clone(), START, self.seed);
+        let compiled = Some(cache().join("compiled"));
+        let host = PolicyHost::new(compiled, HostOptions::simulation(self.seed)).unwrap();
+        let config = read(directory.path());
+        let policies = generation::load_policies(&host, &config).unwrap();
+        let limits = &config.limits;
+        let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
+        let table = Limits::new(limits.limit_keys, limits.direct_queue);
+        let spill = directory.path();
+        let bodies = BodyStore::new(spill, limits.message_memory, limits.memory, limits.spill);
+        let first = generation::build(&world, config, policies, None, &HashMap::new());
+        let begun = Instant::now();
+        let log = Arc::new(Log { begun, lines: Mutex::default() });
+        let observer = Arc::clone(&log) as Arc<dyn Observer>;
+        let relay = Relay::new(world, waves, table, bodies, host, observer, first);
+        Sim { relay, network, log, begun, directory }
+    }
+
+    fn write(&self, directory: &Path) {
+        let Self { relay, limits, legacy, cloud, policies, plan, .. } = self;
+        let text = format!(
+            "[relay]\nhostname = \"edge-1.example.net\"\nplan = \"waves.toml\"\n{relay}\n\
+             [limits]\n{limits}\n\
+             [[listener]]\naddress = \"127.0.0.1:2525\"\nallow = [\"10.0.0.0/8\"]\n\
+             [[upstream]]\nname = \"legacy\"\ntargets = [\"127.0.0.1:2601\"]\n{legacy}\n\
+             [[upstream]]\nname = \"cloud\"\ntargets = [\"127.0.0.1:2602\", \"127.0.0.1:2603\"]\n\
+             {cloud}\n[migration]\nbefore = \"legacy\"\nafter = \"cloud\"\n{policies}\n"
+        );
+        std::fs::write(directory.join("relay.toml"), text).unwrap();
+        std::fs::write(directory.join("waves.toml"), plan).unwrap();
+    }
+}
+
+fn read(directory: &Path) -> Config {
+    config::read(&directory.join("relay.toml")).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+impl Sim {
+    /// Milliseconds since the start.
+    pub fn elapsed(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap()
+    }
+
+    /// Waits until this many milliseconds after the start.
+    pub async fn until(&self, ms: u64) {
+        tokio::time::sleep_until(self.begun + Duration::from_millis(ms)).await;
+    }
+
+    /// A scripted upstream; its first target by this number.
+    pub fn sink(&self, port: u16) -> Sink {
+        Sink::start(&self.network, port, self.begun)
+    }
+
+    /// A connected client that has said EHLO.
+    pub async fn sender(&self, client: &str) -> Sender {
+        Sender::connect(&self.relay, client).await
+    }
+
+    pub fn upstream(&self, name: &str) -> Arc<Upstream> {
+        Arc::clone(self.relay.generation().upstream(name).unwrap())
+    }
+
+    /// What production runs beside the workers, in a fixed order.
+    pub fn keep_house(&self) {
+        for name in ["legacy", "cloud"] {
+            tokio::spawn(self.upstream(name).housekeeping());
+        }
+    }
+
+    /// Loads the configuration as it is in `setup` now, as a reload does.
+    pub fn reload(&self, setup: &Setup) {
+        setup.write(self.directory.path());
+        let config = read(self.directory.path());
+        let current = self.relay.generation();
+        let policies = generation::load_policies(&self.relay.policy_host, &config).unwrap();
+        let world = &self.relay.world;
+        let known = HashMap::new();
+        self.relay.replace(generation::build(world, config, policies, Some(&current), &known));
+    }
+
+    /// What of an instance is in flight: not committed, in doubt, and whether its barrier is
+    /// reached.
+    pub fn in_flight(&self, instance: &str) -> (u32, u32, bool) {
+        let all = self.relay.waves.status();
+        let one = all.iter().find(|status| &*status.name == instance).unwrap();
+        (one.in_flight.uncommitted, one.in_flight.in_doubt, one.barrier)
+    }
+}
+
+/// Lets everybody do what can be done without time passing.
+pub async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// Minutes and seconds after the start, in milliseconds.
+pub const fn at(minutes: u64, seconds: u64) -> u64 {
+    (minutes * 60 + seconds) * 1000
+}
+
+pub fn hostile() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/hostile.wasm")
+}
