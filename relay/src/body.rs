@@ -192,9 +192,9 @@ impl Body {
                 memory.extend_from_slice(bytes);
                 return Ok(());
             }
-            let target = needed.next_power_of_two().max(FIRST_RESERVE);
-            let fits = needed <= self.store.message_memory.load(Ordering::Relaxed);
-            if fits && self.store.reserve_memory(target - self.reserved) {
+            let bound = self.store.message_memory.load(Ordering::Relaxed);
+            let target = needed.next_power_of_two().max(FIRST_RESERVE).min(bound);
+            if needed <= bound && self.store.reserve_memory(target - self.reserved) {
                 self.reserved = target;
                 memory.reserve_exact(target - memory.len());
                 memory.extend_from_slice(bytes);

@@ -97,6 +97,7 @@ pub async fn deliver(relay: &Arc<Relay>, arrival: &Arrival<'_>, parcel: Parcel) 
     let recipients = parcel.recipients.len() as u64;
     let size = parcel.facts.size;
     relay.emit(&Event::Received { instance: name.as_deref(), id, recipients, size });
+    let mut account = Account { relay, name, id, recipients, begun, settled: false };
     let result = match verdict {
         Verdict::Go(go) => {
             let head = trace(&generation, arrival, &parcel, id, now);
@@ -107,16 +108,44 @@ pub async fn deliver(relay: &Arc<Relay>, arrival: &Arrival<'_>, parcel: Parcel) 
         Verdict::Defer(reply) => Result::of_relay(reply, Outcome::Deferred, None),
         Verdict::Refuse(reply) => Result::of_relay(reply, Outcome::Refused, None),
     };
-    relay.emit(&Event::Settled {
-        instance: name.as_deref(),
-        id,
-        upstream: result.upstream.as_deref(),
-        recipients,
-        outcome: result.outcome,
-        reply: &result.reply,
-        elapsed: begun.elapsed(),
-    });
+    account.settle(&result);
+    drop(account);
     Handed { reply: result.reply, id: Some(id), outcome: result.outcome }
+}
+
+/// A received message that must be accounted for, whatever happens to its session.
+struct Account<'a> {
+    relay: &'a Relay,
+    name: Option<Arc<str>>,
+    id: MessageId,
+    recipients: u64,
+    begun: Instant,
+    settled: bool,
+}
+
+impl Account<'_> {
+    fn settle(&mut self, result: &Result) {
+        self.settled = true;
+        self.relay.emit(&Event::Settled {
+            instance: self.name.as_deref(),
+            id: self.id,
+            upstream: result.upstream.as_deref(),
+            recipients: self.recipients,
+            outcome: result.outcome,
+            reply: &result.reply,
+            elapsed: self.begun.elapsed(),
+        });
+    }
+}
+
+impl Drop for Account<'_> {
+    /// The session was cut off, or panicked: nobody knows how far it came.
+    fn drop(&mut self) {
+        if !self.settled {
+            let reply = Reply::fixed(421, Enhanced(4, 3, 0), "session cut off");
+            self.settle(&Result::of_relay(reply, Outcome::InDoubt, None));
+        }
+    }
 }
 
 fn ask(

@@ -171,7 +171,7 @@ impl Running {
         let admin = bind_admin(&config)?;
         let workers = config.relay.workers;
         let known = learned::load(&state_dir);
-        let telemetry = Arc::new(Telemetry::new());
+        let telemetry = Telemetry::new(Arc::clone(&world.clock));
         let limits = &config.limits;
         let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
         let table = Limits::new(limits.limit_keys, limits.direct_queue);

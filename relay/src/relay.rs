@@ -114,7 +114,6 @@ pub struct ListenerSettings {
 
 impl Relay {
     /// A relay with its first generation.
-    #[expect(clippy::too_many_arguments, reason = "the parts of the whole, put together once")]
     pub fn new(
         world: World,
         waves: Arc<Waves>,

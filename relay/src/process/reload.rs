@@ -53,6 +53,9 @@ impl Reloader {
                 .listen(&one.name, &one.socket)
                 .map_err(StartError::system("share a listening socket"))?;
         }
+        for one in &bound {
+            relay.emit(&Event::ListenerOpened { listener: &one.name });
+        }
         let addresses = bound.iter().map(|one| (one.name.clone(), one.address)).collect();
         let state = State {
             workers: Some(workers),
@@ -139,8 +142,12 @@ impl Reloader {
         let (kept, gone): (Vec<_>, Vec<_>) = state.bound.drain(..).partition(stays);
         state.bound = kept;
         if let Some(workers) = &state.workers {
-            gone.iter().for_each(|one| workers.close(&one.name));
+            for one in &gone {
+                workers.close(&one.name);
+                self.relay.emit(&Event::ListenerClosed { listener: &one.name });
+            }
             for one in &fresh {
+                self.relay.emit(&Event::ListenerOpened { listener: &one.name });
                 if let Err(error) = workers.listen(&one.name, &one.socket) {
                     tracing::error!(listener = one.name, %error, "cannot accept");
                 }

@@ -46,7 +46,7 @@ macro_rules! settled {
                 instance = instance.unwrap_or("-"),
                 upstream = upstream.unwrap_or("-"),
                 recipients,
-                reply = %Clean(reply),
+                reply = %Clean(&reply.to_string()),
                 seconds = elapsed.as_secs_f64(),
                 suppressed = $suppressed,
                 "{}",
