@@ -1,0 +1,307 @@
+//! Real mail programs on both sides: Postfix, its smtp-source and smtp-sink, swaks.
+#![allow(clippy::unwrap_used, reason = "a test may stop here")]
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Group, Pid, User};
+use wavegate_tests::harness::{Client, Config, Relay, recording, sink, until};
+use wavegate_tests::sink::Extensions;
+use wavegate_tests::tool;
+
+/// Where Debian has Postfix's daemons.
+const MASTER: &str = "/usr/lib/postfix/sbin/master";
+
+/// A port that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A Postfix of its own: queue, configuration, log; the system's is not touched.
+struct Postfix {
+    master: Child,
+    addr: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Postfix {
+    /// Starts one; all that it takes goes to `transport`.
+    fn start(transport: &str) -> Self {
+        let user = User::from_name("postfix").unwrap().expect("a user postfix");
+        let drop = Group::from_name("postdrop").unwrap().expect("a group postdrop");
+        let folder = tempfile::Builder::new().prefix("wavegate-postfix-").tempdir().unwrap();
+        let dir = folder.path();
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let addr = free();
+        fs::create_dir(dir.join("config")).unwrap();
+        for (name, text) in [
+            ("main.cf", include_str!("postfix/main.cf")),
+            ("master.cf", include_str!("postfix/master.cf")),
+        ] {
+            let text = text
+                .replace("@DIR@", dir.to_str().unwrap())
+                .replace("@LISTEN@", &addr.port().to_string())
+                .replace("@TRANSPORT@", transport);
+            fs::write(dir.join("config").join(name), text).unwrap();
+        }
+        let (uid, gid) = (user.uid.as_raw(), drop.gid.as_raw());
+        let make = |name: &str, mode: u32, group: Option<u32>| {
+            let path = dir.join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            chown(&path, Some(uid), group).unwrap();
+        };
+        make("data", 0o700, None);
+        make("log", 0o755, None);
+        fs::create_dir_all(dir.join("queue/pid")).unwrap();
+        for name in [
+            "active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming",
+            "private", "saved", "trace",
+        ] {
+            make(&format!("queue/{name}"), 0o700, None);
+        }
+        make("queue/maildrop", 0o730, Some(gid));
+        make("queue/public", 0o710, Some(gid));
+        let output = File::create(dir.join("output")).unwrap();
+        let mut master = Command::new(MASTER)
+            .arg("-c")
+            .arg(dir.join("config"))
+            .arg("-d")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        until("Postfix greets", || {
+            if let Some(status) = master.try_wait().unwrap() {
+                let said = fs::read_to_string(dir.join("output")).unwrap();
+                panic!("Postfix ended: {status}: {said}");
+            }
+            TcpStream::connect(addr).is_ok().then_some(())
+        });
+        Self { master, addr, folder }
+    }
+
+    /// Its log so far.
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log/mail.log")).unwrap_or_default()
+    }
+
+    /// Messages in its queue.
+    fn queued(&self) -> usize {
+        fn files(folder: &Path) -> usize {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|one| if one.path().is_dir() { files(&one.path()) } else { 1 }).sum()
+        }
+        let queue = self.folder.path().join("queue");
+        ["maildrop", "incoming", "active", "deferred"].iter().map(|one| files(&queue.join(one))).sum()
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        // The master ends its children when it is told to end, not when it is killed.
+        let _ended_already =
+            kill(Pid::from_raw(i32::try_from(self.master.id()).unwrap()), Signal::SIGTERM);
+        let _reaped = self.master.wait();
+        if std::thread::panicking() {
+            #[allow(clippy::print_stderr, reason = "the test runner shows it with the failure")]
+            {
+                eprintln!("Postfix's log:\n{}", self.log());
+            }
+        }
+    }
+}
+
+/// Runs a command to its end; it must succeed.
+fn run(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let said = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    output
+}
+
+#[test]
+fn postfix_as_sender() {
+    let Some(_postfix) = tool::require("postfix") else { return };
+    for extensions in [
+        Extensions { chunking: true, ..Extensions::default() },
+        Extensions { pipelining: false, ..Extensions::default() },
+    ] {
+        let sink = sink(extensions, &["end:%7=451 4.3.0 later", "rcpt:5=550 5.1.1 unknown"]);
+        let relay = Relay::start(&Config::to(&[sink.addr()]));
+        relay.wait_offer("8BITMIME", |lines| lines.iter().any(|line| line == "8BITMIME"));
+        let postfix = Postfix::start(&format!("smtp:[127.0.0.1]:{}", relay.addr().port()));
+        let mut client = Client::connect(postfix.addr);
+        client.expect_reply("220");
+        client.expect("EHLO sender.example", "250");
+        for _ in 0..20 {
+            client.expect("MAIL FROM:<news@mkt.acme.example> BODY=8BITMIME", "250");
+            client.expect("RCPT TO:<a@example.org>", "250");
+            client.expect("DATA", "354");
+            client.send(b"Subject: \xc3\xa4\r\nFrom: <a@b.example>\r\n\r\n..dot\r\n\xe4\r\n.\r\n");
+            client.expect_reply("250");
+        }
+        // Every message is sent, deferred by the 451s, or bounced by the 550, and Postfix knows.
+        let log = until("Postfix has an answer for each", || {
+            let log = postfix.log();
+            let answers = log.matches("status=sent").count()
+                + log.matches("status=deferred").count()
+                + log.matches("status=bounced").count();
+            (answers >= 20).then_some(log)
+        });
+        assert!(log.contains("451 4.3.0 later"), "the upstream's words reach Postfix\n{log}");
+        assert!(log.contains("550 5.1.1 unknown"), "{log}");
+        let sent = log.matches("status=sent").count() as u64;
+        assert!(sent >= 15, "{log}");
+        assert!(sink.counts().messages >= sent);
+        assert_eq!((sink.counts().violations, sink.counts().bad_contents), (0, 0));
+        let content = sink.messages().remove(0).content.unwrap();
+        assert!(content.ends_with(b"\r\n\r\n.dot\r\n\xe4\r\n"), "{}", content.escape_ascii());
+    }
+}
+
+#[test]
+fn several_recipients_from_postfix_all_arrive() {
+    let Some(_postfix) = tool::require("postfix") else { return };
+    let sink = recording();
+    let relay = Relay::start(&Config::to(&[sink.addr()]));
+    let postfix = Postfix::start(&format!("smtp:[127.0.0.1]:{}", relay.addr().port()));
+    let mut client = Client::connect(postfix.addr);
+    client.expect_reply("220");
+    client.expect("EHLO sender.example", "250");
+    client.expect("MAIL FROM:<news@mkt.acme.example>", "250");
+    for number in 0..5 {
+        client.expect(&format!("RCPT TO:<to{number}@example.org>"), "250");
+    }
+    client.expect("DATA", "354");
+    client.send("Subject: x\r\n\r\nx\r\n.\r\n");
+    client.expect_reply("250");
+    // 452 4.5.3 makes Postfix send the rest again; how soon is its own business, so it is asked to.
+    let flush = || {
+        let config = postfix.folder.path().join("config");
+        run(Command::new("/usr/sbin/postqueue").arg("-c").arg(config).arg("-f"));
+    };
+    let mut rounds = 0;
+    until("all recipients have it", || {
+        let got = sink.counts().recipients;
+        if got == 5 {
+            return Some(());
+        }
+        if postfix.log().matches("452 4.5.3").count() > rounds {
+            rounds = postfix.log().matches("452 4.5.3").count();
+            flush();
+        }
+        None
+    });
+    until("the queue is empty", || (postfix.queued() == 0).then_some(()));
+    let mut to: Vec<_> = sink.messages().iter().map(|one| one.to[0].address.clone()).collect();
+    to.sort();
+    to.dedup();
+    assert_eq!(to.len(), 5);
+}
+
+#[test]
+fn postfix_as_upstream() {
+    let Some(_postfix) = tool::require("postfix") else { return };
+    let postfix = Postfix::start("discard:");
+    let relay = Relay::start(&Config::to(&[postfix.addr]));
+    let offered = relay.wait_offer("8BITMIME", |lines| lines.iter().any(|l| l == "8BITMIME"));
+    assert!(offered.contains(&"SIZE 10240000".to_owned()), "Postfix's: {offered:?}");
+    let mut client = relay.hello();
+    for _ in 0..20 {
+        let reply = client.small();
+        assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "Postfix's own words: {reply}");
+    }
+    // By BDAT, 8-bit, with DSN parameters.
+    client.expect("MAIL FROM:<a@example.com> BODY=8BITMIME RET=HDRS ENVID=x", "250");
+    client.expect("RCPT TO:<b@example.org> NOTIFY=NEVER ORCPT=rfc822;b@example.org", "250");
+    client.send(b"BDAT 17 LAST\r\nSubject: s\r\n\r\n\xe4\r\n");
+    client.expect_reply("250 2.0.0 Ok");
+    client.expect("MAIL FROM:<a@example.com>", "250");
+    client.expect("RCPT TO:<not-a-domain>", "5");
+    until("Postfix has them all", || {
+        (postfix.log().matches("status=sent").count() == 21).then_some(())
+    });
+}
+
+#[test]
+fn swaks_with_eight_bit_and_pipelining() {
+    let Some(swaks) = tool::require("swaks") else { return };
+    let sink = recording();
+    let relay = Relay::start(&Config::to(&[sink.addr()]));
+    relay.wait_offer("8BITMIME", |lines| lines.iter().any(|line| line == "8BITMIME"));
+    let body = "Gr\u{fc}\u{df}e\n.\n..\nend";
+    for pipelining in [false, true] {
+        let mut command = Command::new(&swaks);
+        command
+            .args(["--server", &relay.addr().to_string()])
+            .args(["--from", "news@mkt.acme.example", "--to", "customer@example.org"])
+            .args(["--helo", "swaks.example", "--body", body, "--header", "Subject: \u{e4}"]);
+        if pipelining {
+            command.arg("--pipeline");
+        }
+        run(&mut command);
+        let message = sink.messages().pop().unwrap();
+        let content = String::from_utf8(message.content.unwrap()).unwrap();
+        assert!(content.contains("Subject: \u{e4}\r\n"), "{content}");
+        assert!(content.contains("\r\nGr\u{fc}\u{df}e\r\n.\r\n..\r\nend\r\n"), "{content}");
+        assert!(content.starts_with("Received: from swaks.example "), "{content}");
+    }
+    assert_eq!(sink.counts().messages, 2);
+}
+
+#[test]
+fn swaks_hears_the_upstreams_refusal() {
+    let Some(swaks) = tool::require("swaks") else { return };
+    let sink = sink(Extensions::default(), &["end:1=550 5.7.1 not this one"]);
+    let relay = Relay::start(&Config::to(&[sink.addr()]));
+    let output = Command::new(&swaks)
+        .args(["--server", &relay.addr().to_string(), "--helo", "swaks.example"])
+        .args(["--from", "a@example.com", "--to", "b@example.org"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("<** 550 5.7.1 not this one"), "{said}");
+}
+
+#[test]
+fn smtp_source_to_smtp_sink() {
+    let Some(source) = tool::require("smtp-source") else { return };
+    let Some(sink) = tool::require("smtp-sink") else { return };
+    let addr = free();
+    // smtp-sink needs a user to become when it is root's.
+    let mut command = Command::new(sink);
+    if nix::unistd::geteuid().is_root() {
+        command.args(["-u", "postfix"]);
+    }
+    let mut sink = command
+        .args(["-c", &addr.to_string(), "100"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("smtp-sink listens", || TcpStream::connect(addr).is_ok().then_some(()));
+    let relay = Relay::start(&Config::to(&[addr]));
+    for mode in [&["-d"][..], &[]] {
+        run(Command::new(&source)
+            .args(mode)
+            .args(["-s", "10", "-m", "500", "-l", "10000", "-f", "a@example.com", "-t", "b@example.org"])
+            .arg(format!("inet:{}", relay.addr())));
+    }
+    sink.kill().unwrap();
+    sink.wait().unwrap();
+    // smtp-source ends with an error at any reply that is not the one it wants: 1000 were taken.
+    assert_eq!(relay.reloads(), (0, 0));
+}

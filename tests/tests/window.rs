@@ -1,0 +1,165 @@
+//! The window of an instance in real time: where its mail goes before, that none leaves in it, and
+//! where it goes after. Through real sockets to the real relay.
+#![allow(clippy::unwrap_used, reason = "a test may stop here")]
+
+use std::sync::{Mutex, mpsc};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use wavegate_tests::harness::{Config, PATIENCE, Relay, Script, recording, until};
+
+const POLICIES: &str = "[[policy]]\nplugin = \"builtin:freeze\"\n[[policy]]\nplugin = \"builtin:routing\"\n";
+
+fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// `ms` since 1970 as RFC 3339.
+fn rfc3339(ms: u64) -> String {
+    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Days to a date, by the cycle of 400 years that begins on 1 March.
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let (day, month) = (doy - (153 * ((5 * doy + 2) / 153) + 2) / 5 + 1, (5 * doy + 2) / 153);
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    let (seconds, ms) = (of_day / 1000, of_day % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+/// A plan whose window opens and closes so many milliseconds from now.
+fn plan(lead: &str, opens: i64, closes: i64) -> String {
+    let at = |offset: i64| rfc3339(now_ms().checked_add_signed(offset).unwrap());
+    format!(
+        "freeze_lead = \"{lead}\"\n[[instance]]\nname = \"acme-prod-1\"\nproduct = \"classic\"\n\
+         environment = \"production\"\nmatch = {{ senders = [\"mkt.acme.example\"] }}\n\
+         [[wave]]\nid = \"prod-01\"\nenvironment = \"production\"\ninstances = [\"acme-prod-1\"]\n\
+         opens = \"{}\"\ncloses = \"{}\"\n",
+        at(opens),
+        at(closes)
+    )
+}
+
+const HOUR: i64 = 3_600_000;
+
+fn config(legacy: std::net::SocketAddr, cloud: std::net::SocketAddr) -> String {
+    Config::default()
+        .relay("plan = \"waves.toml\"\nreceived = false")
+        .and_upstream("legacy", &[legacy], "extensions = []")
+        .and_upstream("cloud", &[cloud], "extensions = []")
+        .section("[migration]\nbefore = \"legacy\"\nafter = \"cloud\"\n")
+        .section(POLICIES)
+        .to_string()
+}
+
+#[test]
+fn the_day_1970_and_a_leap_day_are_written_rightly() {
+    assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+    assert_eq!(rfc3339(1_709_210_096_789), "2024-02-29T12:34:56.789Z");
+}
+
+#[test]
+fn before_freezing_frozen_and_after() {
+    let (legacy, cloud) = (recording(), recording());
+    let waves = plan("60s", HOUR, 2 * HOUR);
+    let config = config(legacy.addr(), cloud.addr());
+    let relay = Relay::start_with(&config, &[("waves.toml", waves.as_bytes())]);
+    let mut client = relay.hello();
+    assert!(client.small().starts_with("250"));
+    assert_eq!((legacy.counts().messages, cloud.counts().messages), (1, 0));
+    for (phase, opens, closes) in [("freezing", 30_000, HOUR), ("frozen", -1000, HOUR)] {
+        relay.write("waves.toml", plan("60s", opens, closes));
+        let held = until(phase, || Some(client.small()).filter(|said| !said.starts_with("250")));
+        assert!(held.starts_with("451 4.7.0"), "{phase}: {held}");
+        assert!(held.contains("acme-prod-1") && held.contains("prod-01"), "{phase}: {held}");
+        // Other mail goes on: this is of no instance.
+        client.expect("MAIL FROM:<a@other.example>", "250");
+        client.expect("RCPT TO:<b@example.org>", "250");
+        client.expect("DATA", "354");
+        client.send("x\r\n.\r\n");
+        client.expect_reply("250");
+        let left = (legacy.counts().messages, cloud.counts().messages);
+        assert!(client.small().starts_with("451 4.7.0"), "{phase}: still held");
+        assert_eq!((legacy.counts().messages, cloud.counts().messages), left, "{phase}: none left");
+        relay.write("waves.toml", plan("60s", HOUR, 2 * HOUR));
+        until("the window is moved away", || client.small().starts_with("250").then_some(()));
+    }
+    relay.write("waves.toml", plan("60s", -2 * HOUR, -1000));
+    let sent = cloud.counts().messages;
+    until("mail goes to the cloud", || {
+        assert!(client.small().starts_with("250"));
+        (cloud.counts().messages > sent).then_some(())
+    });
+}
+
+#[test]
+fn a_window_opens_and_closes_by_the_clock() {
+    let (legacy, cloud) = (recording(), recording());
+    let far = plan("60s", HOUR, 2 * HOUR);
+    let config = config(legacy.addr(), cloud.addr());
+    let relay = Relay::start_with(&config, &[("waves.toml", far.as_bytes())]);
+    let mut client = relay.hello();
+    assert!(client.small().starts_with("250"));
+    let begun = now_ms();
+    let (opens, closes) = (begun + 1500, begun + 2500);
+    let text = plan("500ms", 0, 1);
+    let times = |line: &&str| !line.starts_with("opens") && !line.starts_with("closes");
+    let mut text = text.lines().filter(times).collect::<Vec<_>>().join("\n");
+    text += &format!("\nopens = \"{}\"\ncloses = \"{}\"\n", rfc3339(opens), rfc3339(closes));
+    relay.write("waves.toml", text);
+    let mut held = 0;
+    until("mail goes to the cloud", || {
+        let said = client.small();
+        assert!(said.starts_with("250") || said.starts_with("451 4.7.0"), "{said}");
+        held += u32::from(said.starts_with("451"));
+        (cloud.counts().messages > 0).then_some(())
+    });
+    assert!(held > 0, "the window was not seen");
+    // A message before the reload may be late in neither direction but by the clock.
+    let late = legacy.messages().iter().map(|message| message.at_ms).max().unwrap();
+    assert!(late < opens, "left at {late}, the window opened at {opens}");
+    let early = cloud.messages()[0].at_ms;
+    assert!(early >= closes, "left at {early}, the window closed at {closes}");
+}
+
+#[test]
+fn a_message_begun_before_the_window_does_not_leave_in_it() {
+    let (go, wait) = mpsc::channel::<()>();
+    let (begun, has_begun) = mpsc::channel::<()>();
+    let (ended, has_ended) = mpsc::channel::<Option<Vec<u8>>>();
+    let wait = Mutex::new(wait);
+    let legacy = Script::start(move |number, peer| {
+        if number > 1 {
+            return peer.accept_all(&[], |_| b"250 taken\r\n".to_vec());
+        }
+        let mut play = || {
+            peer.greet(&[])?;
+            peer.envelope()?;
+            begun.send(()).ok()?;
+            wait.lock().unwrap().recv_timeout(PATIENCE).ok()?;
+            peer.say("354 go on\r\n");
+            ended.send(peer.content()).ok()
+        };
+        let _closed: Option<()> = play();
+    });
+    let cloud = recording();
+    let far = plan("0s", HOUR, 2 * HOUR);
+    let config = config(legacy.addr(), cloud.addr());
+    let relay = Relay::start_with(&config, &[("waves.toml", far.as_bytes())]);
+    let mut client = relay.hello();
+    client.begin_data();
+    client.send("Subject: late\r\n\r\nx\r\n.\r\n");
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    // Now the window opens; another client sees that it has.
+    relay.write("waves.toml", plan("0s", -1000, HOUR));
+    let mut other = relay.hello();
+    until("the window is open", || other.small().starts_with("451 4.7.0").then_some(()));
+    go.send(()).unwrap();
+    let said = client.reply();
+    assert!(said.starts_with("451 4.7.0"), "{said}");
+    // The upstream never saw the end of data.
+    assert_eq!(has_ended.recv_timeout(PATIENCE).unwrap(), None);
+    assert_eq!(cloud.counts().messages, 0);
+}
