@@ -157,7 +157,8 @@ fn no_250_before_the_upstreams() {
 #[test]
 fn what_was_not_committed_is_tried_on_the_other_target_without_a_duplicate() {
     // Dies at each place before the end of data, on its first connection and all others.
-    for fault in ["connect:*=close", "ehlo:*=close", "mail:*=close", "rcpt:*=close", "data:*=close"] {
+    for fault in ["connect:*=close", "ehlo:*=close", "mail:*=close", "rcpt:*=close", "data:*=close"]
+    {
         let bad = sink(Extensions::default(), &[fault]);
         let good = recording();
         let config = Config::to(&[bad.addr(), good.addr()]).upstream(KNOWN);

@@ -98,7 +98,10 @@ impl Postfix {
             entries.map(|one| if one.path().is_dir() { files(&one.path()) } else { 1 }).sum()
         }
         let queue = self.folder.path().join("queue");
-        ["maildrop", "incoming", "active", "deferred"].iter().map(|one| files(&queue.join(one))).sum()
+        ["maildrop", "incoming", "active", "deferred"]
+            .iter()
+            .map(|one| files(&queue.join(one)))
+            .sum()
     }
 }
 
@@ -283,7 +286,18 @@ fn smtp_source_to_smtp_sink() {
     for mode in [&["-d"][..], &[]] {
         run(Command::new(&source)
             .args(mode)
-            .args(["-s", "10", "-m", "500", "-l", "10000", "-f", "a@example.com", "-t", "b@example.org"])
+            .args([
+                "-s",
+                "10",
+                "-m",
+                "500",
+                "-l",
+                "10000",
+                "-f",
+                "a@example.com",
+                "-t",
+                "b@example.org",
+            ])
             .arg(format!("inet:{}", relay.addr())));
     }
     sink.kill().unwrap();
