@@ -83,7 +83,7 @@ fn a_poison_message_costs_only_itself() {
         client.envelope("poison@example.com", "b@example.org");
         client.expect("DATA", "354");
         client.send("x\r\n.\r\n");
-        client.expect_reply("451 4.3.0");
+        client.expect_reply("451 4.7.0 held: policy hostile");
         let reply = client.small();
         assert!(is_answered(&reply), "{reply}");
     }
