@@ -207,8 +207,7 @@ impl Body {
 
     /// Moves what is in memory to a spill file.
     fn spill(&mut self) -> Result<(), BodyError> {
-        let file =
-            tempfile::tempfile_in(&self.store.directory).map_err(|e| self.store.io(e))?;
+        let file = tempfile::tempfile_in(&self.store.directory).map_err(|e| self.store.io(e))?;
         let old = std::mem::replace(&mut self.place, Place::Spill { file, length: 0 });
         self.store.memory_used.fetch_sub(self.reserved, Ordering::Relaxed);
         self.reserved = 0;

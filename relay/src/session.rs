@@ -135,6 +135,8 @@ impl From<io::Error> for Broken {
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
         let Client { stream, peer, listener, settings } = client;
+        let mut deadline = Deadline::default();
+        deadline.set(relay.look().config.limits.command_timeout);
         Self {
             relay,
             stream,
@@ -144,7 +146,7 @@ impl Session {
             helo: None,
             message: None,
             pending: Vec::new(),
-            deadline: Deadline::default(),
+            deadline,
         }
     }
 
@@ -190,7 +192,11 @@ impl Session {
         if self.relay.is_stopping() && self.message.is_none() {
             return Err(Broken::Ended(Ended::Stopping));
         }
-        self.deadline.set(self.patience());
+        // A command has one deadline, however its bytes drip in: only an answer, or bytes of a
+        // message, begin another.
+        if !self.server.output().is_empty() || self.server.is_receiving_message() {
+            self.deadline.set(self.patience());
+        }
         self.flush().await?;
         self.read().await
     }

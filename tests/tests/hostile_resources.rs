@@ -25,7 +25,6 @@ fn slowloris_at_commands_is_closed() {
 }
 
 #[test]
-#[ignore = "not met yet: the deadline of a command begins anew with each byte of it"]
 fn slowloris_that_drips_a_command_gains_nothing() {
     let sink = recording();
     let config = Config::to(&[sink.addr()]).limits("command_timeout = \"300ms\"");
@@ -220,7 +219,6 @@ fn ehlo_offers_what_all_upstreams_offer_and_the_smallest_size() {
 }
 
 #[test]
-#[ignore = "not met yet: 8-bit content without BODY=8BITMIME is passed on to such an upstream"]
 fn without_8bitmime_upstream_it_is_not_offered_and_eight_bits_are_refused() {
     let plain = Extensions { eightbitmime: false, smtputf8: false, ..Extensions::default() };
     let sink = sink(plain, &[]);

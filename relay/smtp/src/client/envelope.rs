@@ -40,7 +40,7 @@ impl BodyShape {
 /// Why this upstream cannot be given this message. Nobody's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {
-    /// It was declared 8BITMIME and is, and the upstream has not the extension.
+    /// It is 8-bit, declared or not, and the upstream has not the extension.
     #[error("the next hop does not take 8-bit content")]
     EightBit,
     /// It was declared SMTPUTF8 and has content or addresses that need it.
@@ -119,13 +119,13 @@ fn check(
     shape: &BodyShape,
     extensions: &Extensions,
 ) -> Result<(), Unsupported> {
-    // Only what was declared and is there needs the extension: leaving out a
-    // declaration that says nothing changes no byte.
+    // Only what is there needs the extension: leaving out a declaration that
+    // says nothing changes no byte. 8-bit content needs it also where the
+    // client forgot to declare it (RFC 6152 3): the upstream might clear bits.
     let wide = mail.smtputf8 && (shape.eight_bit || !ascii);
-    let eight_bit = mail.body == Some(BodyType::EightBitMime) && shape.eight_bit;
     if wide && !extensions.has(Extension::SmtpUtf8) {
         Err(Unsupported::SmtpUtf8)
-    } else if eight_bit && !extensions.has(Extension::EightBitMime) {
+    } else if shape.eight_bit && !extensions.has(Extension::EightBitMime) {
         Err(Unsupported::EightBit)
     } else if !shape.ends_with_crlf && !extensions.has(Extension::Chunking) {
         Err(Unsupported::IncompleteLine)
