@@ -184,13 +184,18 @@ impl Running {
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let reloader = Reloader::new(path, &relay, workers, bound)?;
         let addresses = reloader.addresses();
-        let control = Control { relay: Arc::clone(&relay), reloader, telemetry, admin, signals };
         let thread = std::thread::Builder::new().name("control".into());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(StartError::system("start the control thread"))?;
         let requested = requests.clone();
+        let signals = {
+            let _within = runtime.enter();
+            signals.then(watch::Signals::register).transpose()
+        };
+        let signals = signals.map_err(StartError::system("handle signals"))?;
+        let control = Control { relay: Arc::clone(&relay), reloader, telemetry, admin, signals };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
             .map_err(StartError::system("start the control thread"))?;
@@ -247,7 +252,7 @@ struct Control {
     reloader: Reloader,
     telemetry: Arc<Telemetry>,
     admin: Option<std::net::TcpListener>,
-    signals: bool,
+    signals: Option<watch::Signals>,
 }
 
 impl Control {
@@ -283,8 +288,8 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
         }
-        if signals {
-            tokio::spawn(watch::signals(requests.clone()));
+        if let Some(signals) = signals {
+            tokio::spawn(watch::signals(signals, requests.clone()));
             tokio::spawn(watch::files(Arc::clone(&relay), requests));
         }
         let reloader = Arc::new(reloader);

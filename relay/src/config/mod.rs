@@ -317,7 +317,7 @@ pub enum PluginSource {
 /// What happens when a plugin traps, runs out of time or memory, or answers nonsense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailMode {
-    /// The message is held (`451 4.3.0` until there is a spool). Default of freeze policies.
+    /// The message is held (`451 4.7.0` until there is a spool). Default of freeze policies.
     Hold,
     /// `451 4.3.0`. Default of routing policies.
     Defer,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use notify::{RecursiveMode, Watcher};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 
@@ -16,18 +16,32 @@ const QUIET: Duration = Duration::from_millis(300);
 /// Change notices that may wait. One is enough to reload; the rest says the same.
 const NOTICES: usize = 64;
 
+/// The signals that a process handles. Made before anybody is told that it runs, so that none
+/// ends it unheard.
+pub(super) struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Handles them from now on. To be called within a runtime.
+    pub(super) fn register() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// SIGHUP reloads; SIGTERM and SIGINT stop.
-pub(super) async fn signals(requests: mpsc::Sender<Request>) {
-    let kinds = [SignalKind::hangup(), SignalKind::terminate(), SignalKind::interrupt()];
-    let [Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)] = kinds.map(signal) else {
-        tracing::error!("signals cannot be handled");
-        return;
-    };
+pub(super) async fn signals(mut signals: Signals, requests: mpsc::Sender<Request>) {
     loop {
         let request = tokio::select! {
-            _ = hangup.recv() => Request::Reload(None),
-            _ = terminate.recv() => Request::Stop,
-            _ = interrupt.recv() => Request::Stop,
+            _ = signals.hangup.recv() => Request::Reload(None),
+            _ = signals.terminate.recv() => Request::Stop,
+            _ = signals.interrupt.recv() => Request::Stop,
         };
         if requests.send(request).await.is_err() {
             return;

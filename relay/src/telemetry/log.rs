@@ -99,7 +99,7 @@ impl Log {
             Event::ReplyLost { id, delivered: false } => {
                 tracing::debug!(%id, "the client did not get the reply");
             }
-            Event::ListenerOpened { listener } => tracing::info!(listener, "listening"),
+            Event::ListenerOpened { listener } => tracing::debug!(listener, "a listener opens"),
             Event::ListenerClosed { listener } => tracing::info!(listener, "no longer listening"),
             Event::ConnectionRefused { client, reason } => {
                 if let Some(suppressed) = self.admit(&self.refused) {
