@@ -264,10 +264,8 @@ impl Control {
     ) {
         let relay = Arc::clone(&self.relay);
         let reloader = runtime.block_on(self.serve(inbox, requests));
-        relay.stop();
         let patience = relay.generation().config.limits.shutdown_timeout;
         reloader.stop(patience);
-        // What hangs on to the runtime now is idle; do not wait for it.
         tracing::info!("stopped");
     }
 
@@ -316,7 +314,7 @@ impl Control {
                 Some(Request::Stop) | None => break,
             }
         }
-        // Not ready from now on, but still answering while sessions end.
+        // Workers and the admin address end together: who asks is refused, which is not ready.
         relay.stop();
         let _ = stop.send(true);
         reloader.save_learned();
