@@ -47,7 +47,7 @@ pub struct MemoryOptions {
     #[arg(long, default_value_t = 300)]
     pub time_limit: u64,
     /// The relay's program
-    #[arg(long, default_value = "target/release/wavegate")]
+    #[arg(long, default_value = "target/dist/wavegate")]
     pub wavegate: PathBuf,
     /// Folder of the configurations
     #[arg(long, default_value = "tests/bench")]

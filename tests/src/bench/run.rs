@@ -45,7 +45,7 @@ pub struct RunOptions {
     #[arg(long, default_value_t = 1800)]
     pub time_limit: u64,
     /// The relay's program
-    #[arg(long, default_value = "target/release/wavegate")]
+    #[arg(long, default_value = "target/dist/wavegate")]
     pub wavegate: PathBuf,
     /// Folder of the configurations
     #[arg(long, default_value = "tests/bench")]
