@@ -1,287 +1,326 @@
-//! A direct attempt, from the gate's "go" to the reply for the client. Floor 3.
+//! One attempt, from the gate's "go" to what the upstream said: the same for a message whose
+//! client waits and for one from the spool. Floor 3.
 //!
 //! It has three states. *Uncommitted*: the end of data is not written; it is tried again
 //! freely. *In doubt*: it is written, and no reply has come; nothing may be tried again.
 //! *Settled*: the upstream has replied.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use wavegate_smtp::{BodyShape, ClientEvent, Enhanced, Reply, Settled, client::Stage};
+use wavegate_smtp::{BodyShape, ClientEvent, Reply, Settled, Unsupported, client::Stage};
 
-use super::{Parcel, Result as Handed, body, hold};
+use super::{Message, body};
 use crate::{
     decision::AttemptOutcome,
-    event::{Event, Outcome},
-    gate::{Go, relay_reply},
-    limits::{LimitError, Permit},
-    message::MessageId,
-    plan::Phase,
+    event::Event,
+    limits::{Charge, LimitError, Permit},
     relay::{Generation, Relay, with_policies},
+    spool::Mark,
     upstream::{
-        Connection, ConnectionError, Upstream,
+        ConnectionError, Lease, LeaseError, Upstream,
         connection::{Commit, WriteError},
     },
     waves::{Attempt, Blocked, InstanceState, Waves},
 };
 
-/// Connections that one direct attempt may use up before it is left to the client's retry:
-/// one pooled one that turned out to be dead, and two targets.
+/// Connections that one attempt may use up before it is given up: one pooled one that turned
+/// out to be dead, and two targets.
 const ROUNDS: u32 = 3;
 
-/// Everything that a direct attempt works with.
-pub(super) struct Job<'a> {
-    pub(super) relay: &'a Arc<Relay>,
-    pub(super) generation: &'a Generation,
-    pub(super) instance: Option<Arc<InstanceState>>,
-    pub(super) parcel: Parcel,
-    /// The `Received` line, or nothing.
-    pub(super) head: Vec<u8>,
-    pub(super) id: MessageId,
+/// Everything that an attempt works with.
+pub struct Job {
+    /// What all share.
+    pub relay: Arc<Relay>,
+    /// The generation that it was asked under.
+    pub generation: Arc<Generation>,
+    /// The message's instance.
+    pub instance: Option<Arc<InstanceState>>,
+    /// The message.
+    pub message: Arc<Message>,
+    /// Indexes of the recipients to hand it off for.
+    pub recipients: Vec<u32>,
+    /// Where to.
+    pub upstream: Arc<Upstream>,
+    /// What throttling policies want charged.
+    pub charges: Vec<Charge>,
+    /// How long it may wait for what it needs.
+    pub patience: Patience,
+    /// A connection that it has already.
+    pub lease: Option<Lease>,
+    /// It is from the spool: whether its end of data was written must outlive a crash.
+    pub spooled: bool,
 }
 
-/// Why an attempt has no reply of the upstream.
+/// How long an attempt may wait in line.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a connection; none: not at all.
+    pub connection: Option<Instant>,
+    /// For limits; none: not at all.
+    pub limits: Option<Instant>,
+    /// How many others may stand in line.
+    pub queue: usize,
+}
+
+/// What came of an attempt.
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// The note in the spool that its end of data may have been written; taken back when what
+    /// came of it is written down.
+    pub mark: Option<Mark>,
+}
+
+/// How an attempt ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The phase forbids it; nothing of the message counts as sent.
+pub enum End {
+    /// The upstream replied, for each recipient.
+    #[error("settled")]
+    Settled(Settled),
+    /// Uncommitted: the phase forbids it; nothing of the message counts as sent.
     #[error("the window forbids it: {}", .0.phase)]
     Held(Blocked),
-    /// Uncommitted: the connection broke before the end of data.
+    /// Uncommitted: no connection in time.
     #[error("{0}")]
-    Broken(ConnectionError),
-    /// Uncommitted: the upstream closed the session with a 421 before the end of data.
-    #[error("it closed with {}", .0)]
-    Closed(Reply),
-    /// The upstream cannot be given this message.
+    NoConnection(LeaseError),
+    /// Uncommitted: a limit did not conform in time.
     #[error("{0}")]
-    Unsupported(wavegate_smtp::Unsupported),
+    Limited(LimitError),
+    /// Uncommitted: the upstream cannot be given this message.
+    #[error("{0}")]
+    Unsupported(Unsupported),
+    /// Uncommitted: connections broke before the end of data.
+    #[error("{0}")]
+    Failed(String),
     /// In doubt: the end of data was written, and the reply was lost.
     #[error("reply lost: {0}")]
     InDoubt(ConnectionError),
+}
+
+/// Why one connection was of no use.
+enum Broken {
+    /// Try another: it broke, or closed with a 421, before the end of data.
+    Connection(String),
+    /// The attempt is over.
+    Over(End),
 }
 
 /// Asks the registry right before the end of data is written.
 struct Look<'a> {
     waves: &'a Waves,
     attempt: &'a mut Attempt,
+    message: &'a Message,
 }
 
 impl Commit for Look<'_> {
     type Refusal = Blocked;
 
     fn commit(&mut self) -> Result<(), Blocked> {
-        self.attempt.commit(self.waves.now())
+        self.attempt.commit(self.waves.now())?;
+        self.message.set_in_doubt(true);
+        Ok(())
     }
 
     fn uncommit(&mut self) {
         self.attempt.uncommit();
+        self.message.set_in_doubt(false);
     }
 }
 
-/// Hands the message off while the client waits.
-pub(super) async fn direct(job: Job<'_>, go: Go) -> Handed {
-    let Some(upstream) = job.generation.upstream(&go.upstream).cloned() else {
-        unreachable!("the gate names configured upstreams only")
-    };
-    let mut attempt = match &job.instance {
-        None => Attempt::unattributed(),
-        Some(instance) => match instance.begin(job.relay.waves.now()) {
-            Ok(attempt) => attempt,
-            Err(blocked) => return job.held(blocked),
-        },
-    };
-    let limits = &job.generation.config.limits;
-    let deadline = Instant::now() + limits.direct_wait;
-    let mut permit = None;
-    let (mut avoid, mut fresh) = (None, false);
-    let mut last: Option<Failure> = None;
-    for _ in 0..ROUNDS {
-        let lease = match upstream.lease(deadline, limits.direct_queue, avoid, fresh).await {
-            Ok(lease) => lease,
-            Err(error) => {
-                refund(permit);
-                return job.unavailable(&upstream, &error.to_string());
-            }
+/// Makes the attempt.
+pub async fn run(mut job: Job) -> Outcome {
+    let mut mark = None;
+    let end = job.run(&mut mark).await;
+    let sent = matches!(end, End::Settled(_) | End::InDoubt(_));
+    if !sent && let Some(mark) = mark.take() {
+        mark.end();
+    }
+    Outcome { end, mark }
+}
+
+impl Job {
+    async fn run(&mut self, mark: &mut Option<Mark>) -> End {
+        let mut attempt = match &self.instance {
+            None => Attempt::unattributed(),
+            Some(instance) => match instance.begin(self.relay.waves.now()) {
+                Ok(attempt) => attempt,
+                Err(blocked) => return End::Held(blocked),
+            },
         };
-        // Connection first, then all limits at once: nobody holds a limit while he waits for a
-        // connection that another one needs a limit for.
-        let mut lease = if permit.is_some() {
-            lease
-        } else if let Ok(taken) = job.relay.limits.try_acquire(&go.charges) {
-            permit = Some(taken);
-            lease
-        } else {
-            lease.release();
-            match job.relay.limits.acquire(&go.charges, deadline).await {
-                Ok(taken) => permit = Some(taken),
-                Err(error) => return job.limited(&upstream, &error),
-            }
-            continue;
-        };
-        let reused = lease.is_reused();
-        let target = lease.connection().target();
-        match job.transact(&upstream, lease.connection(), &mut attempt).await {
-            Ok(settled) => {
-                let reply = settled.for_recipient(0).clone();
-                if lease.connection().client().is_ready() {
-                    upstream.report_success(target, None);
-                    lease.release();
+        let mut permit = None;
+        let (mut avoid, mut fresh) = (None, false);
+        let mut last = "no connection".to_owned();
+        for _ in 0..ROUNDS {
+            let mut lease = match self.lease(avoid, fresh).await {
+                Ok(lease) => lease,
+                Err(error) => {
+                    refund(permit);
+                    return End::NoConnection(error);
                 }
-                drop(attempt);
-                job.learn(&upstream, &go, &reply).await;
-                return job.settled(&upstream, reply);
+            };
+            if permit.is_none() {
+                match self.relay.limits.try_acquire(&self.charges) {
+                    Ok(taken) => permit = Some(taken),
+                    // Connection first, then all limits at once: nobody holds a limit while he
+                    // waits for a connection that another one needs a limit for.
+                    Err(error) => {
+                        lease.release();
+                        match self.wait_for_limits(error).await {
+                            Ok(taken) => permit = Some(taken),
+                            Err(error) => return End::Limited(error),
+                        }
+                        continue;
+                    }
+                }
             }
-            Err(Failure::Held(blocked)) => {
+            if self.spooled && mark.is_none() {
+                // Before anything is sent, and only if it could be noted.
+                match self.relay.queue.mark(self.message.id) {
+                    Ok(noted) => *mark = Some(noted),
+                    Err(error) => {
+                        lease.release();
+                        refund(permit);
+                        return End::Failed(format!("the attempt cannot be noted: {error}"));
+                    }
+                }
+            }
+            let reused = lease.is_reused();
+            let target = lease.connection().target();
+            match self.transact(&mut lease, &mut attempt).await {
+                Ok(settled) => {
+                    drop(attempt);
+                    self.settled(lease, &settled).await;
+                    return End::Settled(settled);
+                }
+                Err(Broken::Over(end)) => {
+                    self.over(lease, permit, &end);
+                    return end;
+                }
+                Err(Broken::Connection(error)) => {
+                    // A pooled connection may just have been old; a fresh one tells of its target.
+                    fresh = reused;
+                    if !reused {
+                        self.upstream.report_failure(target, &error);
+                        avoid = Some(target);
+                    }
+                    let upstream = &self.upstream.config.name;
+                    self.relay.emit(&Event::AttemptRetried { upstream, error: &error });
+                    last = error;
+                }
+            }
+        }
+        refund(permit);
+        End::Failed(last)
+    }
+
+    async fn lease(&mut self, avoid: Option<usize>, fresh: bool) -> Result<Lease, LeaseError> {
+        if let Some(lease) = self.lease.take() {
+            return Ok(lease);
+        }
+        let Patience { connection, queue, .. } = self.patience;
+        match connection {
+            Some(deadline) => self.upstream.lease(deadline, queue, avoid, fresh).await,
+            None => self.upstream.lease(Instant::now(), 0, avoid, fresh).await,
+        }
+    }
+
+    async fn wait_for_limits(&self, error: LimitError) -> Result<Permit, LimitError> {
+        match self.patience.limits {
+            Some(deadline) => self.relay.limits.acquire(&self.charges, deadline).await,
+            None => Err(error),
+        }
+    }
+
+    /// The attempt is over without a reply: gives back what it holds.
+    fn over(&self, mut lease: Lease, permit: Option<Permit>, end: &End) {
+        let target = lease.connection().target();
+        match end {
+            End::InDoubt(error) => self.upstream.report_failure(target, &error.to_string()),
+            End::Held(_) => {
                 if lease.connection().client().abandon() {
                     lease.release();
                 }
                 refund(permit);
-                return job.held(blocked);
             }
-            Err(Failure::Unsupported(unsupported)) => {
+            _ => {
                 lease.release();
                 refund(permit);
-                let reply = unsupported.reply().clone();
-                return Handed::of_relay(reply, Outcome::Refused, Some(go.upstream));
-            }
-            Err(Failure::InDoubt(error)) => {
-                upstream.report_failure(target, &error.to_string());
-                return job.in_doubt(&upstream, &error);
-            }
-            Err(failure @ (Failure::Broken(_) | Failure::Closed(_))) => {
-                // A pooled connection may just have been old; a fresh one tells of its target.
-                fresh = reused;
-                if !reused {
-                    upstream.report_failure(target, &failure.to_string());
-                    avoid = Some(target);
-                }
-                let (name, error) = (&go.upstream, &failure.to_string());
-                job.relay.emit(&Event::AttemptRetried { upstream: name, error });
-                last = Some(failure);
             }
         }
     }
-    let error = last.map_or_else(|| "no connection".to_owned(), |failure| failure.to_string());
-    job.unavailable(&upstream, &error)
-}
 
-/// A permit is given back whole: the attempt sent nothing.
-fn refund(permit: Option<Permit>) {
-    if let Some(permit) = permit {
-        permit.refund();
+    async fn settled(&self, mut lease: Lease, settled: &Settled) {
+        let target = lease.connection().target();
+        if lease.connection().client().is_ready() {
+            self.upstream.report_success(target, None);
+            lease.release();
+        }
+        self.learn(&settled.reply).await;
     }
-}
 
-impl Job<'_> {
     /// One transaction on one connection.
     async fn transact(
         &self,
-        upstream: &Upstream,
-        connection: &mut Connection,
+        lease: &mut Lease,
         attempt: &mut Attempt,
-    ) -> Result<Settled, Failure> {
-        let shape = BodyShape::of(&self.parcel.facts, self.head.len() as u64);
+    ) -> Result<Settled, Broken> {
+        let begun = Instant::now();
+        let connection = lease.connection();
+        let Message { head, parcel, .. } = &*self.message;
+        let shape = BodyShape::of(&parcel.facts, head.len() as u64);
         connection.count_message();
+        let recipients = self.recipients.iter().map(|&index| &parcel.recipients[index as usize]);
         connection
             .client()
-            .begin(&self.parcel.mail, &self.parcel.recipients, &shape)
-            .map_err(Failure::Unsupported)?;
-        let config = &upstream.config;
+            .begin(&parcel.mail, recipients, &shape)
+            .map_err(|unsupported| Broken::Over(End::Unsupported(unsupported)))?;
+        let config = &self.upstream.config;
         let mut patience = config.reply_timeout;
         loop {
             match connection.event(patience).await {
                 Ok(ClientEvent::SendBody(form)) => {
-                    let mut look = Look { waves: &self.relay.waves, attempt };
-                    let Self { head, parcel, .. } = self;
+                    let waves = &self.relay.waves;
+                    let mut look = Look { waves, attempt, message: &self.message };
                     let time = config.reply_timeout;
                     match body::write(connection, form, head, &parcel.body, &mut look, time).await {
                         Ok(()) => {
                             connection.client().body_sent();
                             patience = config.final_timeout;
                         }
-                        Err(WriteError::Held(blocked)) => return Err(Failure::Held(blocked)),
+                        Err(WriteError::Held(blocked)) => {
+                            return Err(Broken::Over(End::Held(blocked)));
+                        }
                         Err(WriteError::Broken(error)) => {
                             return match connection.last_words() {
                                 Some(ClientEvent::Settled(settled)) => Ok(settled),
-                                _ => Err(Failure::Broken(error)),
+                                _ => Err(Broken::Connection(error.to_string())),
                             };
                         }
                     }
                 }
                 Ok(ClientEvent::Settled(settled)) => {
-                    let closing = settled.for_recipient(0).code() == 421;
-                    if closing && settled.stage != Stage::End {
-                        return Err(Failure::Closed(settled.for_recipient(0).clone()));
+                    self.message.set_in_doubt(false);
+                    if settled.reply.code() == 421 && settled.stage != Stage::End {
+                        return Err(closed_with(&settled.reply));
                     }
+                    self.upstream.report_time(begun.elapsed());
                     return Ok(settled);
                 }
                 Ok(ClientEvent::Closing(reply) | ClientEvent::Refused(reply)) => {
-                    return Err(Failure::Closed(reply));
+                    return Err(closed_with(&reply));
                 }
                 Ok(ClientEvent::Ready(_) | ClientEvent::Reset) => {}
-                Err(error) if attempt.is_committed() => return Err(Failure::InDoubt(error)),
-                Err(error) => return Err(Failure::Broken(error)),
+                Err(error) if attempt.is_committed() => {
+                    return Err(Broken::Over(End::InDoubt(error)));
+                }
+                Err(error) => return Err(Broken::Connection(error.to_string())),
             }
         }
     }
 
-    /// The upstream has replied.
-    fn settled(&self, upstream: &Upstream, reply: Reply) -> Handed {
-        let outcome = match reply.code() {
-            200..=299 => Outcome::Delivered,
-            500..=599 => Outcome::Refused,
-            _ => Outcome::Deferred,
-        };
-        // 421 would say that this session is over; that one was.
-        let reply = if reply.code() == 421 {
-            let text = reply.lines().next().unwrap_or_default().to_owned();
-            relay_reply(451, Enhanced(4, 3, 2), &text)
-        } else {
-            reply
-        };
-        let upstream = Some(upstream.config.name.clone());
-        Handed { reply, outcome, upstream }
-    }
-
-    fn held(&self, blocked: Blocked) -> Handed {
-        let name = self.instance.as_ref().map_or("", |instance| instance.name());
-        let phase: Phase = blocked.phase;
-        let verb = if phase.may_commit() { "has become" } else { "is" };
-        hold(None, &format!("instance {name} {verb} {phase}"))
-    }
-
-    fn limited(&self, upstream: &Upstream, error: &LimitError) -> Handed {
-        let reply = relay_reply(451, Enhanced(4, 7, 0), &format!("try again later: {error}"));
-        Handed::of_relay(reply, Outcome::Deferred, Some(upstream.config.name.clone()))
-    }
-
-    fn unavailable(&self, upstream: &Upstream, error: &str) -> Handed {
-        let name = &upstream.config.name;
-        tracing::debug!(id = %self.id, upstream = %name, error, "not handed off");
-        let text = if error.contains(name.as_str()) {
-            error.to_owned()
-        } else {
-            format!("upstream {name}: {error}")
-        };
-        let reply = relay_reply(451, Enhanced(4, 4, 1), &text);
-        Handed::of_relay(reply, Outcome::Deferred, Some(name.clone()))
-    }
-
-    fn in_doubt(&self, upstream: &Upstream, error: &ConnectionError) -> Handed {
-        let name = &upstream.config.name;
-        self.relay.emit(&Event::InDoubt {
-            instance: self.instance.as_ref().map(|instance| &**instance.name()),
-            id: self.id,
-            upstream: name,
-            error: &error.to_string(),
-        });
-        let text = format!("upstream {name} may have taken it, its reply was lost: {error}");
-        let reply = relay_reply(451, Enhanced(4, 4, 2), &text);
-        Handed::of_relay(reply, Outcome::InDoubt, Some(name.clone()))
-    }
-
     /// Tells the policies that want to know what came of it.
-    async fn learn(&self, upstream: &Upstream, go: &Go, reply: &Reply) {
+    async fn learn(&self, reply: &Reply) {
         let set = &self.generation.policies;
         if set.observers().is_empty() {
             return;
@@ -290,7 +329,7 @@ impl Job<'_> {
         let text = reply.lines().collect::<Vec<_>>().join(" ");
         for &policy in set.observers() {
             let scope = &self.generation.scopes[policy];
-            let keys: Vec<String> = go
+            let keys: Vec<String> = self
                 .charges
                 .iter()
                 .filter(|charge| charge.scope == *scope)
@@ -300,7 +339,7 @@ impl Job<'_> {
                 })
                 .cloned()
                 .collect();
-            let (upstream, code) = (upstream.config.name.as_str(), reply.code());
+            let (upstream, code) = (self.upstream.config.name.as_str(), reply.code());
             let outcome = AttemptOutcome { upstream, keys: &keys, code, text: &text, now };
             let lessons = with_policies(&self.relay.policy_host, |policies| {
                 policies.observe(set, policy, &outcome)
@@ -316,3 +355,33 @@ impl Job<'_> {
         }
     }
 }
+
+/// The upstream closed the session before the end of data.
+fn closed_with(reply: &Reply) -> Broken {
+    Broken::Connection(format!("it closed with {reply}"))
+}
+
+/// A permit is given back whole: the attempt sent nothing.
+fn refund(permit: Option<Permit>) {
+    if let Some(permit) = permit {
+        permit.refund();
+    }
+}
+
+impl Patience {
+    /// Waits for nothing.
+    pub const NONE: Self = Self { connection: None, limits: None, queue: 0 };
+
+    /// Waits for both for so long, where fewer than `queue` stand in line.
+    pub fn of(time: Duration, queue: usize) -> Self {
+        let deadline = Some(Instant::now() + time);
+        Self { connection: deadline, limits: deadline, queue }
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to {}", self.message.id, self.upstream.config.name)
+    }
+}
+
