@@ -9,6 +9,7 @@ pub mod plan;
 pub mod message;
 pub mod decision;
 pub mod gcra;
+pub mod retry;
 pub mod event;
 // Floor 1: the outside world as traits; configuration.
 pub mod world;
