@@ -21,6 +21,7 @@ pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
+pub mod scheduler;
 pub mod relay;
 pub mod generation;
 pub mod gate;
