@@ -10,6 +10,7 @@ pub mod message;
 pub mod envelope;
 pub mod decision;
 pub mod gcra;
+pub mod retry;
 pub mod event;
 // Floor 1: the outside world as traits; configuration.
 pub mod world;
@@ -21,6 +22,7 @@ pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
+pub mod scheduler;
 pub mod relay;
 pub mod generation;
 pub mod gate;
