@@ -7,6 +7,7 @@
 // Floor 0: plain values and pure functions.
 pub mod plan;
 pub mod message;
+pub mod notification;
 pub mod decision;
 pub mod gcra;
 pub mod event;
