@@ -168,7 +168,8 @@ pub struct Original<'a> {
     pub arrived: Timestamp,
     /// Its header block; what follows an empty line is not looked at.
     pub header: &'a [u8],
-    /// What is known of the whole message, if it may be returned.
+    /// What is known of the whole message, its header included, if it may be returned. It must
+    /// be of the very bytes that will follow [`Notification::head`].
     pub content: Option<&'a Survey>,
 }
 
@@ -242,7 +243,8 @@ pub fn notification(
     let boundary = format!("=_{}/{:032x}", original.id, terms.random);
 
     let mut head = header(original, sender, worst, terms, needs, &boundary).into_bytes();
-    let header_size = head.len() as u64;
+    // With the empty line, which the first delimiter begins with.
+    let header_size = head.len() as u64 + 2;
     part(&mut head, &boundary);
     human::write(original, &recipients, terms, returned.cut, &mut head);
     part(&mut head, &boundary);
@@ -270,7 +272,7 @@ pub fn notification(
     })
 }
 
-/// The header with the empty line behind it.
+/// The header.
 fn header(
     original: &Original<'_>,
     sender: &wavegate_smtp::Address,
@@ -315,7 +317,6 @@ fn header(
         // RFC 2045 6.4: as much as the parts have.
         out.push_str("Content-Transfer-Encoding: 8bit\r\n");
     }
-    out.push_str("\r\n");
     out
 }
 

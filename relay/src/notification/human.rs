@@ -130,7 +130,7 @@ fn write_recipient(recipient: &Recipient<'_>, out: &mut String) {
     } else if let Some(remote) = &recipient.remote {
         text::wrap(4, &format!("{} did not answer.", server(remote)), out);
     }
-    if let Some(advice) = advice(&recipient.outcome) {
+    if let Some(advice) = advice(recipient) {
         text::wrap(4, advice, out);
     }
 }
@@ -144,14 +144,18 @@ fn server(remote: &Remote<'_>) -> String {
 }
 
 /// What the sender can do, by the code's subject and detail (RFC 3463 3).
-fn advice(outcome: &Outcome<'_>) -> Option<&'static str> {
-    match outcome {
+fn advice(recipient: &Recipient<'_>) -> Option<&'static str> {
+    match recipient.outcome {
         Outcome::Relayed(_) | Outcome::Delayed { .. } => return None,
         Outcome::Expired(_) => return Some("Please send your message again later."),
         Outcome::Removed(_) => return Some("Please ask your postmaster before you send it again."),
+        // A policy's reply says what its operator wants said.
+        Outcome::Refused(_) if recipient.remote.is_none() => {
+            return Some("Please ask your postmaster, with the answer above.");
+        }
         Outcome::Refused(_) => {}
     }
-    let Enhanced(_, subject, detail) = outcome.status();
+    let Enhanced(_, subject, detail) = recipient.outcome.status();
     Some(match (subject, detail) {
         (1, 7 | 8) => "Please ask your postmaster: the server does not take your own address.",
         (1, _) => "Please check the address: the server does not take mail for it.",

@@ -27,7 +27,7 @@ pub(super) fn write(
     out.extend_from_slice(b"Content-Description: Delivery report\r\n");
     out.extend_from_slice(match global {
         true => {
-            b"Content-Type: message/global-delivery-status; charset=utf-8\r\n\
+            b"Content-Type: message/global-delivery-status\r\n\
                   Content-Transfer-Encoding: 8bit\r\n\r\n"
         }
         false => &b"Content-Type: message/delivery-status\r\n\r\n"[..],
@@ -152,7 +152,7 @@ mod tests {
         );
         assert_eq!(shown(String::new()), ["550"]);
         assert_eq!(shown("für\tdich".into()), ["550 f?r dich"]);
-        let many = shown(vec!["a"; 12].join("\n"));
+        let many = shown(["a"; 12].join("\n"));
         assert_eq!((many.len(), many[9].as_str(), many[10].as_str()), (11, "550-a", "..."));
         let all = |lines: Vec<String>| lines.iter().map(String::len).sum::<usize>();
         assert_eq!(all(shown("a".repeat(DIAGNOSTIC - 4 - 3))), DIAGNOSTIC - 3);

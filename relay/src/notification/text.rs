@@ -94,7 +94,7 @@ pub(super) fn message_id(header: &[u8]) -> Option<&str> {
     let value = std::str::from_utf8(value.trim_ascii()).ok()?;
     let inner = value.strip_prefix('<')?.strip_suffix('>')?;
     let plain = inner.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte));
-    // Beyond this it is no use to anybody, and two of them would not fit one line.
+    // One line must hold it, and nobody sorts by one that is longer.
     (plain && inner.contains('@') && inner.len() <= 400).then_some(value)
 }
 
