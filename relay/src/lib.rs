@@ -8,6 +8,7 @@
 pub mod plan;
 pub mod message;
 pub mod envelope;
+pub mod notification;
 pub mod decision;
 pub mod gcra;
 pub mod retry;
@@ -17,16 +18,19 @@ pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod body;
+pub mod spool;
 pub mod policy;
 pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
 pub mod scheduler;
+pub mod queue;
 pub mod relay;
 pub mod generation;
 pub mod gate;
 pub mod handoff;
+pub mod delivery;
 pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;
