@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use wavegate_smtp::Reply;
+use wavegate_smtp::{MessageFault, Reply};
 
 use crate::message::MessageId;
 
@@ -57,7 +57,7 @@ pub enum Event<'a> {
         /// Where it came from.
         client: IpAddr,
         /// Why.
-        reason: &'a str,
+        fault: MessageFault,
     },
     /// A message was received whole; from now on its recipients are accounted for.
     Received {
