@@ -54,6 +54,11 @@ impl Config {
         self
     }
 
+    /// With the pages for monitors, see [`super::Relay::get`].
+    pub fn admin(self) -> Self {
+        self.section("[admin]\naddress = \"127.0.0.1:0\"")
+    }
+
     /// Whole sections.
     pub fn section(mut self, text: &str) -> Self {
         add(&mut self.rest, text);

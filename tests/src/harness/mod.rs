@@ -13,6 +13,7 @@
 
 mod client;
 mod config;
+mod monitor;
 mod relay;
 mod upstream;
 mod variants;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, smtp_reply};
 pub use config::Config;
+pub use monitor::{Metrics, http_get};
 pub use relay::{Relay, binary};
 pub use upstream::{Peer, Script};
 pub use variants::variant;

@@ -13,10 +13,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Client, Config, until};
+use super::{Client, Config, Metrics, http_get, until};
 
 /// The log says this once for each listener.
 const LISTENING: &str = "listening listener=";
+/// The log says this once if there are pages for monitors.
+const MONITORS: &str = "monitors are answered address=";
 /// The log says this once for each reload that was made.
 const RELOADED: &str = "a new generation is in force";
 /// The log says this in each line about a reload that was not made.
@@ -181,9 +183,29 @@ impl Relay {
         self.child.wait().unwrap();
     }
 
+    /// Asks for a page of its admin address, which [`Config::admin`] gives it: the status and the
+    /// text; none when nobody answers.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let log = self.log();
+        let (_, rest) = log.split_once(MONITORS).expect("an admin address");
+        http_get(rest.split_whitespace().next().unwrap().parse().unwrap(), path)
+    }
+
+    /// One scrape of its metrics.
+    pub fn metrics(&self) -> Metrics {
+        let (status, text) = self.get("/metrics").expect("an answer");
+        assert_eq!(status, 200, "{text}");
+        Metrics::new(text)
+    }
+
     /// Asks it to end and waits for that.
-    pub fn stop(mut self) -> ExitStatus {
+    pub fn stop(self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> ExitStatus {
         until("the relay's end", || self.child.try_wait().unwrap())
     }
 
