@@ -14,6 +14,14 @@ pub trait Observer: Send + Sync {
     fn observe(&self, event: &Event<'_>);
 }
 
+/// Hears of nothing: for a relay that carries no mail.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn observe(&self, _: &Event<'_>) {}
+}
+
 /// One thing that happened.
 #[derive(Debug)]
 #[non_exhaustive]

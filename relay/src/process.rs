@@ -21,15 +21,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
-    body::BodyStore,
     config::{self, Config, Diagnostic, Diagnostics},
-    generation, learned,
-    limits::Limits,
+    generation::{self, Surroundings},
+    learned,
     listener::{self, Bound},
     policy::{HostOptions, PolicyHost},
     relay::Relay,
     telemetry::Telemetry,
-    waves::Waves,
     worker::Workers,
     world::World,
 };
@@ -169,21 +167,20 @@ impl Running {
         let spill = prepare_state(&state_dir)?;
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
-        let policies = generation::load_policies(&host, &config)?;
+        let telemetry = Telemetry::new(Arc::clone(&world.clock));
+        let around = Surroundings {
+            world,
+            host,
+            observer: Arc::clone(&telemetry) as _,
+            spill: &spill,
+            known: &learned::load(&state_dir),
+        };
+        let relay = generation::assemble(config, around)?;
+        let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
-        let workers = config.relay.workers;
-        let known = learned::load(&state_dir);
-        let telemetry = Telemetry::new(Arc::clone(&world.clock));
-        let limits = &config.limits;
-        let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-        let table = Limits::new(limits.limit_keys, limits.direct_queue);
-        let bodies = BodyStore::new(&spill, limits.message_memory, limits.memory, limits.spill);
-        let first = generation::build(&world, config, policies, None, &known);
-        let relay =
-            Relay::new(world, waves, table, bodies, host, Arc::clone(&telemetry) as _, first);
-        let workers =
-            Workers::start(&relay, workers).map_err(StartError::system("start a worker"))?;
+        let workers = Workers::start(&relay, config.relay.workers)
+            .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let reloader = Reloader::new(path, &relay, workers, bound)?;
         let addresses = reloader.addresses();
