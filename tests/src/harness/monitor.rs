@@ -2,7 +2,7 @@
 //!
 //! Owns one request a connection, as a scrape is one. Floor: none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
@@ -50,9 +50,25 @@ impl Metrics {
         samples.map(|sample| sample.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// The names of all families.
-    pub fn families(&self) -> BTreeSet<String> {
-        let types = self.0.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-        types.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+    /// All families by their full names, each with the names of its labels. The bounds of a
+    /// distribution are not one.
+    pub fn families(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut families = BTreeMap::<String, BTreeSet<String>>::new();
+        let mut family = String::new();
+        for line in self.0.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                rest.split(' ').next().unwrap().clone_into(&mut family);
+            }
+            let labels = families.entry(family.clone()).or_default();
+            if line.starts_with('#') {
+                continue;
+            }
+            // No value of a label has a quote in it.
+            let parts = line.split_once('{').map_or("", |(_, rest)| rest).split('"').step_by(2);
+            let names = parts.filter_map(|part| part.trim_start_matches(',').strip_suffix('='));
+            labels.extend(names.filter(|name| *name != "le").map(str::to_owned));
+        }
+        families.remove("");
+        families
     }
 }
