@@ -57,6 +57,11 @@ impl Relay {
 
     /// The same, with more files beside the configuration.
     pub fn start_with(config: &str, files: &[(&str, &[u8])]) -> Self {
+        Self::start_logging(config, files, "info,wavegate::telemetry=debug")
+    }
+
+    /// The same, with another level of its log: every message has a line otherwise.
+    pub fn start_logging(config: &str, files: &[(&str, &[u8])], level: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("wavegate-test-").tempdir().unwrap();
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
@@ -66,8 +71,7 @@ impl Relay {
         let child = Command::new(binary())
             .args(["run", "--config"])
             .arg(folder.path().join("relay.toml"))
-            .env("RUST_LOG", "info,wavegate::telemetry=debug")
-            .env("WAVEGATE_LOG", "info,wavegate::telemetry=debug")
+            .env("WAVEGATE_LOG", level)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -227,6 +231,11 @@ impl Relay {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
     }
 
     fn pid(&self) -> Pid {
