@@ -5,6 +5,7 @@
 //! reasons, one a line. An upstream whose targets are all down is told in the text and leaves
 //! the relay ready: its clients get `451` with the reason, mail for other upstreams goes on, and
 //! as every relay sees the same upstream, a balancer that believed otherwise would have none left.
+//! All pages are served until the process ends, so also while the last sessions drain.
 //!
 //! Nobody is trusted here: a connection carries one request, and its number, its time and its
 //! header are bounded.
@@ -54,13 +55,8 @@ struct Shared {
     rendering: Arc<Semaphore>,
 }
 
-/// Serves the admin address until `stop` is ready. Requests that are being answered then are cut.
-pub async fn serve(
-    listener: TcpListener,
-    relay: Arc<Relay>,
-    telemetry: Arc<Telemetry>,
-    stop: impl Future,
-) {
+/// Serves the admin address until it is dropped. Requests that are being answered then are cut.
+pub async fn serve(listener: TcpListener, relay: Arc<Relay>, telemetry: Arc<Telemetry>) {
     let rendering = Arc::new(Semaphore::new(1));
     let router = Router::new()
         .route("/", get(async || INDEX))
@@ -68,11 +64,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Shared { relay, telemetry, rendering });
-    tokio::select! {
-        biased;
-        _ = stop => {}
-        () = accept(listener, router) => {}
-    }
+    accept(listener, router).await;
 }
 
 async fn accept(listener: TcpListener, router: Router) {

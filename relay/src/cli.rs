@@ -189,8 +189,12 @@ fn report(error: &anyhow::Error) -> u8 {
             return 0;
         }
     }
-    // Without standard error only the exit code is left.
-    let _ = writeln!(io::stderr(), "wavegate: {error:#}");
+    // Without standard error only the exit code is left. What keeps the relay from starting
+    // names its causes itself.
+    let _ = match error.downcast_ref::<StartError>() {
+        Some(error) => writeln!(io::stderr(), "wavegate: {error}"),
+        None => writeln!(io::stderr(), "wavegate: {error:#}"),
+    };
     exit_code(error)
 }
 

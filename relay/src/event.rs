@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use wavegate_smtp::Reply;
+use wavegate_smtp::{MessageFault, Reply};
 
 use crate::message::MessageId;
 
@@ -12,6 +12,14 @@ use crate::message::MessageId;
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn observe(&self, event: &Event<'_>);
+}
+
+/// Hears of nothing: for a relay that carries no mail.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn observe(&self, _: &Event<'_>) {}
 }
 
 /// One thing that happened.
@@ -57,7 +65,7 @@ pub enum Event<'a> {
         /// Where it came from.
         client: IpAddr,
         /// Why.
-        reason: &'a str,
+        fault: MessageFault,
     },
     /// A message was received whole; from now on its recipients are accounted for.
     Received {

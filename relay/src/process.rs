@@ -17,19 +17,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot, watch as channel};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
-    body::BodyStore,
     config::{self, Config, Diagnostic, Diagnostics},
-    generation, learned,
-    limits::Limits,
+    generation::{self, Surroundings},
+    learned,
     listener::{self, Bound},
     policy::{HostOptions, PolicyHost},
     relay::Relay,
     telemetry::Telemetry,
-    waves::Waves,
     worker::Workers,
     world::World,
 };
@@ -114,6 +112,9 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     for (name, address) in running.addresses.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         tracing::info!(listener = name, %address, "listening");
     }
+    if let Some(address) = running.admin {
+        tracing::info!(%address, "monitors are answered");
+    }
     if running.control.join().is_err() {
         tracing::error!("the control thread panicked");
     }
@@ -166,21 +167,20 @@ impl Running {
         let spill = prepare_state(&state_dir)?;
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
-        let policies = generation::load_policies(&host, &config)?;
+        let telemetry = Telemetry::new(Arc::clone(&world.clock));
+        let around = Surroundings {
+            world,
+            host,
+            observer: Arc::clone(&telemetry) as _,
+            spill: &spill,
+            known: &learned::load(&state_dir),
+        };
+        let relay = generation::assemble(config, around)?;
+        let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
-        let workers = config.relay.workers;
-        let known = learned::load(&state_dir);
-        let telemetry = Telemetry::new(Arc::clone(&world.clock));
-        let limits = &config.limits;
-        let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-        let table = Limits::new(limits.limit_keys, limits.direct_queue);
-        let bodies = BodyStore::new(&spill, limits.message_memory, limits.memory, limits.spill);
-        let first = generation::build(&world, config, policies, None, &known);
-        let relay =
-            Relay::new(world, waves, table, bodies, host, Arc::clone(&telemetry) as _, first);
-        let workers =
-            Workers::start(&relay, workers).map_err(StartError::system("start a worker"))?;
+        let workers = Workers::start(&relay, config.relay.workers)
+            .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let reloader = Reloader::new(path, &relay, workers, bound)?;
         let addresses = reloader.addresses();
@@ -262,26 +262,18 @@ impl Control {
         inbox: mpsc::Receiver<Request>,
         requests: mpsc::Sender<Request>,
     ) {
-        let relay = Arc::clone(&self.relay);
-        let reloader = runtime.block_on(self.serve(inbox, requests));
-        let patience = relay.generation().config.limits.shutdown_timeout;
-        reloader.stop(patience);
+        runtime.block_on(self.serve(inbox, requests));
         tracing::info!("stopped");
     }
 
-    async fn serve(
-        self,
-        mut inbox: mpsc::Receiver<Request>,
-        requests: mpsc::Sender<Request>,
-    ) -> Arc<Reloader> {
+    async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
         let Self { relay, reloader, telemetry, admin, signals } = self;
-        let (stop, stopped) = channel::channel(false);
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
-                    let serving =
-                        admin::serve(socket, Arc::clone(&relay), telemetry, until(stopped));
-                    tokio::spawn(serving);
+                    // To the end of the runtime, and that is the end of the process: who asks
+                    // during the drain is told of it.
+                    tokio::spawn(admin::serve(socket, Arc::clone(&relay), telemetry));
                 }
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
@@ -314,18 +306,22 @@ impl Control {
                 Some(Request::Stop) | None => break,
             }
         }
-        // Workers and the admin address end together: who asks is refused, which is not ready.
-        relay.stop();
-        let _ = stop.send(true);
-        reloader.save_learned();
-        reloader
+        // Who waits for a reload, or asks for one from now on, hears that it stops.
+        drop(inbox);
+        drain(&relay, reloader).await;
+    }
+}
+
+/// Ends the sessions and the workers; upstreams are kept and monitors answered meanwhile.
+async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
+    relay.stop();
+    reloader.save_learned();
+    let patience = relay.generation().config.limits.shutdown_timeout;
+    let draining = tokio::task::spawn_blocking(move || reloader.stop(patience));
+    if draining.await.is_err() {
+        tracing::error!("stopping panicked");
     }
 }
 
 /// How often what upstreams offer is written down, if it changed.
 const SAVING: Duration = Duration::from_secs(10);
-
-async fn until(mut stopped: channel::Receiver<bool>) {
-    // The sender's end means the same.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
-}

@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{BodyFacts, Enhanced, Helo, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{BodyFacts, Closing, Enhanced, Helo, Reply, Server, ServerConfig, Step};
 
 use crate::{
     config::ListenerConfig,
@@ -182,9 +182,10 @@ impl Session {
     fn end(&mut self, reason: Ended) {
         self.relay.emit(&Event::SessionEnded { client: self.peer.ip(), reason });
         self.server.close(match reason {
-            Ended::Timeout | Ended::Misbehaved => &TIMEOUT,
+            Ended::Timeout => &TIMEOUT,
             Ended::TooSlow => &SLOW,
             Ended::Stopping => &STOPPING,
+            Ended::Misbehaved => unreachable!("the state machine ends that by itself"),
         });
     }
 
@@ -268,7 +269,14 @@ impl Session {
                     self.check_rate()?;
                     return Ok(Next::Read);
                 }
-                Step::Close => return Ok(Next::Close),
+                Step::Close(closing) => {
+                    // It has its answer from the state machine.
+                    if closing == Closing::Misbehaved {
+                        let (client, reason) = (self.peer.ip(), Ended::Misbehaved);
+                        self.relay.emit(&Event::SessionEnded { client, reason });
+                    }
+                    return Ok(Next::Close);
+                }
                 Step::End(facts) => {
                     self.pending.extend_from_slice(&input[at..]);
                     return Ok(Next::HandOff(facts));
@@ -304,9 +312,8 @@ impl Session {
                 }
                 Step::Dropped(fault) => {
                     self.message = None;
-                    let reason = fault.to_string();
                     let client = self.peer.ip();
-                    self.relay.emit(&Event::MessageRejected { client, reason: &reason });
+                    self.relay.emit(&Event::MessageRejected { client, fault });
                 }
                 Step::Reset => self.message = None,
             }

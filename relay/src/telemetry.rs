@@ -54,7 +54,7 @@ pub struct Telemetry {
     gate: Histogram,
     refused: [AtomicU64; Refused::ALL.len()],
     ended: [AtomicU64; Ended::ALL.len()],
-    rejected: [AtomicU64; REJECTED.len()],
+    rejected: [AtomicU64; MessageFault::ALL.len()],
     replies_lost: AtomicU64,
     replies_lost_delivered: AtomicU64,
     panics: AtomicU64,
@@ -64,17 +64,6 @@ pub struct Telemetry {
     last_reload: AtomicU64,
     last_reload_good: AtomicBool,
 }
-
-/// Why messages are rejected at their end; what is none of these is "other".
-const REJECTED: [(Option<MessageFault>, &str); 7] = [
-    (Some(MessageFault::TooLarge), "too_large"),
-    (Some(MessageFault::Nul), "nul"),
-    (Some(MessageFault::BareLineEnd), "bare_line_end"),
-    (Some(MessageFault::LongLine), "long_line"),
-    (Some(MessageFault::LargeHeader), "large_header"),
-    (Some(MessageFault::Loop), "loop"),
-    (None, "other"),
-];
 
 impl Telemetry {
     /// Nothing counted yet. The configuration that the process starts with counts as taken now.
@@ -190,13 +179,8 @@ impl Telemetry {
             Event::SessionEnded { reason, .. } => {
                 self.ended[*reason as usize].fetch_add(1, Relaxed);
             }
-            Event::MessageRejected { reason, .. } => {
-                let is_it = |fault: Option<MessageFault>| {
-                    fault.is_none_or(|fault| fault.to_string() == *reason)
-                };
-                if let Some(index) = REJECTED.iter().position(|(fault, _)| is_it(*fault)) {
-                    self.rejected[index].fetch_add(1, Relaxed);
-                }
+            Event::MessageRejected { fault, .. } => {
+                self.rejected[*fault as usize].fetch_add(1, Relaxed);
             }
             Event::SessionPanicked => {
                 self.panics.fetch_add(1, Relaxed);

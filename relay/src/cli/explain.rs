@@ -6,7 +6,7 @@
 
 mod answer;
 
-use std::{io::Write, sync::Arc};
+use std::{collections::HashMap, io::Write, sync::Arc};
 
 use wavegate_smtp::{Extensions, Reply, Server, ServerConfig, Step, reply::ReplyReader};
 
@@ -16,17 +16,14 @@ use super::{
     output::{json, list},
 };
 use crate::{
-    body::BodyStore,
     config::{self, Config, ListenerConfig},
-    event::{Event, Observer},
+    event::Silent,
     gate::{self, Note, Subject, Verdict},
-    generation,
+    generation::{self, Surroundings},
     handoff::held_reply,
-    limits::Limits,
     message::MessageId,
     plan::Timestamp,
     relay::Relay,
-    waves::Waves,
     world::{SystemClock, WallClock, World, memory::MemoryNetwork},
 };
 use answer::{Answer, Instance, Outcome};
@@ -64,23 +61,16 @@ fn listener<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a ListenerCo
 
 /// A relay that carries nothing.
 fn relay(config: Config, at: Timestamp) -> Result<Arc<Relay>, Failed> {
-    let host = check::policy_host(&config)?;
-    let policies = generation::load_policies(&host, &config)
-        .map_err(|found| Failed::new(exit::CONFIG, format!("the policies:\n{found}")))?;
-    let world = World::simulated(MemoryNetwork::default(), at, 0);
-    let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-    let limits = Limits::new(config.limits.limit_keys, config.limits.direct_queue);
-    // Never written to.
-    let bodies = BodyStore::new(&config.relay.state_dir, 0, 0, 0);
-    let first = generation::build(&world, config, policies, None, &Default::default());
-    Ok(Relay::new(world, waves, limits, bodies, host, Arc::new(Silent), first))
-}
-
-/// What happens in an explanation has not happened.
-struct Silent;
-
-impl Observer for Silent {
-    fn observe(&self, _: &Event<'_>) {}
+    let around = Surroundings {
+        world: World::simulated(MemoryNetwork::default(), at, 0),
+        host: check::policy_host(&config)?,
+        // What happens in an explanation has not happened.
+        observer: Arc::new(Silent),
+        spill: &config.relay.state_dir.clone(),
+        known: &HashMap::new(),
+    };
+    generation::assemble(config, around)
+        .map_err(|found| Failed::new(exit::CONFIG, format!("the policies:\n{found}")))
 }
 
 fn ask(

@@ -110,10 +110,9 @@ impl Log {
             Event::SessionEnded { client, reason } => {
                 tracing::debug!(%client, reason = reason.as_str(), "a session was ended");
             }
-            Event::MessageRejected { client, reason } => {
+            Event::MessageRejected { client, fault } => {
                 if let Some(suppressed) = self.admit(&self.rejected) {
-                    let reason = Clean(reason);
-                    tracing::info!(%client, %reason, suppressed, "a message was rejected");
+                    tracing::info!(%client, %fault, suppressed, "a message was rejected");
                 }
             }
             Event::AttemptRetried { upstream, error } => {

@@ -17,16 +17,13 @@ use std::{
 
 use tokio::time::Instant;
 use wavegate::{
-    body::BodyStore,
     config::{self, Config},
     event::{Event, Observer},
-    generation,
-    limits::Limits,
+    generation::{self, Surroundings},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
     relay::Relay,
     upstream::Upstream,
-    waves::Waves,
     world::{World, memory::MemoryNetwork},
 };
 
@@ -135,18 +132,12 @@ impl Setup {
         let world = World::simulated(network.clone(), START, self.seed);
         let compiled = Some(cache().join("compiled"));
         let host = PolicyHost::new(compiled, HostOptions::simulation(self.seed)).unwrap();
-        let config = read(directory.path());
-        let policies = generation::load_policies(&host, &config).unwrap();
-        let limits = &config.limits;
-        let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-        let table = Limits::new(limits.limit_keys, limits.direct_queue);
-        let spill = directory.path();
-        let bodies = BodyStore::new(spill, limits.message_memory, limits.memory, limits.spill);
-        let first = generation::build(&world, config, policies, None, &HashMap::new());
         let begun = Instant::now();
         let log = Arc::new(Log { begun, lines: Mutex::default() });
         let observer = Arc::clone(&log) as Arc<dyn Observer>;
-        let relay = Relay::new(world, waves, table, bodies, host, observer, first);
+        let spill = directory.path();
+        let around = Surroundings { world, host, observer, spill, known: &HashMap::new() };
+        let relay = generation::assemble(read(spill), around).unwrap();
         Sim { relay, network, log, begun, directory }
     }
 

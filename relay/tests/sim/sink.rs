@@ -327,7 +327,7 @@ impl Dialogue {
             used += count;
             match step {
                 Step::NeedInput => return Some(()),
-                Step::Close => {
+                Step::Close(_) => {
                     self.sink.lock().quits.push(at);
                     self.flush().await;
                     return None;

@@ -13,6 +13,7 @@
 
 mod client;
 mod config;
+mod monitor;
 mod relay;
 mod upstream;
 mod variants;
@@ -22,7 +23,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use client::{Client, smtp_reply};
-pub use config::Config;
+pub use config::{Config, plan_of_held};
+pub use monitor::{Metrics, http_get};
 pub use relay::{Relay, binary};
 pub use upstream::{Peer, Script};
 pub use variants::variant;

@@ -13,10 +13,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Client, Config, until};
+use super::{Client, Config, Metrics, http_get, until};
 
 /// The log says this once for each listener.
 const LISTENING: &str = "listening listener=";
+/// The log says this once if there are pages for monitors.
+const MONITORS: &str = "monitors are answered address=";
 /// The log says this once for each reload that was made.
 const RELOADED: &str = "a new generation is in force";
 /// The log says this in each line about a reload that was not made.
@@ -55,6 +57,11 @@ impl Relay {
 
     /// The same, with more files beside the configuration.
     pub fn start_with(config: &str, files: &[(&str, &[u8])]) -> Self {
+        Self::start_logging(config, files, "info,wavegate::telemetry=debug")
+    }
+
+    /// The same, with another level of its log: every message has a line otherwise.
+    pub fn start_logging(config: &str, files: &[(&str, &[u8])], level: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("wavegate-test-").tempdir().unwrap();
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
@@ -64,8 +71,7 @@ impl Relay {
         let child = Command::new(binary())
             .args(["run", "--config"])
             .arg(folder.path().join("relay.toml"))
-            .env("RUST_LOG", "info,wavegate::telemetry=debug")
-            .env("WAVEGATE_LOG", "info,wavegate::telemetry=debug")
+            .env("WAVEGATE_LOG", level)
             .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -181,9 +187,29 @@ impl Relay {
         self.child.wait().unwrap();
     }
 
+    /// Asks for a page of its admin address, which [`Config::admin`] gives it: the status and the
+    /// text; none when nobody answers.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let log = self.log();
+        let (_, rest) = log.split_once(MONITORS).expect("an admin address");
+        http_get(rest.split_whitespace().next().unwrap().parse().unwrap(), path)
+    }
+
+    /// One scrape of its metrics.
+    pub fn metrics(&self) -> Metrics {
+        let (status, text) = self.get("/metrics").expect("an answer");
+        assert_eq!(status, 200, "{text}");
+        Metrics::new(text)
+    }
+
     /// Asks it to end and waits for that.
-    pub fn stop(mut self) -> ExitStatus {
+    pub fn stop(self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> ExitStatus {
         until("the relay's end", || self.child.try_wait().unwrap())
     }
 
@@ -205,6 +231,11 @@ impl Relay {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
     }
 
     fn pid(&self) -> Pid {
