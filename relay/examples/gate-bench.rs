@@ -17,6 +17,7 @@ use wavegate::{
     generation::{self, Surroundings},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
+    queue::Queue,
     relay::{Relay, with_policies},
     world::World,
 };
@@ -36,8 +37,10 @@ const NOW: Timestamp = Timestamp(1_768_885_200_000);
 
 fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
     let config = config::read(Path::new(CONFIG))?;
+    let world = World::real();
     let around = Surroundings {
-        world: World::real(),
+        queue: Queue::in_memory(Arc::clone(&world.clock)),
+        world,
         host: PolicyHost::new(None, HostOptions::production(1))?,
         observer: Arc::new(Silent),
         spill: &config.relay.state_dir.clone(),

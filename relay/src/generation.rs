@@ -13,6 +13,7 @@ use crate::{
     event::Observer,
     limits::Limits,
     policy::{Hook, PolicyHost, PolicySet},
+    queue::Queue,
     relay::{Generation, ListenerSettings, Relay},
     upstream::Upstream,
     waves::Waves,
@@ -29,20 +30,22 @@ pub struct Surroundings<'a> {
     pub observer: Arc<dyn Observer>,
     /// The directory for messages that are too large for memory. Not touched before there is one.
     pub spill: &'a Path,
+    /// The messages that wait.
+    pub queue: Arc<Queue>,
     /// What targets offered when they last answered.
     pub known: &'a HashMap<SocketAddr, Extensions>,
 }
 
 /// Makes a relay with its first generation. Nothing of it runs yet.
 pub fn assemble(config: Config, around: Surroundings<'_>) -> Result<Arc<Relay>, Diagnostics> {
-    let Surroundings { world, host, observer, spill, known } = around;
+    let Surroundings { world, host, observer, spill, queue, known } = around;
     let policies = load_policies(&host, &config)?;
     let bounds = &config.limits;
     let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
     let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
     let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
     let first = build(&world, config, policies, None, known);
-    Ok(Relay::new(world, waves, limits, bodies, host, observer, first))
+    Ok(Relay::new(world, waves, limits, bodies, queue, host, observer, first))
 }
 
 /// Built-in policies by name.

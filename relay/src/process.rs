@@ -26,7 +26,9 @@ use crate::{
     learned,
     listener::{self, Bound},
     policy::{HostOptions, PolicyHost},
+    queue::{Found, OpenedQueue, Queue},
     relay::Relay,
+    spool::Shutdown,
     telemetry::Telemetry,
     worker::Workers,
     world::World,
@@ -165,6 +167,7 @@ impl Running {
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;
+        let queue = open_queue(&state_dir, &config, &world)?;
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
         let telemetry = Telemetry::new(Arc::clone(&world.clock));
@@ -173,9 +176,11 @@ impl Running {
             host,
             observer: Arc::clone(&telemetry) as _,
             spill: &spill,
+            queue,
             known: &learned::load(&state_dir),
         };
         let relay = generation::assemble(config, around)?;
+        relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
@@ -201,6 +206,32 @@ impl Running {
             .map_err(StartError::system("start the control thread"))?;
         Ok(Self { relay, addresses, admin: admin_address, requests, control })
     }
+}
+
+/// Opens the spool, and tells what an earlier process left in it.
+fn open_queue(
+    state_dir: &Path,
+    config: &Config,
+    world: &World,
+) -> Result<Arc<Queue>, StartError> {
+    let directory = state_dir.join("spool");
+    let clock = Arc::clone(&world.clock);
+    let opened = Queue::open(&directory, &config.spool, clock, config.relay.workers);
+    let OpenedQueue { queue, found } = opened.map_err(|error| {
+        let place = directory.display();
+        StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, error.to_string())]))
+    })?;
+    for damage in &found.damage {
+        tracing::error!(%damage, "damage in the spool");
+    }
+    let Found { shutdown, messages, doubtful, .. } = found;
+    if messages > 0 || !matches!(shutdown, Shutdown::New | Shutdown::Clean) {
+        tracing::info!(messages, doubtful, ?shutdown, "the spool is open");
+    }
+    if let Some(reason) = queue.all_held() {
+        tracing::warn!(%reason, "everything is held");
+    }
+    Ok(queue)
 }
 
 /// Makes the state directory fit for use; says where bodies spill.
@@ -317,7 +348,12 @@ async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
     relay.stop();
     reloader.save_learned();
     let patience = relay.generation().config.limits.shutdown_timeout;
-    let draining = tokio::task::spawn_blocking(move || reloader.stop(patience));
+    let queue = Arc::clone(&relay.queue);
+    let draining = tokio::task::spawn_blocking(move || {
+        reloader.stop(patience);
+        queue.save_accounts();
+        queue.spool().close();
+    });
     if draining.await.is_err() {
         tracing::error!("stopping panicked");
     }

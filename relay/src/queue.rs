@@ -44,6 +44,8 @@ pub struct Queue {
     turns: Vec<Notify>,
     /// Something changed that the keeper of phases should look at.
     pub(crate) changed: Notify,
+    /// An attempt has ended.
+    settled: Notify,
 }
 
 struct State {
@@ -255,7 +257,25 @@ impl Queue {
         // Under the lock, so that the spool hears of things in the order in which they happened.
         self.spool.submit(ops, marks);
         drop(guard);
+        self.settled.notify_waiters();
         self.notify();
+    }
+
+    /// Waits until no attempt is under way.
+    pub async fn quiet(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.lock().scheduler.stats().total.in_flight.messages == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Whoever waits for a turn is to look whether the relay stops.
+    pub fn stop(&self) {
+        self.changed.notify_one();
+        self.notify_all();
     }
 
     /// Whether a new message would have to stand in line behind spooled ones: for this upstream,

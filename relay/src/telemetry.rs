@@ -16,6 +16,7 @@ mod ledger;
 mod log;
 mod process;
 mod render;
+mod spool;
 
 use std::sync::{
     Arc,
@@ -150,8 +151,12 @@ impl Telemetry {
             Event::ReplyLost { delivered: false, .. } => {
                 self.replies_lost.fetch_add(1, Relaxed);
             }
-            // Counted by the policy host, by kind.
-            Event::PolicyFailed { .. } => {}
+            // Counted by the policy host, by kind; by the queue's accounts; told in the log only.
+            Event::PolicyFailed { .. }
+            | Event::Ended { .. }
+            | Event::Released { .. }
+            | Event::HeldTooLong { .. }
+            | Event::Unreadable { .. } => {}
             event => self.count_process(event),
         }
     }

@@ -23,6 +23,7 @@ use crate::{
     handoff::held_reply,
     message::MessageId,
     plan::Timestamp,
+    queue::Queue,
     relay::Relay,
     world::{SystemClock, WallClock, World, memory::MemoryNetwork},
 };
@@ -61,8 +62,10 @@ fn listener<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a ListenerCo
 
 /// A relay that carries nothing.
 fn relay(config: Config, at: Timestamp) -> Result<Arc<Relay>, Failed> {
+    let world = World::simulated(MemoryNetwork::default(), at, 0);
     let around = Surroundings {
-        world: World::simulated(MemoryNetwork::default(), at, 0),
+        queue: Queue::in_memory(Arc::clone(&world.clock)),
+        world,
         host: check::policy_host(&config)?,
         // What happens in an explanation has not happened.
         observer: Arc::new(Silent),

@@ -57,7 +57,17 @@ impl Queue {
         Ok(recovery.finish(opened, clock, workers))
     }
 
-    /// Opens the queue on any disk.
+    /// An empty queue in memory: for simulations, measurements and explanations, which promise
+    /// nothing to anybody.
+    pub fn in_memory(clock: Arc<dyn WallClock>) -> Arc<Self> {
+        let disk = wavegate_spool::MemoryDisk::new();
+        match Self::open_on(disk, Options::default(), clock, 1) {
+            Ok(opened) => opened.queue,
+            Err(error) => unreachable!("a disk in memory is empty and never fails: {error}"),
+        }
+    }
+
+    /// Opens the queue on a disk of simulations, which is written at once.
     pub fn open_on<D: Disk>(
         disk: D,
         options: Options,
@@ -171,7 +181,7 @@ impl Recovery {
         };
         let turns = (0..workers.max(1)).map(|_| Notify::new()).collect();
         let state = Mutex::new(state);
-        let queue = Arc::new(Queue { spool, clock, state, turns, changed: Notify::new() });
+        let queue = Arc::new(Queue { spool, clock, state, turns, changed: Notify::new(), settled: Notify::new() });
         OpenedQueue { queue, found }
     }
 }

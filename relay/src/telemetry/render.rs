@@ -8,7 +8,7 @@ use wavegate_smtp::MessageFault;
 use super::{
     Telemetry,
     families::{Families, distribution_ns, number},
-    process,
+    process, spool,
 };
 use crate::{
     event::{Ended, Outcome, Refused},
@@ -31,6 +31,7 @@ impl Telemetry {
         self.know(&generation.config);
         let mut families = Families::default();
         self.accounts_of_instances(&mut families);
+        spool::collect(&mut families, relay);
         instances(&mut families, relay);
         self.handoff(&mut families);
         upstreams(&mut families, &generation);

@@ -22,6 +22,7 @@ use wavegate::{
     generation::{self, Surroundings},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
+    queue::Queue,
     relay::Relay,
     upstream::Upstream,
     world::{World, memory::MemoryNetwork},
@@ -136,7 +137,8 @@ impl Setup {
         let log = Arc::new(Log { begun, lines: Mutex::default() });
         let observer = Arc::clone(&log) as Arc<dyn Observer>;
         let spill = directory.path();
-        let around = Surroundings { world, host, observer, spill, known: &HashMap::new() };
+        let queue = Queue::in_memory(Arc::clone(&world.clock));
+        let around = Surroundings { world, host, observer, spill, queue, known: &HashMap::new() };
         let relay = generation::assemble(read(spill), around).unwrap();
         Sim { relay, network, log, begun, directory }
     }
