@@ -209,11 +209,7 @@ impl Running {
 }
 
 /// Opens the spool, and tells what an earlier process left in it.
-fn open_queue(
-    state_dir: &Path,
-    config: &Config,
-    world: &World,
-) -> Result<Arc<Queue>, StartError> {
+fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Queue>, StartError> {
     let directory = state_dir.join("spool");
     let clock = Arc::clone(&world.clock);
     let opened = Queue::open(&directory, &config.spool, clock, config.relay.workers);

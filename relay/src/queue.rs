@@ -9,15 +9,15 @@ mod account;
 mod recover;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 use wavegate_spool::{NewBody, Op};
 
-pub use account::Account;
 pub use crate::event::End as Ended;
+pub use account::Account;
 pub use recover::{Found, OpenedQueue};
 
 use crate::{
@@ -62,7 +62,7 @@ struct State {
     /// Why nothing may leave.
     all_held: Option<Arc<str>>,
     /// Tasks that serve a line.
-    servers: HashMap<Line, usize>,
+    servers: BTreeMap<Line, usize>,
 }
 
 /// A line that is served: whoever waits for an upstream or a limit.
@@ -342,8 +342,12 @@ impl Queue {
     /// Writes down the accounts that direct hand-off has changed.
     pub fn save_accounts(&self) {
         let mut state = self.lock();
-        let dirty: Vec<_> =
-            state.accounts.iter().filter(|(_, account)| account.dirty).map(|(key, _)| *key).collect();
+        let dirty: Vec<_> = state
+            .accounts
+            .iter()
+            .filter(|(_, account)| account.dirty)
+            .map(|(key, _)| *key)
+            .collect();
         let ops = dirty.into_iter().map(|key| state.account_op(key)).collect();
         self.spool.submit(ops, Vec::new());
     }
@@ -385,7 +389,8 @@ impl Queue {
             Wait::Phase(key) => Some(*key),
             _ => None,
         });
-        keys.filter_map(|key| Some((key, Arc::clone(state.scheduler.instance_name(key)?)))).collect()
+        keys.filter_map(|key| Some((key, Arc::clone(state.scheduler.instance_name(key)?))))
+            .collect()
     }
 
     /// An instance's window has ended: its mail is let out, oldest first, at this pace.
@@ -415,7 +420,10 @@ impl Queue {
     }
 
     /// Messages whose time is over; they are in flight from now on. A pass over all messages.
-    pub(crate) fn expired(&self, expiry: impl Fn(Option<&str>) -> std::time::Duration) -> Vec<Taken> {
+    pub(crate) fn expired(
+        &self,
+        expiry: impl Fn(Option<&str>) -> std::time::Duration,
+    ) -> Vec<Taken> {
         let now = self.clock.now();
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -581,7 +589,11 @@ impl State {
 
     fn line_of(&self, upstream: &str, charges: &[Charge]) -> Option<Line> {
         // The common case costs no allocation: nobody waits for anything.
-        if !self.scheduler.lines().any(|(wait, _)| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. })) {
+        if !self
+            .scheduler
+            .lines()
+            .any(|(wait, _)| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }))
+        {
             return None;
         }
         let line = Wait::Upstream(upstream.into());

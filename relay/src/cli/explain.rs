@@ -20,7 +20,6 @@ use crate::{
     event::Silent,
     gate::{self, Note, Subject, Verdict},
     generation::{self, Surroundings},
-    handoff::held_reply,
     message::MessageId,
     plan::Timestamp,
     queue::Queue,
@@ -94,6 +93,7 @@ fn ask(
         sender_domain: args.from.domain(),
         recipients: &[args.to.as_str()],
         size: message.size,
+        on_behalf: None,
         attempts: 0,
         headers: &message.headers,
     };
@@ -111,10 +111,9 @@ fn ask(
     });
     let outcome = match (&refusal, verdict) {
         (Some(reply), _) => Outcome::not_allowed(reply, listener),
-        (None, Verdict::Go(go)) => Outcome::deliver(&generation.config, &go),
-        (None, Verdict::Hold { until, reason }) => {
-            Outcome::hold(&held_reply(until, &reason), until, reason)
-        }
+        // There is one recipient, so there is one share.
+        (None, Verdict::Go(shares)) => Outcome::deliver(&generation.config, &shares[0]),
+        (None, Verdict::Hold { until, reason }) => Outcome::hold(until, reason),
         (None, Verdict::Defer(reply)) => Outcome::defer(&reply),
         (None, Verdict::Refuse(reply)) => Outcome::refuse(&reply),
     };

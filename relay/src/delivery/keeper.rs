@@ -7,12 +7,7 @@ use tokio::time::Instant;
 
 use super::{Delivery, Failure, load, millis, unreadable};
 use crate::{
-    config::Config,
-    event::Event,
-    plan::Timestamp,
-    queue::Taken,
-    relay::Relay,
-    scheduler::Pace,
+    config::Config, event::Event, plan::Timestamp, queue::Taken, relay::Relay, scheduler::Pace,
 };
 
 /// The longest sleep: clocks step, and accounts are written down this often.
@@ -45,7 +40,8 @@ fn release(relay: &Relay) {
     let now = relay.waves.now();
     let plan = relay.waves.current();
     for (key, name) in relay.queue.phases() {
-        let held = plan.index_of(&name).is_some_and(|index| !plan.instance(index).phase(now).may_start());
+        let held =
+            plan.index_of(&name).is_some_and(|index| !plan.instance(index).phase(now).may_start());
         if held {
             continue;
         }

@@ -260,11 +260,7 @@ impl Job {
     }
 
     /// One transaction on one connection.
-    async fn transact(
-        &self,
-        lease: &mut Lease,
-        attempt: &mut Attempt,
-    ) -> Result<Settled, Broken> {
+    async fn transact(&self, lease: &mut Lease, attempt: &mut Attempt) -> Result<Settled, Broken> {
         let begun = Instant::now();
         let connection = lease.connection();
         let Message { head, parcel, .. } = &*self.message;
@@ -384,4 +380,3 @@ impl std::fmt::Debug for Job {
         write!(f, "{} to {}", self.message.id, self.upstream.config.name)
     }
 }
-

@@ -54,12 +54,10 @@ impl Incoming<'_> {
         });
         let end = match outcome.await {
             Some(outcome) => outcome.end,
-            None if self.message.is_in_doubt() => {
-                match self.take_over(&upstream, attempt).await {
-                    Ok(told) => return told,
-                    Err(end) => end,
-                }
-            }
+            None if self.message.is_in_doubt() => match self.take_over(&upstream, attempt).await {
+                Ok(told) => return told,
+                Err(end) => end,
+            },
             None => {
                 // Uncommitted: it is as if it had never begun.
                 drop(attempt);
@@ -130,7 +128,8 @@ impl Incoming<'_> {
                     upstream: name,
                     error: &error.to_string(),
                 });
-                let text = format!("upstream {name} may have taken it, its reply was lost: {error}");
+                let text =
+                    format!("upstream {name} may have taken it, its reply was lost: {error}");
                 let reply = relay_reply(451, Enhanced(4, 4, 2), &text);
                 Told::of_all(recipients, reply, Outcome::InDoubt)
             }
@@ -164,7 +163,7 @@ impl Incoming<'_> {
         self.relay.queue.note_direct(instance, all.delivered.len() as u64);
         if !all.delivered.is_empty() {
             let report = Report { relay: self.relay, instance, message: &self.message };
-            report.relayed(upstream, &self.envelope(), &settled, &all.delivered).await;
+            report.relayed(upstream, &self.envelope(), &settled.reply, &all.delivered).await;
         }
         let spools = upstream.config.handoff != Handoff::Direct
             && upstream.config.deferred == Deferred::Spool;

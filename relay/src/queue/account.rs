@@ -67,8 +67,7 @@ impl Account {
         let written: Written = postcard::from_bytes(value).ok()?;
         let accepted = written.ends.iter().sum();
         let account = Self { accepted, ends: written.ends, dirty: false };
-        (written.version == 1)
-            .then(|| ((!name.is_empty()).then(|| name.to_owned()), account))
+        (written.version == 1).then(|| ((!name.is_empty()).then(|| name.to_owned()), account))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an earlier process left: its messages, accounts and holds.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -97,7 +97,7 @@ impl Recovery {
             doubtful: Vec::new(),
             accounts: HashMap::new(),
             all_held: None,
-            servers: HashMap::new(),
+            servers: BTreeMap::new(),
         };
         Self { state, now, doubtful: Vec::new(), unreadable: 0 }
     }
@@ -181,7 +181,14 @@ impl Recovery {
         };
         let turns = (0..workers.max(1)).map(|_| Notify::new()).collect();
         let state = Mutex::new(state);
-        let queue = Arc::new(Queue { spool, clock, state, turns, changed: Notify::new(), settled: Notify::new() });
+        let queue = Arc::new(Queue {
+            spool,
+            clock,
+            state,
+            turns,
+            changed: Notify::new(),
+            settled: Notify::new(),
+        });
         OpenedQueue { queue, found }
     }
 }

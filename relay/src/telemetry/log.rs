@@ -130,7 +130,12 @@ impl Log {
             Event::HeldTooLong { instance, messages, age } => {
                 let instance = instance.unwrap_or("-");
                 let hours = age.as_secs() / 3600;
-                tracing::warn!(instance, messages, hours, "mail is held for too long (spool.max_hold)");
+                tracing::warn!(
+                    instance,
+                    messages,
+                    hours,
+                    "mail is held for too long (spool.max_hold)"
+                );
             }
             Event::Unreadable { slot, error } => {
                 if let Some(suppressed) = self.admit(&self.unreadable) {

@@ -105,9 +105,7 @@ fn store(families: &mut Families, relay: &Relay) {
     families
         .counter("wavegate_spool_failures_total", "Changes that could not be written at once.")
         .count(&[], stats.failures);
-    let mut family = families.histogram(
-        "wavegate_spool_batch_seconds",
-        "Time to write and sync one batch of changes.",
-    );
+    let mut family = families
+        .histogram("wavegate_spool_batch_seconds", "Time to write and sync one batch of changes.");
     family.distribution(&[], distribution_ns(&SYNC_BOUNDS_NS, &stats.seconds, stats.nanos));
 }

@@ -75,7 +75,6 @@ pub struct Found {
     pub doubtful: usize,
 }
 
-
 pub fn open<D: Disk>(disk: D, options: Options) -> Result<(Opened<D>, Found), OpenError> {
     let mut found = Found::default();
     let opened = Store::open(disk, options, |message| {

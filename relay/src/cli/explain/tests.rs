@@ -30,7 +30,7 @@ const FROZEN: &str = "  message     from <news@mkt.acme.example> to <someone@exa
 ";
 
 #[test]
-fn in_a_window_it_is_held_with_the_very_reply() {
+fn in_a_window_it_is_held() {
     let text =
         run("news@mkt.acme.example", "--client 127.0.0.1 --at 2026-01-20T06:10:00Z").unwrap();
     assert!(text.starts_with(FROZEN), "{text}");
@@ -41,7 +41,6 @@ fn in_a_window_it_is_held_with_the_very_reply() {
     assert!(text.contains("\n  freeze      the relay says: hold: "), "{text}");
     let end = text.split("\n\n").last().unwrap();
     assert!(end.starts_with("It would be held: "), "{text}");
-    assert!(end.contains("\n  reply       451 4.7.0 held: "), "{text}");
     assert!(end.ends_with("\n  until       2026-01-20T06:45:00Z\n"), "{text}");
 }
 
@@ -82,7 +81,7 @@ fn before_the_window_and_without_an_instance_it_goes_to_legacy() {
 fn mail_of_no_instance_from_a_frozen_network_is_held() {
     let text = run("a@b.example", "--client 127.0.0.1 --at 2026-01-20T06:10:00Z").unwrap();
     assert!(text.contains("from a network of frozen instance acme-prod-1"), "{text}");
-    assert!(text.contains("\n  reply       451 4.7.0 held: "), "{text}");
+    assert!(text.contains("It would be held: "), "{text}");
 }
 
 #[test]
