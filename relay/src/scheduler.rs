@@ -189,12 +189,13 @@ impl Scheduler {
         self.pop(wait, now)
     }
 
-    /// All that wait for this get their turn. How many.
+    /// All that wait for this get their turn, in the order in which they came. How many.
     pub fn wake(&mut self, wait: &Wait, now: Timestamp) -> usize {
         if *wait == Wait::Turn {
             return 0;
         }
-        let slots = self.waiting(wait);
+        let mut slots = self.waiting(wait);
+        slots.sort_by_cached_key(|slot| self.cells.get(*slot).map(|cell| cell.since));
         for slot in &slots {
             self.block(*slot, Wait::Turn, now);
         }
@@ -209,7 +210,7 @@ impl Scheduler {
             return 0;
         }
         let mut slots = self.waiting(wait);
-        slots.sort_by_key(|slot| self.cells.get(*slot).map(|cell| cell.entry.received));
+        slots.sort_by_cached_key(|slot| self.cells.get(*slot).map(|cell| cell.entry.received));
         self.start_release(&slots, pace, now);
         slots.len()
     }
