@@ -63,6 +63,18 @@ fn many_held_until_one_time_are_one_timer() {
 }
 
 #[test]
+fn a_flood_of_due_times_is_moved_in_parts_and_new_mail_passes() {
+    let (mut scheduler, one) = waiting(5000, &Wait::Retry(at(1)));
+    scheduler.insert(5000, entry(one, NOW), Wait::Turn, NOW);
+    let first = [scheduler.take(at(1)).unwrap(), scheduler.take(at(1)).unwrap()];
+    assert!(first.contains(&5000));
+    let ready = messages(&mut scheduler)[0];
+    assert!((200..600).contains(&ready), "{ready} were moved by two calls");
+    assert_eq!(scheduler.next_wake(), Some(at(1)), "the rest is due still");
+    assert_eq!(drain(&mut scheduler, at(1)).len(), 4999, "none is left behind");
+}
+
+#[test]
 fn an_upstreams_line_is_served_in_order() {
     let (mut scheduler, _) = waiting(3, &upstream("u"));
     assert!(scheduler.has_waiting(&upstream("u")));
