@@ -189,12 +189,13 @@ impl Scheduler {
         self.pop(wait, now)
     }
 
-    /// All that wait for this get their turn. How many.
+    /// All that wait for this get their turn, in the order in which they came. How many.
     pub fn wake(&mut self, wait: &Wait, now: Timestamp) -> usize {
         if *wait == Wait::Turn {
             return 0;
         }
-        let slots = self.waiting(wait);
+        let mut slots = self.waiting(wait);
+        slots.sort_by_cached_key(|slot| self.cells.get(*slot).map(|cell| cell.since));
         for slot in &slots {
             self.block(*slot, Wait::Turn, now);
         }
@@ -209,7 +210,7 @@ impl Scheduler {
             return 0;
         }
         let mut slots = self.waiting(wait);
-        slots.sort_by_key(|slot| self.cells.get(*slot).map(|cell| cell.entry.received));
+        slots.sort_by_cached_key(|slot| self.cells.get(*slot).map(|cell| cell.entry.received));
         self.start_release(&slots, pace, now);
         slots.len()
     }
@@ -284,9 +285,10 @@ impl Scheduler {
         self.lines.iter().flatten().map(|line| (&line.wait, line.len()))
     }
 
-    /// Figures, as of the latest change. A pass over the instances, not over the messages.
-    pub fn stats(&self) -> Stats {
-        self.tally.stats(self.instances.len())
+    /// Figures, as of the latest change. Where the oldest message of an instance has left since
+    /// they were last asked for, this is a pass over all messages: 20 ms for a million.
+    pub fn stats(&mut self) -> Stats {
+        self.tally.stats(self.instances.len(), self.cells.iter().map(|(_, cell)| &cell.entry))
     }
 
     /// Takes the messages whose expiry clock has run out; they are in flight from now on, so

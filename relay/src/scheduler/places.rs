@@ -14,6 +14,10 @@ use crate::plan::Timestamp;
 
 /// The number of the ready line.
 pub(super) const READY: u32 = 0;
+/// Messages whose time has come that one `take` moves at most. A million due at once, as after a
+/// long stop, would keep everybody from the scheduler for a second; this is far more than the one
+/// that leaves with each `take`, so all are in line soon.
+const RIPEN_AT_ONCE: usize = 256;
 
 impl Scheduler {
     /// Takes a message out of its place: it is in flight then. False if the slot is empty.
@@ -72,14 +76,14 @@ impl Scheduler {
         }
     }
 
-    /// Gives those whose time has come their turn.
+    /// Gives those whose time has come their turn, the earliest first.
     pub(super) fn ripen(&mut self, now: Timestamp) {
-        while let Some(time) = self.first_time().filter(|time| *time <= now) {
-            for wait in [Wait::Retry(time), Wait::HoldUntil(time)] {
-                for slot in self.waiting(&wait) {
-                    self.leave(slot, now);
-                    self.settle(slot, &Wait::Turn, now);
-                }
+        for _ in 0..RIPEN_AT_ONCE {
+            let Some(time) = self.first_time().filter(|time| *time <= now) else { return };
+            let retry = Wait::Retry(time);
+            let wait = if self.has_waiting(&retry) { retry } else { Wait::HoldUntil(time) };
+            if let Some(slot) = self.pop(&wait, now) {
+                self.settle(slot, &Wait::Turn, now);
             }
         }
     }

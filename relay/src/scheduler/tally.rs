@@ -1,12 +1,11 @@
-//! Figures of the scheduler, kept as messages move, so that reading them is cheap and exact.
-
-use std::collections::BTreeMap;
+//! Figures of the scheduler, kept as messages move, so that reading them is exact and cheap.
+//!
+//! The one exception is the oldest message: a structure ordered by receipt would cost as much
+//! memory as all else together has left. So it is remembered until it leaves, and looked for
+//! when it is asked for next.
 
 use super::entry::{Entry, InstanceKey, Kind};
 use crate::plan::Timestamp;
-
-/// Receipts are counted in spans of 4.096 s: so many bits of the milliseconds.
-const SPAN_BITS: u32 = 12;
 
 /// Messages and their recipients that still wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,8 +33,7 @@ pub struct Figures {
     pub in_doubt: Count,
     /// Octets of all.
     pub bytes: u64,
-    /// When the oldest was received. Where the oldest of several that came in within four
-    /// seconds has left, it may be named for the next.
+    /// When the oldest was received.
     pub oldest: Option<Timestamp>,
 }
 
@@ -48,85 +46,104 @@ pub struct Stats {
     pub total: Figures,
 }
 
-/// Messages of one instance that came in within one span.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    count: u64,
-    oldest: Timestamp,
-}
-
-/// The counts.
+/// The counts, by instance.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    instances: Vec<Figures>,
-    spans: BTreeMap<(InstanceKey, u64), Span>,
+    instances: Vec<Instance>,
 }
 
-fn span_of(entry: &Entry) -> (InstanceKey, u64) {
-    (entry.instance, entry.received.0 >> SPAN_BITS)
+#[derive(Clone, Copy, Debug, Default)]
+struct Instance {
+    /// `oldest` is exact unless it is lost.
+    figures: Figures,
+    /// The oldest has left, and who is the oldest now is not known.
+    is_lost: bool,
 }
 
 impl Tally {
     /// A message is there now.
     pub(super) fn enter(&mut self, entry: &Entry) {
-        let fresh = Span { count: 0, oldest: entry.received };
-        let span = self.spans.entry(span_of(entry)).or_insert(fresh);
-        span.count += 1;
-        span.oldest = span.oldest.min(entry.received);
-        let bytes = &mut self.figures(entry.instance).bytes;
-        *bytes = bytes.saturating_add(entry.size);
+        let figures = &mut self.of(entry.instance).figures;
+        figures.bytes = figures.bytes.saturating_add(entry.size);
+        figures.see(entry);
     }
 
-    /// A message is gone.
+    /// A message is gone, and subtracted already.
     pub(super) fn leave(&mut self, entry: &Entry) {
-        let key = span_of(entry);
-        if let Some(span) = self.spans.get_mut(&key) {
-            span.count -= 1;
-            if span.count == 0 {
-                self.spans.remove(&key);
-            }
+        let instance = self.of(entry.instance);
+        let figures = &mut instance.figures;
+        figures.bytes = figures.bytes.saturating_sub(entry.size);
+        if figures.all().messages == 0 {
+            figures.oldest = None;
+            instance.is_lost = false;
+        } else if figures.oldest == Some(entry.received) {
+            instance.is_lost = true;
         }
-        let bytes = &mut self.figures(entry.instance).bytes;
-        *bytes = bytes.saturating_sub(entry.size);
     }
 
     /// A message entered this state.
     pub(super) fn add(&mut self, entry: &Entry, kind: Kind) {
-        let count = self.figures(entry.instance).count(kind);
+        let count = self.of(entry.instance).figures.count(kind);
         count.messages += 1;
         count.recipients += u64::from(entry.progress.recipients);
     }
 
     /// A message left this state.
     pub(super) fn subtract(&mut self, entry: &Entry, kind: Kind) {
-        let count = self.figures(entry.instance).count(kind);
+        let count = self.of(entry.instance).figures.count(kind);
         count.messages -= 1;
         count.recipients -= u64::from(entry.progress.recipients);
     }
 
-    /// All figures, of `instances` instances.
-    pub(super) fn stats(&self, instances: u32) -> Stats {
+    /// All figures, of `instances` instances; `entries` are all messages.
+    pub(super) fn stats<'a>(
+        &mut self,
+        instances: u32,
+        entries: impl Iterator<Item = &'a Entry>,
+    ) -> Stats {
+        self.find_lost(entries);
         let mut stats = Stats::default();
         for key in (0..instances).map(InstanceKey) {
-            let mut figures = self.instances.get(key.0 as usize).copied().unwrap_or_default();
-            let mut spans = self.spans.range((key, 0)..=(key, u64::MAX));
-            figures.oldest = spans.next().map(|(_, span)| span.oldest);
+            let figures = self.of(key).figures;
             stats.total.merge(&figures);
             stats.instances.push((key, figures));
         }
         stats
     }
 
-    fn figures(&mut self, instance: InstanceKey) -> &mut Figures {
+    /// Looks for the oldest where it has left.
+    fn find_lost<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+        if self.instances.iter().all(|instance| !instance.is_lost) {
+            return;
+        }
+        for instance in self.instances.iter_mut().filter(|instance| instance.is_lost) {
+            instance.figures.oldest = None;
+        }
+        for entry in entries {
+            let instance = self.of(entry.instance);
+            if instance.is_lost {
+                instance.figures.see(entry);
+            }
+        }
+        for instance in &mut self.instances {
+            instance.is_lost = false;
+        }
+    }
+
+    fn of(&mut self, instance: InstanceKey) -> &mut Instance {
         let index = instance.0 as usize;
         if self.instances.len() <= index {
-            self.instances.resize_with(index + 1, Figures::default);
+            self.instances.resize_with(index + 1, Instance::default);
         }
         &mut self.instances[index]
     }
 }
 
 impl Figures {
+    fn see(&mut self, entry: &Entry) {
+        self.oldest = Some(self.oldest.map_or(entry.received, |one| one.min(entry.received)));
+    }
+
     fn count(&mut self, kind: Kind) -> &mut Count {
         match kind {
             Kind::Ready => &mut self.ready,

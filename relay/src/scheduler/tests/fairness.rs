@@ -1,5 +1,7 @@
 //! Who gets how many turns.
 
+use proptest::prelude::*;
+
 use super::*;
 
 /// Nearest-rank percentile of waits.
@@ -14,20 +16,39 @@ fn turns(scheduler: &mut Scheduler, count: usize) -> Vec<InstanceKey> {
     taken.into_iter().map(|slot| scheduler.get(slot).unwrap().0.instance).collect()
 }
 
-#[test]
-fn flows_of_equal_cost_alternate_whatever_their_cost() {
-    for size in [0, 10_000, 200_000, 30_000_000] {
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// With k flows that have messages, a flow's next turn comes after k - 1 others.
+    #[test]
+    fn flows_of_equal_cost_alternate_whatever_their_cost(
+        size in prop_oneof![0_u64..200_000, Just(30_000_000)],
+        flows in prop::collection::vec((any::<bool>(), 20_u32..60), 2..12),
+    ) {
         let mut scheduler = Scheduler::new();
-        let keys = ["a", "b", "c", "d", "e"].map(|name| scheduler.instance(Some(name)));
-        for slot in 0..500 {
-            let one = Entry { size, ..entry(keys[slot as usize / 100], NOW) };
-            scheduler.insert(slot, one, Wait::Turn, NOW);
+        let mut slot = 0;
+        for (number, (tried, count)) in flows.iter().enumerate() {
+            // A flow is an instance's new mail or its backlog: two share an instance, or are one.
+            let key = scheduler.instance(Some(&format!("i{}", number / 2)));
+            let mut message = Entry { size, ..entry(key, NOW) };
+            message.progress.attempts = u32::from(*tried);
+            for _ in 0..*count {
+                scheduler.insert(slot, message, Wait::Turn, NOW);
+                slot += 1;
+            }
         }
-        let turns = turns(&mut scheduler, 500);
-        for key in keys {
-            let places: Vec<_> = (0..500).filter(|at| turns[*at] == key).collect();
-            assert_eq!(places.len(), 100);
-            assert!(places.windows(2).all(|pair| pair[1] - pair[0] == 5), "size {size}");
+        let key = |slot: Slot| {
+            let entry = scheduler.get(slot).unwrap().0;
+            (entry.instance, entry.progress.attempts)
+        };
+        let keys: BTreeMap<Slot, _> = (0..slot).map(|slot| (slot, key(slot))).collect();
+        let distinct = keys.values().copied().collect::<BTreeSet<_>>();
+        // As long as each flow has at least twenty: all of them have messages.
+        let turns: Vec<_> = (0..20 * distinct.len()).map(|_| scheduler.take(NOW)).collect();
+        for one in &distinct {
+            let places: Vec<_> =
+                (0..turns.len()).filter(|at| keys[&turns[*at].unwrap()] == *one).collect();
+            prop_assert_eq!(places.len(), 20);
+            prop_assert!(places.windows(2).all(|pair| pair[1] - pair[0] == distinct.len()));
         }
     }
 }

@@ -18,7 +18,7 @@ fn state(scheduler: &Scheduler, slot: Slot) -> State {
     scheduler.get(slot).unwrap().1.state
 }
 
-fn messages(scheduler: &Scheduler) -> [u64; 6] {
+fn messages(scheduler: &mut Scheduler) -> [u64; 6] {
     let total = scheduler.stats().total;
     [total.ready, total.blocked, total.later, total.held, total.in_flight, total.in_doubt]
         .map(|count| count.messages)
@@ -27,9 +27,9 @@ fn messages(scheduler: &Scheduler) -> [u64; 6] {
 #[test]
 fn first_come_first_served_and_in_flight_once() {
     let (mut scheduler, _) = waiting(3, &Wait::Turn);
-    assert_eq!(messages(&scheduler), [3, 0, 0, 0, 0, 0]);
+    assert_eq!(messages(&mut scheduler), [3, 0, 0, 0, 0, 0]);
     assert_eq!(drain(&mut scheduler, NOW), [0, 1, 2]);
-    assert_eq!(messages(&scheduler), [0, 0, 0, 0, 3, 0]);
+    assert_eq!(messages(&mut scheduler), [0, 0, 0, 0, 3, 0]);
     assert_eq!(state(&scheduler, 1), State::InFlight);
     assert_eq!(scheduler.next_wake(), None);
 }
@@ -63,6 +63,18 @@ fn many_held_until_one_time_are_one_timer() {
 }
 
 #[test]
+fn a_flood_of_due_times_is_moved_in_parts_and_new_mail_passes() {
+    let (mut scheduler, one) = waiting(5000, &Wait::Retry(at(1)));
+    scheduler.insert(5000, entry(one, NOW), Wait::Turn, NOW);
+    let first = [scheduler.take(at(1)).unwrap(), scheduler.take(at(1)).unwrap()];
+    assert!(first.contains(&5000));
+    let ready = messages(&mut scheduler)[0];
+    assert!((200..600).contains(&ready), "{ready} were moved by two calls");
+    assert_eq!(scheduler.next_wake(), Some(at(1)), "the rest is due still");
+    assert_eq!(drain(&mut scheduler, at(1)).len(), 4999, "none is left behind");
+}
+
+#[test]
 fn an_upstreams_line_is_served_in_order() {
     let (mut scheduler, _) = waiting(3, &upstream("u"));
     assert!(scheduler.has_waiting(&upstream("u")));
@@ -83,7 +95,7 @@ fn limits_of_the_same_key_and_another_scope_are_two_lines() {
     scheduler.insert(1, entry(one, NOW), limit("b"), NOW);
     assert_eq!(scheduler.take_waiting(&limit("b"), NOW), Some(1));
     assert_eq!(scheduler.take_waiting(&limit("b"), NOW), None);
-    assert_eq!(messages(&scheduler), [0, 1, 0, 0, 1, 0]);
+    assert_eq!(messages(&mut scheduler), [0, 1, 0, 0, 1, 0]);
 }
 
 #[test]
@@ -113,7 +125,7 @@ fn a_release_keeps_its_pace_and_the_clock_stands_until_let_out() {
     let (mut scheduler, one) = waiting(4, &Wait::Phase(InstanceKey(1)));
     scheduler.release(&Wait::Phase(one), pace(10), at(1000));
     assert_eq!(state(&scheduler, 3), State::Paced);
-    assert_eq!(messages(&scheduler), [0, 0, 0, 4, 0, 0]);
+    assert_eq!(messages(&mut scheduler), [0, 0, 0, 4, 0, 0]);
     for (step, slot) in [3, 2, 1, 0].into_iter().enumerate() {
         let time = 1100 + 100 * step as u64;
         assert_eq!(scheduler.next_wake(), Some(at(time)));
@@ -184,7 +196,7 @@ fn a_hold_of_what_is_in_flight_follows_the_attempt() {
     // In doubt first: what may be delivered already stays with the attempt.
     scheduler.block(0, Wait::Reply, NOW);
     assert_eq!(state(&scheduler, 0), State::Waiting(Wait::Reply));
-    assert_eq!(messages(&scheduler), [0, 0, 0, 0, 1, 1]);
+    assert_eq!(messages(&mut scheduler), [0, 0, 0, 0, 1, 1]);
     assert!(!scheduler.retry_now(0, NOW));
     scheduler.block(0, Wait::Retry(at(5)), NOW);
     assert_eq!(state(&scheduler, 0), State::Waiting(Wait::Operator));
