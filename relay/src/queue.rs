@@ -470,6 +470,11 @@ impl Queue {
         Snapshot { instances, total: stats.total, lines, all_held }
     }
 
+    /// Whether no message waits, and none is attempted.
+    pub fn is_empty(&self) -> bool {
+        self.lock().scheduler.is_empty()
+    }
+
     /// The spool.
     pub fn spool(&self) -> &Spool {
         &self.spool
