@@ -17,14 +17,12 @@ pub use report::{Failure, Report};
 pub use serve::serve;
 
 use crate::{
+    attempt::{self, End, Job, Patience},
     envelope::{Envelope, LastWord, Progress},
     event::Event,
     gate::{self, Answer, Go, Subject, Verdict, attributes},
-    handoff::{
-        Message, Parcel,
-        attempt::{self, End, Job, Patience},
-    },
     limits::LimitError,
+    parcel::{Message, Parcel},
     plan::Timestamp,
     queue::{Ended, Settlement, Taken},
     relay::{Generation, Relay},

@@ -18,6 +18,7 @@ pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod body;
+pub mod parcel;
 pub mod spool;
 pub mod policy;
 pub mod upstream;
@@ -29,8 +30,9 @@ pub mod queue;
 pub mod relay;
 pub mod generation;
 pub mod gate;
-pub mod handoff;
+pub mod attempt;
 pub mod delivery;
+pub mod handoff;
 pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;

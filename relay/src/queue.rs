@@ -22,9 +22,9 @@ pub use recover::{Found, OpenedQueue};
 
 use crate::{
     envelope::{Envelope, Progress},
-    handoff::Message,
     limits::Charge,
     message::MessageId,
+    parcel::Message,
     plan::Timestamp,
     scheduler::{self, Entry, InstanceKey, Pace, Scheduler, Slot, UpstreamKey, Wait},
     spool::{Handle, Mark, NewEntry, Receipt, Spool, SpoolError, part},

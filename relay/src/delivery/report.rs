@@ -10,11 +10,11 @@ use crate::{
     envelope::{Envelope, LastWord, Progress},
     event::End,
     gate::relay_reply,
-    handoff::{Message, Parcel},
     message::MessageId,
     notification::{
         self, Notification, Original, Outcome, Recipient, Remote, Survey, Terms, Transport,
     },
+    parcel::{Message, Parcel},
     plan::Timestamp,
     queue::NewMessage,
     relay::Relay,

@@ -7,12 +7,9 @@ use std::{future::Future, pin::Pin, sync::Arc, task::Poll};
 
 use wavegate_smtp::{Enhanced, Reply, Settled};
 
-use super::{
-    Incoming, Told,
-    attempt::{self, End, Job, Patience},
-    no_spool, taken,
-};
+use super::{Incoming, Told, no_spool, taken};
 use crate::{
+    attempt::{self, End, Job, Patience},
     config::{Deferred, Handoff},
     delivery::{self, Failure, Report},
     envelope::{LastWord, Progress},
