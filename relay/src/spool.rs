@@ -37,6 +37,9 @@ const JOURNAL_SYNC: Duration = Duration::from_secs(1);
 const BATCH: usize = 4096;
 /// Bytes of bodies in one batch.
 const BATCH_BYTES: u64 = 32 << 20;
+/// Steps of housekeeping after each sync of the journal: enough to give back more than a disk
+/// can take in that time.
+const HOUSEKEEPING: usize = 16;
 /// Pause after a failed write of what must be written: the disk may have room again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -183,6 +186,8 @@ impl Spool {
         slots: u32,
         each: impl FnMut(Recovered<'_>),
     ) -> Result<Opened, OpenError> {
+        make_durable(directory)
+            .map_err(|source| OpenError::Io { path: directory.display().to_string(), source })?;
         let disk = RealDisk::new(directory);
         let options = Options {
             quota: config.quota,
@@ -452,8 +457,16 @@ impl<D: Disk> Writer<D> {
 
     /// Syncs the journal and does a piece of housekeeping; says whether more is to do.
     fn sync(&mut self) -> bool {
-        let done = self.store.sync_journal().and_then(|()| self.store.maintain());
-        done.unwrap_or_else(|error| {
+        let keep = |store: &mut Store<D>| {
+            store.sync_journal()?;
+            for _ in 0..HOUSEKEEPING {
+                if !store.maintain()? {
+                    return Ok(false);
+                }
+            }
+            Ok::<bool, StoreError>(true)
+        };
+        keep(&mut self.store).unwrap_or_else(|error| {
             tracing::warn!(%error, "housekeeping of the spool failed; it is tried again");
             true
         })
@@ -485,6 +498,20 @@ fn again(op: &Op) -> Op {
         Op::SyncJournal => Op::SyncJournal,
         Op::Accept { .. } => unreachable!("whoever has a message accepted waits for it"),
     }
+}
+
+/// Makes the directory, and has its name and its parent's outlive a loss of power: what is synced
+/// in a directory that is lost is lost too.
+fn make_durable(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    for parent in directory.ancestors().skip(1).take(2) {
+        if parent.as_os_str().is_empty() {
+            break;
+        }
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// The kernel's name for this run of the machine.

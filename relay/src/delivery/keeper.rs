@@ -7,7 +7,12 @@ use tokio::time::Instant;
 
 use super::{Delivery, Failure, load, millis, unreadable};
 use crate::{
-    config::Config, event::Event, plan::Timestamp, queue::Taken, relay::Relay, scheduler::Pace,
+    config::Config,
+    event::Event,
+    plan::{Timestamp, Wave},
+    queue::Taken,
+    relay::Relay,
+    scheduler::{Pace, Wait},
 };
 
 /// The longest sleep: clocks step, and accounts are written down this often.
@@ -18,8 +23,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Runs until the relay stops.
 pub async fn keep(relay: Arc<Relay>) {
     let mut looked = Instant::now();
+    let mut seen = relay.waves.now();
     while !relay.is_stopping() {
         release(&relay);
+        seen = phases_changed(&relay, seen);
         relay.queue.save_accounts();
         if looked.elapsed() >= MINUTE {
             looked = Instant::now();
@@ -52,6 +59,27 @@ fn release(relay: &Relay) {
     }
 }
 
+/// Has everybody asked again who waits until something changes, if a phase has changed since
+/// `seen`. Mail of no instance may be held because of another's window.
+fn phases_changed(relay: &Relay, seen: Timestamp) -> Timestamp {
+    let now = relay.waves.now();
+    if boundaries(relay).any(|time| time > seen && time <= now) {
+        relay.queue.wake(&Wait::Change);
+    }
+    now
+}
+
+/// The times at which the clock changes a phase.
+fn boundaries(relay: &Relay) -> impl Iterator<Item = Timestamp> {
+    let plan = Arc::clone(&relay.waves.current().plan);
+    let lead = plan.freeze_lead_ms;
+    let of = move |wave: &Wave| {
+        let window = &wave.window;
+        [window.opens.saturating_sub_ms(lead), window.opens, window.closes]
+    };
+    plan.waves.iter().flat_map(of).collect::<Vec<_>>().into_iter()
+}
+
 fn pace(config: &Config) -> Pace {
     let rate = config.spool.release_rate;
     Pace {
@@ -61,15 +89,10 @@ fn pace(config: &Config) -> Pace {
     }
 }
 
-/// How long until the next window ends that somebody waits for.
+/// How long until the next phase changes.
 fn until_next(relay: &Relay) -> Duration {
     let now = relay.waves.now();
-    let plan = relay.waves.current();
-    let closes = |name: &str| -> Option<Timestamp> {
-        let wave = plan.plan.wave(plan.index_of(name)?)?;
-        (wave.window.closes > now).then_some(wave.window.closes)
-    };
-    let next = relay.queue.phases().iter().filter_map(|(_, name)| closes(name)).min();
+    let next = boundaries(relay).filter(|time| *time > now).min();
     let pause = next.map_or(TICK, |next| Duration::from_millis(next.0 - now.0));
     pause.min(TICK)
 }

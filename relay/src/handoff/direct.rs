@@ -157,8 +157,10 @@ impl Incoming<'_> {
     async fn settled(self, upstream: &Upstream, settled: Settled) -> Told {
         let all = Sorted::new(&settled, self.message.parcel.recipients.len());
         let instance = self.instance_name();
+        let recipients = &self.message.parcel.recipients;
+        let asked = recipients.iter().any(|rcpt| rcpt.notify.is_some_and(|notify| notify.success));
         self.relay.queue.note_direct(instance, all.delivered.len() as u64);
-        if !all.delivered.is_empty() {
+        if asked && !all.delivered.is_empty() {
             let report = Report { relay: self.relay, instance, message: &self.message };
             report.relayed(upstream, &self.envelope(), &settled.reply, &all.delivered).await;
         }
