@@ -168,7 +168,7 @@ impl<D: Disk> Store<D> {
         self.ready_segment(length)?;
         let Some(current) = &self.current else { return Ok(()) };
         let (number, seed) = (current.number, current.seed);
-        let batch = u32::try_from(current.end).unwrap_or(u32::MAX);
+        let batch = u32::try_from(current.batch_at()).unwrap_or(u32::MAX);
         let fronts: Vec<_> = accepts.iter().map(|accept| accept.front(seed, batch)).collect();
         let mut slices = Vec::with_capacity(fronts.len() * 3);
         for ((front, _), accept) in fronts.iter().zip(&accepts) {
@@ -194,7 +194,7 @@ impl<D: Disk> Store<D> {
         let Some(current) = &mut self.current else {
             return Err(StoreError::Full { what: "no segment" });
         };
-        let at = current.end;
+        let at = current.batch_at();
         let written = write_all(&*current.file, at, slices).and_then(|()| current.file.sync());
         if let Err(error) = written {
             let number = current.number;
@@ -224,7 +224,7 @@ impl<D: Disk> Store<D> {
     /// Makes sure that there is a segment with room for this batch.
     pub(crate) fn ready_segment(&mut self, length: u64) -> Result<(), StoreError> {
         let full = |current: &Current<D::File>, limit| {
-            current.end >= limit || current.end + length > SEGMENT_END
+            current.end >= limit || current.batch_at() + length > SEGMENT_END
         };
         if self.current.as_ref().is_some_and(|current| full(current, self.options.segment_bytes)) {
             // The segment is sealed: what the journal knows of it is made durable with it.
@@ -314,6 +314,7 @@ impl<D: Disk> Store<D> {
         if !entries.is_empty() {
             self.journal.append(&entries)?;
         }
+        self.doomed.append(&mut self.refused);
         if sync || self.journal.unsynced() > UNSYNCED_LIMIT {
             self.flush_journal().inspect_err(|_| self.journal.forget(before))?;
         }
@@ -433,9 +434,7 @@ impl<D: Disk> Store<D> {
             self.owed.push((place.segment, place.end()));
         }
         if let Some((_, length, _)) = accept.external {
-            // It belongs to nobody; if it stays, the next opening removes it.
-            let _ = self.shared.disk.remove(Path::new(&segment::body_name(&accept.key)));
-            self.bodies_bytes = self.bodies_bytes.saturating_sub(length);
+            self.refused.push((accept.key, length));
         }
     }
 }
@@ -464,7 +463,9 @@ struct Room {
 impl Room {
     fn new<D: Disk>(store: &Store<D>) -> Self {
         Self {
-            used: store.disk_bytes(),
+            // With the zeros before the next batch.
+            used: store.disk_bytes()
+                + store.current.as_ref().map_or(0, |current| current.batch_at() - current.end),
             quota: store.options.quota,
             // If it cannot be asked, a write will tell.
             free: store.shared.disk.free().unwrap_or(u64::MAX),

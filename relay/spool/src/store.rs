@@ -13,7 +13,7 @@ use crate::{
     attempts::{AttemptFile, Attempts},
     disk::{Disk, DiskFile, How, write_all},
     error::{Damage, OpenError, StoreError},
-    format::{self, MessageKey},
+    format::{self, FILE_HEADER, MessageKey, PAGE},
     journal::{self, Journal},
     maintain::Compaction,
     reader::{Reader, Shared},
@@ -232,6 +232,17 @@ pub(crate) struct Current<F> {
     pub(crate) end: u64,
 }
 
+impl<F> Current<F> {
+    /// Where the next batch goes: at a page of its own, so that no page is written twice. The
+    /// first one shares its page with the header, which is not synced before.
+    pub(crate) fn batch_at(&self) -> u64 {
+        match self.end {
+            end if end <= FILE_HEADER as u64 => end,
+            end => end.next_multiple_of(PAGE),
+        }
+    }
+}
+
 /// An open store. There is one, on one thread.
 #[derive(Debug)]
 pub struct Store<D: Disk> {
@@ -255,6 +266,9 @@ pub struct Store<D: Disk> {
     pub(crate) externals: HashMap<u32, u64>,
     /// Bodies of removed messages; their files go when the removal is durable.
     pub(crate) doomed: Vec<(MessageKey, u64)>,
+    /// Bodies of messages that were refused after their file was taken. They stay until `owed` is
+    /// durable: before, an opening may find their records.
+    pub(crate) refused: Vec<(MessageKey, u64)>,
     pub(crate) bodies_bytes: u64,
     pub(crate) live_bytes: u64,
     /// Of all state entries of this journal, for an estimate of what a snapshot would have.

@@ -34,7 +34,7 @@ impl Dice {
 
 pub fn options() -> Options {
     Options {
-        segment_bytes: 6000,
+        segment_bytes: 16_000,
         quota: 1 << 30,
         reserve: 0,
         journal_bytes: 4000,
@@ -61,11 +61,13 @@ pub struct Message {
     pub removal_synced: bool,
 }
 
+/// All that a value ever was, the last of these that was completed, and the last durable one.
+pub type Value = (Vec<Option<Vec<u8>>>, usize, usize);
+
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
     pub messages: BTreeMap<MessageKey, Message>,
-    /// All that a value ever was, with the same two marks.
-    pub values: BTreeMap<Vec<u8>, (Vec<Option<Vec<u8>>>, usize, usize)>,
+    pub values: BTreeMap<Vec<u8>, Value>,
 }
 
 /// What an opening found.
@@ -74,7 +76,6 @@ pub struct Found {
     pub messages: BTreeMap<MessageKey, (Handle, Vec<u8>, u64)>,
     pub doubtful: usize,
 }
-
 
 pub fn open<D: Disk>(disk: D, options: Options) -> Result<(Opened<D>, Found), OpenError> {
     let mut found = Found::default();
