@@ -168,7 +168,7 @@ impl<D: Disk> Store<D> {
         self.ready_segment(length)?;
         let Some(current) = &self.current else { return Ok(()) };
         let (number, seed) = (current.number, current.seed);
-        let batch = u32::try_from(current.batch_at()).unwrap_or(u32::MAX);
+        let batch = u32::try_from(current.end).unwrap_or(u32::MAX);
         let fronts: Vec<_> = accepts.iter().map(|accept| accept.front(seed, batch)).collect();
         let mut slices = Vec::with_capacity(fronts.len() * 3);
         for ((front, _), accept) in fronts.iter().zip(&accepts) {
@@ -194,7 +194,7 @@ impl<D: Disk> Store<D> {
         let Some(current) = &mut self.current else {
             return Err(StoreError::Full { what: "no segment" });
         };
-        let at = current.batch_at();
+        let at = current.end;
         let written = write_all(&*current.file, at, slices).and_then(|()| current.file.sync());
         if let Err(error) = written {
             let number = current.number;
@@ -224,7 +224,7 @@ impl<D: Disk> Store<D> {
     /// Makes sure that there is a segment with room for this batch.
     pub(crate) fn ready_segment(&mut self, length: u64) -> Result<(), StoreError> {
         let full = |current: &Current<D::File>, limit| {
-            current.end >= limit || current.batch_at() + length > SEGMENT_END
+            current.end >= limit || current.end + length > SEGMENT_END
         };
         if self.current.as_ref().is_some_and(|current| full(current, self.options.segment_bytes)) {
             // The segment is sealed: what the journal knows of it is made durable with it.
@@ -463,9 +463,7 @@ struct Room {
 impl Room {
     fn new<D: Disk>(store: &Store<D>) -> Self {
         Self {
-            // With the zeros before the next batch.
-            used: store.disk_bytes()
-                + store.current.as_ref().map_or(0, |current| current.batch_at() - current.end),
+            used: store.disk_bytes(),
             quota: store.options.quota,
             // If it cannot be asked, a write will tell.
             free: store.shared.disk.free().unwrap_or(u64::MAX),

@@ -20,9 +20,6 @@ pub const INLINE_LIMIT: u64 = 1 << 30;
 
 /// Bytes before the first record of a segment and the first entry of a journal.
 pub(crate) const FILE_HEADER: usize = 64;
-/// Each batch of records begins at a multiple of this, with zeros before it. It is the size of
-/// what a disk is given: a batch that shared its first page with the last one would write it again.
-pub(crate) const PAGE: u64 = 4096;
 /// Bytes of a record before its envelope.
 pub(crate) const RECORD_HEADER: usize = 68;
 /// Bytes of an entry before its payload.

@@ -180,7 +180,7 @@ impl<D: Disk> Store<D> {
         }
         self.ready_segment(bytes)?;
         let Some((number, seed, start)) =
-            self.current.as_ref().map(|current| (current.number, current.seed, current.batch_at()))
+            self.current.as_ref().map(|current| (current.number, current.seed, current.end))
         else {
             return Ok(());
         };

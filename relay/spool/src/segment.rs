@@ -7,7 +7,7 @@ use std::io;
 
 use crate::{
     disk::{DiskFile, read_full},
-    format::{self, FILE_HEADER, INLINE_LIMIT, PAGE, Place, RECORD_HEADER, RecordHeader},
+    format::{self, FILE_HEADER, INLINE_LIMIT, Place, RECORD_HEADER, RecordHeader},
 };
 
 /// Bytes read at once by a scan.
@@ -108,10 +108,6 @@ pub(crate) fn scan(file: &impl DiskFile, seed: u32, from: u64, end: u64) -> io::
     while at < end {
         let header = read_header(file, seed, at)?;
         let Some(header) = header.filter(|header| place(1, at, header).is_some()) else {
-            if let Some(page) = skip_zeros(file, at, end)? {
-                at = page;
-                continue;
-            }
             let to = next_header(file, seed, at + 1, end)?.unwrap_or(end);
             pieces.push(Piece::Bad { from: at, to, key: None });
             at = to;
@@ -130,16 +126,6 @@ pub(crate) fn scan(file: &impl DiskFile, seed: u32, from: u64, end: u64) -> io::
         at = next;
     }
     Ok(pieces)
-}
-
-/// The end of the zeros between two batches.
-fn skip_zeros(file: &impl DiskFile, at: u64, end: u64) -> io::Result<Option<u64>> {
-    let page = at.next_multiple_of(PAGE).min(end);
-    let mut buffer = [1; PAGE as usize];
-    let gap = &mut buffer[..usize::try_from(page - at).unwrap_or(0)];
-    let read = read_full(file, at, gap)?;
-    let zeros = read == gap.len() && gap.iter().all(|byte| *byte == 0);
-    Ok((page > at && zeros).then_some(page))
 }
 
 /// The next place at which a header checks.

@@ -13,7 +13,7 @@ use crate::{
     attempts::{AttemptFile, Attempts},
     disk::{Disk, DiskFile, How, write_all},
     error::{Damage, OpenError, StoreError},
-    format::{self, FILE_HEADER, MessageKey, PAGE},
+    format::{self, MessageKey},
     journal::{self, Journal},
     maintain::Compaction,
     reader::{Reader, Shared},
@@ -230,17 +230,6 @@ pub(crate) struct Current<F> {
     pub(crate) file: Arc<F>,
     pub(crate) seed: u32,
     pub(crate) end: u64,
-}
-
-impl<F> Current<F> {
-    /// Where the next batch goes: at a page of its own, so that no page is written twice. The
-    /// first one shares its page with the header, which is not synced before.
-    pub(crate) fn batch_at(&self) -> u64 {
-        match self.end {
-            end if end <= FILE_HEADER as u64 => end,
-            end => end.next_multiple_of(PAGE),
-        }
-    }
 }
 
 /// An open store. There is one, on one thread.

@@ -47,6 +47,22 @@ fn check_after(run: &Run, seed: u64) {
     }
 }
 
+/// The process is killed, another one opens the store, and then power is lost: what the second
+/// process told must be there.
+fn killed_then_power(mut run: Run, seed: u64) {
+    run.disk.heal();
+    drop(run.take_store());
+    let disk = run.disk.inner().clone();
+    let (opened, found) = open(disk.clone(), options()).unwrap();
+    run.truth.check(&opened, &found, false);
+    run.truth.settle(&opened, &found);
+    let mut options = options();
+    options.boot_id[0] += 1;
+    let (after, found) = open(disk.crash(seed), options).unwrap();
+    assert_eq!(after.damage, []);
+    run.truth.check(&after, &found, true);
+}
+
 #[test]
 fn power_is_lost_at_every_change() {
     const STEPS: usize = 120;
@@ -67,6 +83,7 @@ fn power_is_lost_at_every_change() {
             for dice in 0..2 {
                 check_after(&run, cut * 1000 + dice);
             }
+            killed_then_power(run, cut);
         }
     }
 }

@@ -38,7 +38,7 @@ fn small(disk: &MemoryDisk, close: bool) -> Contents {
     let (Opened { mut store, .. }, _) = open(disk.clone(), options).unwrap();
     let mut handles = Vec::new();
     for numbers in [1..=4, 5..=7, 8..=10] {
-        let ops = numbers.map(|number| accept(number, parts(&vec![number; 70]))).collect();
+        let ops = numbers.map(|number| accept(number, parts(&[number; 70]))).collect();
         for done in store.commit(ops) {
             let Done::Accepted(handle, _) = done.unwrap() else { panic!() };
             handles.push(handle);

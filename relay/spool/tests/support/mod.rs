@@ -34,7 +34,7 @@ impl Dice {
 
 pub fn options() -> Options {
     Options {
-        segment_bytes: 16_000,
+        segment_bytes: 6000,
         quota: 1 << 30,
         reserve: 0,
         journal_bytes: 4000,
@@ -386,6 +386,12 @@ impl Run {
             let (envelope, body) = read(&reader, *handle).unwrap();
             assert_eq!((&envelope, &body), (&message.envelope, &message.body));
         }
+    }
+
+    /// The store; another one, of no use, is left in its place.
+    pub fn take_store(&mut self) -> Store<Faulty> {
+        let (other, _) = open(FaultyDisk::new(MemoryDisk::new()), options()).unwrap();
+        std::mem::replace(&mut self.store, other.store)
     }
 
     /// Opens what is on another disk in place of this store.
