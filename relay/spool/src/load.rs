@@ -36,8 +36,10 @@ pub(crate) struct Image {
     pub(crate) lost: Vec<u32>,
     /// Live messages whose record was found elsewhere.
     pub(crate) moved: Vec<(u32, Place)>,
-    /// Segments that were read beyond what the journal knew.
-    pub(crate) scanned: Vec<u32>,
+    /// Segments that were read beyond what the journal knew, and from where.
+    pub(crate) scanned: Vec<(u32, u64)>,
+    /// The journal says that it was synced up to here.
+    pub(crate) synced: u64,
     pub(crate) known: BTreeMap<u32, u64>,
     pub(crate) seq: u32,
     /// The journal was damaged in a place that counts.
@@ -68,6 +70,7 @@ pub(crate) fn load<D: Disk>(
         lost: Vec::new(),
         moved: Vec::new(),
         scanned: Vec::new(),
+        synced: 0,
         known: BTreeMap::new(),
         seq: 0,
         doubtful: false,
@@ -237,7 +240,8 @@ impl Image {
                 self.values.remove(*key);
             }
             Entry::Segment { number, end } => self.know(*number, *end),
-            Entry::Synced { .. } | Entry::SnapshotEnd => {}
+            Entry::Synced { end } => self.synced = self.synced.max(*end),
+            Entry::SnapshotEnd => {}
         }
     }
 
@@ -264,7 +268,7 @@ impl Image {
             if from.max(FILE_HEADER as u64) >= length {
                 continue;
             }
-            self.scanned.push(number);
+            self.scanned.push((number, from));
             let name = segment::name(number);
             let file = disk.open(Path::new(&name), How::Read).map_err(OpenError::io(&name))?;
             let seed = format::seed(FileKind::Segment, number, &self.salt);

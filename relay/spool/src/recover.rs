@@ -76,11 +76,13 @@ impl Opening {
     ) -> Result<(Store<D>, Vec<Damage>), OpenError> {
         let Self { mut image, files, options } = self;
         let journal = ready_journal(&disk, &image, &files)?;
-        // What a killed process wrote may still be on its way to the disk.
-        for number in &image.scanned {
+        for (number, from) in &image.scanned {
             let name = segment::name(*number);
-            let file = disk.open(Path::new(&name), How::Read).map_err(OpenError::io(&name))?;
-            file.sync().map_err(OpenError::io(&name))?;
+            let length = image.segments.get(number).copied().unwrap_or(0);
+            let file = disk.open(Path::new(&name), How::Write).map_err(OpenError::io(&name))?;
+            // After damage all of the segments were read; their bytes are old ones.
+            let from = if image.full { length } else { *from };
+            make_durable(&file, FILE_HEADER as u64, from, length).map_err(OpenError::io(&name))?;
         }
         disk.sync_dir(Path::new(BODIES)).map_err(OpenError::io(BODIES))?;
         let stale = files.iter().filter(|(name, _)| {
@@ -157,11 +159,31 @@ fn ready_journal<D: Disk>(
     if end < length {
         file.truncate(end).map_err(OpenError::io(&name))?;
     }
-    file.sync().map_err(OpenError::io(&name))?;
+    let from = image.synced.min(end);
+    make_durable(&file, FILE_HEADER as u64, from, end).map_err(OpenError::io(&name))?;
     let seed = format::seed(FileKind::Journal, number, &image.salt);
     let mut journal = Journal::new(number, file, seed, end);
     journal.broken = image.doubtful || image.damage.iter().any(|damage| damage.file == name);
     Ok(journal)
+}
+
+/// What a killed process wrote is in the page cache. It may still be on its way to the disk, or,
+/// after a sync that failed, never go there although the cache calls it clean: so it is written
+/// again, the same bytes in the same place. The first `header` bytes too.
+fn make_durable(file: &impl DiskFile, header: u64, from: u64, to: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    for (mut at, to) in [(0, header.min(to)), (from, to)] {
+        while at < to {
+            let take = usize::try_from(to - at).unwrap_or(buffer.len()).min(buffer.len());
+            let read = read_full(file, at, &mut buffer[..take])?;
+            if read == 0 {
+                break;
+            }
+            write_all(file, at, &mut [IoSlice::new(&buffer[..read])])?;
+            at += read as u64;
+        }
+    }
+    file.sync()
 }
 
 fn new_journal<D: Disk>(
@@ -223,7 +245,7 @@ fn write_down<D: Disk>(
             each(Recovered { handle, key, state: &state, body_len, doubtful });
         }
     }
-    for number in &image.scanned {
+    for (number, _) in &image.scanned {
         let end = store.segments.get(number).map_or(0, |info| info.known);
         Entry::Segment { number: *number, end }.encode(seed, &mut entries);
     }
