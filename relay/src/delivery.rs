@@ -112,6 +112,7 @@ async fn load(
     if let Some(cached) = &taken.message {
         return Ok(cached.clone());
     }
+    let at_once = relay.queue.spool().is_at_once();
     let (relay, handle) = (Arc::clone(relay), taken.handle);
     let loading = move || {
         let (envelope, stored) = relay.queue.spool().load(handle)?;
@@ -124,6 +125,9 @@ async fn load(
         };
         Ok((Arc::new(Message::new(envelope.id, Vec::new(), parcel)), Arc::new(envelope)))
     };
+    if at_once {
+        return loading();
+    }
     match tokio::task::spawn_blocking(loading).await {
         Ok(loaded) => loaded,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

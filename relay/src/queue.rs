@@ -58,7 +58,8 @@ struct State {
     notes: HashMap<Slot, Box<Progress>>,
     /// By slot: an earlier process may have delivered it.
     doubtful: Vec<bool>,
-    accounts: HashMap<InstanceKey, Account>,
+    /// In an order, because they are written down in it.
+    accounts: BTreeMap<InstanceKey, Account>,
     /// Why nothing may leave.
     all_held: Option<Arc<str>>,
     /// Tasks that serve a line.

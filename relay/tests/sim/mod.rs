@@ -18,6 +18,7 @@ use std::{
 use tokio::time::Instant;
 use wavegate::{
     config::{self, Config},
+    delivery,
     event::{Event, Observer},
     generation::{self, Surroundings},
     plan::Timestamp,
@@ -140,6 +141,7 @@ impl Setup {
         let queue = Queue::in_memory(Arc::clone(&world.clock));
         let around = Surroundings { world, host, observer, spill, queue, known: &HashMap::new() };
         let relay = generation::assemble(read(spill), around).unwrap();
+        deliver_spooled(&relay);
         Sim { relay, network, log, begun, directory }
     }
 
@@ -156,6 +158,19 @@ impl Setup {
         std::fs::write(directory.join("relay.toml"), text).unwrap();
         std::fs::write(directory.join("waves.toml"), plan).unwrap();
     }
+}
+
+/// What a worker runs beside its sessions, and what the thread of the spool does once a second.
+pub fn deliver_spooled(relay: &Arc<Relay>) {
+    tokio::spawn(delivery::serve(Arc::clone(relay)));
+    tokio::spawn(delivery::keeper::keep(Arc::clone(relay)));
+    let relay = Arc::clone(relay);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            relay.queue.spool().tend();
+        }
+    });
 }
 
 fn read(directory: &Path) -> Config {
@@ -203,6 +218,11 @@ impl Sim {
         let world = &self.relay.world;
         let known = HashMap::new();
         self.relay.replace(generation::build(world, config, policies, Some(&current), &known));
+    }
+
+    /// Messages in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.relay.queue.spool().usage().messages
     }
 
     /// What of an instance is in flight: not committed, in doubt, and whether its barrier is
