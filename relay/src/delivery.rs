@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use wavegate_smtp::Settled;
 
 pub use report::{Failure, Report};
-pub use serve::serve;
+pub use serve::{line, serve};
 
 use crate::{
     envelope::{Envelope, LastWord, Progress},
@@ -305,10 +305,10 @@ impl Delivery {
                 let failed = failed.collect();
                 self.fail(upstream, failed);
             }
-            End::Held(blocked) => {
-                let instance = self.instance.as_ref().map_or("", |instance| instance.name());
-                let reason = format!("instance {instance} is {}", blocked.phase);
-                self.hold(None, &reason);
+            End::Held(_) => {
+                let wait =
+                    gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
+                self.wait.get_or_insert(wait.unwrap_or(Wait::Turn));
             }
             End::InDoubt(error) => {
                 self.doubt(name, &error.to_string());
@@ -381,10 +381,10 @@ impl Delivery {
     }
 
     fn hold(&mut self, until: Option<Timestamp>, reason: &str) {
-        let frozen = self.instance.as_ref().filter(|one| !one.phase(self.now).may_start());
+        let frozen = gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
         let wait = match (frozen, until) {
             // The end of a window is a change of phase, whatever time is named for it.
-            (Some(instance), _) => self.relay.queue.wait_for_phase(instance.name()),
+            (Some(phase), _) => phase,
             (None, Some(until)) => {
                 self.progress.due = Some(until.0);
                 self.progress.due_is_hold = true;
@@ -425,7 +425,7 @@ impl Delivery {
         let line = wait.clone();
         let taken = Taken { progress, ..taken };
         relay.queue.settle(taken, Settlement { ends, wait, marks });
-        if let Some(line @ (Wait::Upstream(_) | Wait::Limit { .. })) = line {
+        if let Some(line) = line {
             serve::line(&relay, line);
         }
     }
