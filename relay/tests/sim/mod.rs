@@ -30,7 +30,7 @@ use wavegate::{
 };
 
 pub use sender::Sender;
-pub use sink::{Act, Point, Sink};
+pub use sink::{Act, Arrived, Point, Sink, What};
 
 /// Every simulation starts here: 2026-01-20T05:00:00Z.
 pub const START: Timestamp = Timestamp(1_768_885_200_000);
@@ -70,7 +70,7 @@ impl Log {
 }
 
 /// Compiled code that all tests of a file share.
-fn cache() -> &'static Path {
+pub fn cache() -> &'static Path {
     static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
     CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
 }
@@ -173,7 +173,7 @@ pub fn deliver_spooled(relay: &Arc<Relay>) {
     });
 }
 
-fn read(directory: &Path) -> Config {
+pub fn read(directory: &Path) -> Config {
     config::read(&directory.join("relay.toml")).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
