@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use wavegate_smtp::Settled;
 
 pub use report::{Failure, Report};
-pub use serve::serve;
+pub use serve::{line, serve};
 
 use crate::{
     attempt::{self, End, Job, Patience},
@@ -110,6 +110,7 @@ async fn load(
     if let Some(cached) = &taken.message {
         return Ok(cached.clone());
     }
+    let at_once = relay.queue.spool().is_at_once();
     let (relay, handle) = (Arc::clone(relay), taken.handle);
     let loading = move || {
         let (envelope, stored) = relay.queue.spool().load(handle)?;
@@ -122,6 +123,9 @@ async fn load(
         };
         Ok((Arc::new(Message::new(envelope.id, Vec::new(), parcel)), Arc::new(envelope)))
     };
+    if at_once {
+        return loading();
+    }
     match tokio::task::spawn_blocking(loading).await {
         Ok(loaded) => loaded,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -299,10 +303,10 @@ impl Delivery {
                 let failed = failed.collect();
                 self.fail(upstream, failed);
             }
-            End::Held(blocked) => {
-                let instance = self.instance.as_ref().map_or("", |instance| instance.name());
-                let reason = format!("instance {instance} is {}", blocked.phase);
-                self.hold(None, &reason);
+            End::Held(_) => {
+                let wait =
+                    gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
+                self.wait.get_or_insert(wait.unwrap_or(Wait::Turn));
             }
             End::InDoubt(error) => {
                 self.doubt(name, &error.to_string());
@@ -375,10 +379,10 @@ impl Delivery {
     }
 
     fn hold(&mut self, until: Option<Timestamp>, reason: &str) {
-        let frozen = self.instance.as_ref().filter(|one| !one.phase(self.now).may_start());
+        let frozen = gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
         let wait = match (frozen, until) {
             // The end of a window is a change of phase, whatever time is named for it.
-            (Some(instance), _) => self.relay.queue.wait_for_phase(instance.name()),
+            (Some(phase), _) => phase,
             (None, Some(until)) => {
                 self.progress.due = Some(until.0);
                 self.progress.due_is_hold = true;
@@ -419,7 +423,7 @@ impl Delivery {
         let line = wait.clone();
         let taken = Taken { progress, ..taken };
         relay.queue.settle(taken, Settlement { ends, wait, marks });
-        if let Some(line @ (Wait::Upstream(_) | Wait::Limit { .. })) = line {
+        if let Some(line) = line {
             serve::line(&relay, line);
         }
     }

@@ -12,6 +12,7 @@ use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
     config::Handoff,
+    delivery,
     envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
     gate::{self, Answer, Go, Subject, Verdict, attributes, relay_reply},
@@ -156,15 +157,17 @@ impl Incoming<'_> {
 
     async fn hold(self, until: Option<Timestamp>, reason: &str) -> Told {
         let progress = self.progress();
-        let wait = match (&self.instance, until) {
+        let wait = match (self.frozen(), until) {
             // The end of a window is a change of phase, whatever time is named for it.
-            (Some(instance), _) if !instance.phase(self.now).may_start() => {
-                self.relay.queue.wait_for_phase(instance.name())
-            }
-            (_, Some(until)) => Wait::HoldUntil(until),
-            (_, None) => Wait::Change,
+            (Some(phase), _) => phase,
+            (None, Some(until)) => Wait::HoldUntil(until),
+            (None, None) => Wait::Change,
         };
         self.spool(progress, wait, Some(reason)).await
+    }
+
+    fn frozen(&self) -> Option<Wait> {
+        gate::frozen(self.relay, self.instance.as_deref(), self.arrival.client)
     }
 
     fn progress(&self) -> Progress {
@@ -201,9 +204,10 @@ impl Incoming<'_> {
             progress.last = Some(LastWord::new(None, reason, self.now));
         }
         let recipients = self.message.parcel.recipients.len() as u64;
-        let new = self.new_message(progress, wait);
+        let new = self.new_message(progress, wait.clone());
         match self.relay.queue.accept(vec![new]).await {
             Ok(accepted) => {
+                delivery::line(self.relay, wait);
                 let reply = taken(self.message.id, &accepted[0].receipt);
                 Told::of_all(recipients, reply, Outcome::Spooled)
             }

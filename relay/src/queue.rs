@@ -58,7 +58,8 @@ struct State {
     notes: HashMap<Slot, Box<Progress>>,
     /// By slot: an earlier process may have delivered it.
     doubtful: Vec<bool>,
-    accounts: HashMap<InstanceKey, Account>,
+    /// In an order, because they are written down in it.
+    accounts: BTreeMap<InstanceKey, Account>,
     /// Why nothing may leave.
     all_held: Option<Arc<str>>,
     /// Tasks that serve a line.
@@ -144,7 +145,7 @@ impl Queue {
                 id: new.message.id,
                 envelope: new.envelope.encode(),
                 state: progress.encode(),
-                body: body_of(&new.message),
+                body: body_of(&new.message, self.spool.is_at_once()),
             }
         });
         let taken = self.spool.accept(entries.collect(), Vec::new()).await?;
@@ -623,8 +624,8 @@ impl State {
     }
 }
 
-/// The bytes of a message as the spool takes them.
-fn body_of(message: &Arc<Message>) -> NewBody {
+/// The bytes of a message as the spool takes them. A spool in memory cannot take a real file.
+fn body_of(message: &Arc<Message>, in_memory: bool) -> NewBody {
     /// The body of a message, where it is in memory.
     struct InMemory(Arc<Message>);
     impl AsRef<[u8]> for InMemory {
@@ -638,7 +639,14 @@ fn body_of(message: &Arc<Message>) -> NewBody {
             &self.0.head
         }
     }
-    match message.parcel.body.as_file() {
+    let file = message.parcel.body.as_file();
+    if let Some(path) = file
+        && in_memory
+        && let Ok(body) = std::fs::read(path)
+    {
+        return NewBody::Parts(vec![part(Head(Arc::clone(message))), part(body)]);
+    }
+    match file {
         Some(path) => NewBody::File {
             path: path.to_owned(),
             head: message.head.clone(),

@@ -1,14 +1,15 @@
 //! The spool: makes messages durable, and reads them back. Floor 2.
 //!
 //! Owns the one thread that writes to the store, and the batches that it writes: whatever waits
-//! while one sync lasts goes into the next. Knows nothing of turns, attempts or accounts: those
-//! are `queue`'s.
+//! while one sync lasts goes into the next. In simulations there is no thread, and whoever asks
+//! has it done at once: beside a clock that stands still a thread has all the time in the world.
+//! Knows nothing of turns, attempts or accounts: those are `queue`'s.
 
 use std::{
     fmt, io,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc,
     },
@@ -134,11 +135,18 @@ struct Shared {
 
 /// The spool of this process.
 pub struct Spool {
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     reader: Arc<dyn Read>,
     marker: Arc<dyn Marker>,
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How orders come to the writer.
+enum Orders {
+    /// It is a thread, and has what waits as one batch.
+    Thread { orders: mpsc::Sender<Order>, writer: Mutex<Option<JoinHandle<()>>> },
+    /// The caller does it himself, at once; none when it is closed.
+    AtOnce(Mutex<Option<Box<dyn Write>>>),
 }
 
 /// An open spool and what was found in it.
@@ -196,30 +204,43 @@ impl Spool {
             boot_id: boot_id(),
             ..Options::default()
         };
-        Self::open_on(disk, options, each)
+        Self::open_with(disk, options, each, |writer| {
+            let (orders, inbox) = mpsc::channel();
+            let thread = std::thread::Builder::new().name("spool".into());
+            let writer = thread
+                .spawn(move || writer.run(&inbox))
+                .map_err(|source| OpenError::Io { path: "thread".into(), source })?;
+            Ok(Orders::Thread { orders, writer: Mutex::new(Some(writer)) })
+        })
     }
 
-    /// Opens the spool on any disk.
-    pub fn open_on<D: Disk>(
+    /// Opens the spool on any disk, without a thread: what is asked is done when the call
+    /// returns, one request after the other. Somebody must call `tend` about once a second.
+    pub fn open_at_once<D: Disk>(
         disk: D,
         options: Options,
         each: impl FnMut(Recovered<'_>),
+    ) -> Result<Opened, OpenError> {
+        Self::open_with(disk, options, each, |writer| {
+            Ok(Orders::AtOnce(Mutex::new(Some(Box::new(writer)))))
+        })
+    }
+
+    fn open_with<D: Disk>(
+        disk: D,
+        options: Options,
+        each: impl FnMut(Recovered<'_>),
+        start: impl FnOnce(Writer<D>) -> Result<Orders, OpenError>,
     ) -> Result<Opened, OpenError> {
         let opened = Store::open(disk, options, each)?;
         let store = opened.store;
         let shared = Arc::new(Shared::default());
         shared.note_usage(store.usage());
-        let (orders, inbox) = mpsc::channel();
         let reader = Arc::new(store.reader());
         let marker = Arc::new(store.attempts());
-        let writing = Arc::clone(&shared);
-        let writer = std::thread::Builder::new()
-            .name("spool".into())
-            .spawn(move || Writer { store, shared: writing, again: Vec::new() }.run(&inbox))
-            .map_err(|source| OpenError::Io { path: "thread".into(), source })?;
-        let spool = Self { orders, reader, marker, shared, writer: Mutex::new(Some(writer)) };
+        let orders = start(Writer { store, shared: Arc::clone(&shared), again: Vec::new() })?;
         Ok(Opened {
-            spool,
+            spool: Self { orders, reader, marker, shared },
             shutdown: opened.shutdown,
             interrupted: opened.interrupted.into_iter().filter_map(MessageId::from_key).collect(),
             values: opened.values,
@@ -267,7 +288,21 @@ impl Spool {
             return;
         }
         // A writer that has ended has closed the store: the relay is stopping.
-        let _ = self.orders.send(Order::Do(Request { ops, marks, done: None }));
+        let _ = self.orders.give(Order::Do(Request { ops, marks, done: None }));
+    }
+
+    /// Whether whoever asks has it done himself: nothing here ever waits for a disk.
+    pub fn is_at_once(&self) -> bool {
+        matches!(self.orders, Orders::AtOnce(_))
+    }
+
+    /// Does what the thread does by itself: tries again what failed, syncs the journal.
+    pub fn tend(&self) {
+        if let Orders::AtOnce(writer) = &self.orders
+            && let Some(writer) = &mut *lock(writer)
+        {
+            writer.tend();
+        }
     }
 
     /// Has operations done and synced.
@@ -282,7 +317,7 @@ impl Spool {
     async fn ask(&self, ops: Vec<Op>) -> Result<Vec<Result<Done, StoreError>>, SpoolError> {
         let (done, answer) = oneshot::channel();
         let request = Request { ops, marks: Vec::new(), done: Some(done) };
-        self.orders.send(Order::Do(request)).map_err(|_| SpoolError::Closed)?;
+        self.orders.give(Order::Do(request))?;
         answer.await.map_err(|_| SpoolError::Closed)
     }
 
@@ -307,12 +342,12 @@ impl Spool {
     /// Changes the bounds, as a reload may.
     pub fn resize(&self, config: &SpoolConfig) {
         let (quota, reserve) = (config.quota, config.reserve);
-        let _ = self.orders.send(Order::Resize { quota, reserve });
+        let _ = self.orders.give(Order::Resize { quota, reserve });
     }
 
     /// What is in it, as of the last batch.
     pub fn usage(&self) -> Usage {
-        self.shared.usage.lock().unwrap_or_else(PoisonError::into_inner).to_owned()
+        lock(&self.shared.usage).to_owned()
     }
 
     /// Figures for telemetry.
@@ -334,12 +369,37 @@ impl Spool {
 
     /// Does what was ordered, syncs all, and closes the store. Blocks.
     pub fn close(&self) {
-        let _ = self.orders.send(Order::Close);
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer
-            && writer.join().is_err()
-        {
-            tracing::error!("the spool's writer panicked");
+        match &self.orders {
+            Orders::Thread { orders, writer } => {
+                let _ = orders.send(Order::Close);
+                let writer = lock(writer).take();
+                if let Some(writer) = writer
+                    && writer.join().is_err()
+                {
+                    tracing::error!("the spool's writer panicked");
+                }
+            }
+            Orders::AtOnce(writer) => {
+                let writer = lock(writer).take();
+                if let Some(writer) = writer {
+                    writer.close();
+                }
+            }
+        }
+    }
+}
+
+impl Orders {
+    fn give(&self, order: Order) -> Result<(), SpoolError> {
+        match self {
+            Self::Thread { orders, .. } => orders.send(order).map_err(|_| SpoolError::Closed),
+            Self::AtOnce(writer) => match &mut *lock(writer) {
+                Some(writer) => {
+                    writer.take(order);
+                    Ok(())
+                }
+                None => Err(SpoolError::Closed),
+            },
         }
     }
 }
@@ -352,7 +412,7 @@ impl Drop for Spool {
 
 impl Shared {
     fn note_usage(&self, usage: Usage) {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+        *lock(&self.usage) = usage;
     }
 
     fn note_batch(&self, operations: usize, elapsed: Duration) {
@@ -365,7 +425,7 @@ impl Shared {
     }
 }
 
-/// The thread that writes.
+/// What writes.
 struct Writer<D: Disk> {
     store: Store<D>,
     shared: Arc<Shared>,
@@ -406,6 +466,10 @@ impl<D: Disk> Writer<D> {
                 break;
             }
         }
+        self.close();
+    }
+
+    fn close(self) {
         if let Err(error) = self.store.close() {
             tracing::error!(%error, "the spool is not closed in order; nothing is lost");
         }
@@ -471,6 +535,47 @@ impl<D: Disk> Writer<D> {
             true
         })
     }
+}
+
+/// Writing at once, whatever the disk.
+trait Write: Send {
+    fn take(&mut self, order: Order);
+    fn tend(&mut self);
+    fn close(self: Box<Self>);
+}
+
+impl<D: Disk> Write for Writer<D> {
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Do(request) => {
+                let mut batch = std::mem::take(&mut self.again);
+                batch.push(request);
+                self.commit(batch);
+            }
+            Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
+            Order::Close => {}
+        }
+        self.shared.note_usage(self.store.usage());
+    }
+
+    fn tend(&mut self) {
+        if !self.again.is_empty() {
+            let batch = std::mem::take(&mut self.again);
+            self.commit(batch);
+        }
+        self.sync();
+        self.shared.note_usage(self.store.usage());
+    }
+
+    fn close(mut self: Box<Self>) {
+        // As the thread does: once more what failed, then the end.
+        self.tend();
+        Self::close(*self);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_full(batch: &[Request]) -> bool {

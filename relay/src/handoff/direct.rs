@@ -113,10 +113,9 @@ impl Incoming<'_> {
                 Told::of_all(recipients, unsupported.reply().clone(), Outcome::Refused)
             }
             // A window came between the gate and the upstream.
-            End::Held(blocked) => {
-                let instance = self.instance.as_ref().map_or("", |instance| instance.name());
-                let reason = format!("instance {instance} is {}", blocked.phase);
-                self.hold(None, &reason).await
+            End::Held(_) => {
+                let (progress, wait) = (self.progress(), self.frozen());
+                self.spool(progress, wait.unwrap_or(Wait::Turn), None).await
             }
             End::InDoubt(error) => {
                 self.relay.emit(&Event::InDoubt {

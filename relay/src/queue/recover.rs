@@ -67,7 +67,7 @@ impl Queue {
         }
     }
 
-    /// Opens the queue on a disk of simulations, which is written at once.
+    /// Opens the queue on a disk of simulations, which is written at once (`Spool::open_at_once`).
     pub fn open_on<D: Disk>(
         disk: D,
         options: Options,
@@ -75,7 +75,7 @@ impl Queue {
         workers: usize,
     ) -> Result<OpenedQueue, OpenError> {
         let mut recovery = Recovery::new(clock.now());
-        let opened = Spool::open_on(disk, options, |one| recovery.message(&one))?;
+        let opened = Spool::open_at_once(disk, options, |one| recovery.message(&one))?;
         Ok(recovery.finish(opened, clock, workers))
     }
 }
@@ -95,7 +95,7 @@ impl Recovery {
             cached: HashMap::new(),
             notes: HashMap::new(),
             doubtful: Vec::new(),
-            accounts: HashMap::new(),
+            accounts: BTreeMap::new(),
             all_held: None,
             servers: BTreeMap::new(),
         };
