@@ -117,7 +117,7 @@ pub enum NewBody {
     /// refused as [`StoreError::Full`] by quota or reserve, the file is left where it is; after
     /// any other error it may be gone.
     File {
-        /// The file.
+        /// The file: absolute, or from the store's directory.
         path: PathBuf,
         /// Bytes in front of the file's.
         head: Vec<u8>,
