@@ -97,7 +97,6 @@ pub async fn late(
     let recipients: Vec<u32> = (0..).take(envelope.recipients.len()).collect();
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
     delivery.marks.extend(mark);
-    delivery.progress.in_doubt = None;
     delivery.ended(&upstream, &recipients, end).await;
     delivery.settle(taken).await;
 }
@@ -156,6 +155,8 @@ impl Delivery {
         let mut progress = taken.progress.clone();
         progress.due = None;
         progress.due_is_hold = false;
+        // Whoever was in doubt about it has said so by now.
+        progress.in_doubt = None;
         Self {
             generation: relay.generation(),
             relay,

@@ -563,6 +563,14 @@ impl State {
         Some(Taken { slot, handle, progress, message, doubtful })
     }
 
+    /// Notes that an earlier process may have delivered it, until that has been said.
+    fn in_doubt(&mut self, slot: Slot) -> Option<Op> {
+        let Taken { handle, mut progress, .. } = self.taken(slot)?;
+        progress.in_doubt = Some("unknown".to_owned());
+        self.keep_note(slot, &progress);
+        Some(Op::State { handle, state: progress.encode() })
+    }
+
     /// Keeps what the entry does not hold; says whether there is something.
     fn keep_note(&mut self, slot: Slot, progress: &Progress) -> bool {
         let plain = progress.attempts == 0

@@ -87,7 +87,12 @@ struct Request {
 
 enum Order {
     Do(Request),
-    Resize { quota: u64, reserve: u64 },
+    Resize {
+        quota: u64,
+        reserve: u64,
+    },
+    /// The messages whose attempts were interrupted are dealt with, once these are durable.
+    Forget(Vec<Op>),
     Close,
 }
 
@@ -345,6 +350,13 @@ impl Spool {
         let _ = self.orders.give(Order::Resize { quota, reserve });
     }
 
+    /// Writes down what is to be known of interrupted messages, and then has the store forget that they
+    /// were.
+    pub fn forget_interrupted(&self, mut ops: Vec<Op>) {
+        ops.push(Op::SyncJournal);
+        let _ = self.orders.give(Order::Forget(ops));
+    }
+
     /// What is in it, as of the last batch.
     pub fn usage(&self) -> Usage {
         lock(&self.shared.usage).to_owned()
@@ -447,6 +459,7 @@ impl<D: Disk> Writer<D> {
                 match order {
                     Order::Do(request) => batch.push(request),
                     Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
+                    Order::Forget(ops) => self.forget(ops),
                     Order::Close => closing = true,
                 }
                 if closing || is_full(&batch) {
@@ -467,6 +480,17 @@ impl<D: Disk> Writer<D> {
             }
         }
         self.close();
+    }
+
+    fn forget(&mut self, ops: Vec<Op>) {
+        let failed =
+            self.store.commit(ops).into_iter().find_map(|result| {
+                result.err().filter(|error| !matches!(error, StoreError::Removed))
+            });
+        // Until it can be written they are named again at each start.
+        if let Err(error) = failed.map_or_else(|| self.store.forget_interrupted(), Err) {
+            tracing::warn!(%error, "interrupted attempts are not forgotten yet");
+        }
     }
 
     fn close(self) {
@@ -553,6 +577,7 @@ impl<D: Disk> Write for Writer<D> {
                 self.commit(batch);
             }
             Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
+            Order::Forget(ops) => self.forget(ops),
             Order::Close => {}
         }
         self.shared.note_usage(self.store.usage());

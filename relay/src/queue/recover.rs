@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use wavegate_spool::{Disk, OpenError, Options, Recovered};
+use wavegate_spool::{Disk, Op, OpenError, Options, Recovered};
 
 use super::{ALL_HELD, Account, Queue, State};
 use crate::{
@@ -166,6 +166,18 @@ impl Recovery {
             let held = matches!(&view.state, scheduler::State::Waiting(wait) if wait.is_hold());
             (interrupted.contains(&entry.id) || (lost && !held)).then_some(slot)
         }));
+        let ops: Vec<Op> = state
+            .scheduler
+            .entries()
+            .filter(|(_, entry, _)| interrupted.contains(&entry.id))
+            .map(|(slot, ..)| slot)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|slot| state.in_doubt(slot))
+            .collect();
+        if !interrupted.is_empty() {
+            spool.forget_interrupted(ops);
+        }
         for slot in &doubtful {
             let index = *slot as usize;
             if state.doubtful.len() <= index {
