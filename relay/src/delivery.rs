@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use wavegate_smtp::Settled;
 
 pub use report::{Failure, Report};
-pub use serve::serve;
+pub use serve::{line as serve_line, serve};
 
 use crate::{
     envelope::{Envelope, LastWord, Progress},
@@ -421,8 +421,8 @@ impl Delivery {
         let line = wait.clone();
         let taken = Taken { progress, ..taken };
         relay.queue.settle(taken, Settlement { ends, wait, marks });
-        if let Some(line @ (Wait::Upstream(_) | Wait::Limit { .. })) = line {
-            serve::line(&relay, line);
+        if let Some(line) = line {
+            serve_line(&relay, line);
         }
     }
 

@@ -21,6 +21,7 @@ use wavegate_smtp::{BodyFacts, Enhanced, Mail, Rcpt, Reply};
 use crate::{
     body::Body,
     config::Handoff,
+    delivery,
     envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
     gate::{self, Answer, Go, Subject, Verdict, attributes, relay_reply},
@@ -261,9 +262,10 @@ impl Incoming<'_> {
             progress.last = Some(LastWord::new(None, reason, self.now));
         }
         let recipients = self.message.parcel.recipients.len() as u64;
-        let new = self.new_message(progress, wait);
+        let new = self.new_message(progress, wait.clone());
         match self.relay.queue.accept(vec![new]).await {
             Ok(accepted) => {
+                delivery::serve_line(self.relay, wait);
                 let reply = taken(self.message.id, &accepted[0].receipt);
                 Told::of_all(recipients, reply, Outcome::Spooled)
             }
