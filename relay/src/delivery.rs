@@ -114,6 +114,10 @@ async fn load(
     let loading = move || {
         let (envelope, stored) = relay.queue.spool().load(handle)?;
         let body = relay.bodies.read(stored);
+        if body.as_memory().is_none() {
+            // One that is written piece by piece is checked before its first piece goes out.
+            relay.queue.spool().check(handle)?;
+        }
         let parcel = Parcel {
             mail: envelope.mail.clone(),
             recipients: envelope.recipients.clone(),

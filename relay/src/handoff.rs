@@ -228,7 +228,8 @@ fn taken(id: MessageId, _receipt: &Receipt) -> Reply {
 
 /// The spool cannot take it.
 fn no_spool(error: &SpoolError) -> Reply {
-    tracing::warn!(%error, "a message cannot be spooled");
+    // Each message has its line with this reply, within bounds; why is said once, by the spool.
+    tracing::debug!(%error, "a message cannot be spooled");
     match error {
         SpoolError::Full(_) => relay_reply(452, Enhanced(4, 3, 1), "no room for this message now"),
         _ => relay_reply(451, Enhanced(4, 3, 0), "this message cannot be kept now"),

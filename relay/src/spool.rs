@@ -514,12 +514,13 @@ impl<D: Disk> Writer<D> {
         }
         let count = ops.len();
         let mut results = self.store.commit(ops).into_iter();
-        let mut failing = false;
+        let mut failure = None;
         for (request, count) in requests.into_iter().zip(counts) {
             let results: Vec<_> = results.by_ref().take(count).collect();
             let failures = results.iter().filter(|result| is_disk(result)).count();
             self.shared.failures.fetch_add(failures as u64, Relaxed);
-            failing |= failures > 0;
+            let mut failed = results.iter().filter(|result| is_disk(result));
+            failure = failure.or_else(|| failed.find_map(|result| result.as_ref().err().cloned()));
             let Request { ops, marks, done } = request;
             match done {
                 Some(done) => {
@@ -535,10 +536,19 @@ impl<D: Disk> Writer<D> {
                 }
             }
         }
-        if failing && !self.shared.failing.swap(failing, Relaxed) {
-            tracing::error!("the spool cannot be written; nothing new is promised until it can");
-        } else if !failing && self.shared.failing.swap(failing, Relaxed) {
-            tracing::info!("the spool can be written again");
+        match (failure, self.shared.failing.load(Relaxed)) {
+            (Some(error), false) => {
+                self.shared.failing.store(true, Relaxed);
+                tracing::error!(
+                    %error,
+                    "the spool cannot be written; nothing new is promised until it can"
+                );
+            }
+            (None, true) => {
+                self.shared.failing.store(false, Relaxed);
+                tracing::info!("the spool can be written again");
+            }
+            _ => {}
         }
         self.shared.note_batch(count, begun.elapsed());
     }

@@ -5,17 +5,18 @@ use std::{io::IoSlice, path::Path};
 use crate::{
     disk::{Disk, How, read_full, write_all},
     error::{Damage, ReadError, StoreError, What},
-    format::{Entry, Place, RecordHeader, crc},
+    format::{Entry, FILE_HEADER, Place, RecordHeader, crc},
     journal, segment,
     slab::{Handle, Live},
-    store::{DAMAGED, Op, Store},
+    store::{DAMAGED, Op, Options, Store},
 };
 
 /// A segment with less than this live, in hundredths, is copied.
 const MOSTLY_DEAD: u64 = 30;
-/// The same while the store is more than three quarters full: room is worth writing more.
+/// The same while room is short: it is worth writing more.
 const MOSTLY_DEAD_FULL: u64 = 80;
-/// The newest segments are left alone: they empty by themselves while draining keeps up.
+/// The newest segments are left alone while there is room: they empty by themselves while
+/// draining keeps up.
 const NEWEST: usize = 2;
 /// Bytes copied in one step.
 const STEP: u64 = 1 << 20;
@@ -37,10 +38,38 @@ impl<D: Disk> Store<D> {
             self.maintain_snapshot()?;
             return Ok(true);
         }
+        let tight = self.is_tight();
+        if tight {
+            self.seal_if_dead()?;
+        }
         if self.delete_empty()? {
             return Ok(true);
         }
-        self.compact()
+        self.compact(tight)
+    }
+
+    /// Whether new messages are refused for want of room, or soon will be.
+    fn is_tight(&self) -> bool {
+        let Options { quota, reserve, segment_bytes, .. } = self.options;
+        let free = self.shared.disk.free().unwrap_or(u64::MAX);
+        self.disk_bytes() > quota / 4 * 3 || free < reserve.saturating_add(segment_bytes)
+    }
+
+    /// The segment that is written is closed if it is mostly dead, so that it can be deleted or
+    /// copied like the others. It may be most of what there is: of a small quota or disk.
+    fn seal_if_dead(&mut self) -> Result<(), StoreError> {
+        let Some(number) = self.current.as_ref().map(|current| current.number) else {
+            return Ok(());
+        };
+        let dead = self.segments.get(&number).is_some_and(|info| {
+            info.length > FILE_HEADER as u64
+                && info.live_bytes * 100 < info.length * MOSTLY_DEAD_FULL
+        });
+        if dead {
+            self.flush_journal()?;
+            self.current = None;
+        }
+        Ok(())
     }
 
     /// Copies a message that cannot be read to `damaged/`, reports it and removes it.
@@ -84,9 +113,9 @@ impl<D: Disk> Store<D> {
         Ok(true)
     }
 
-    fn compact(&mut self) -> Result<bool, StoreError> {
+    fn compact(&mut self, tight: bool) -> Result<bool, StoreError> {
         if self.compaction.is_none() {
-            self.compaction = self.choose();
+            self.compaction = self.choose(tight);
         }
         let Some(mut compaction) = self.compaction.take() else { return Ok(false) };
         let mut copies = Vec::new();
@@ -115,10 +144,12 @@ impl<D: Disk> Store<D> {
     }
 
     /// The segment that is worth copying most.
-    fn choose(&self) -> Option<Compaction> {
-        let tight = self.disk_bytes() > self.options.quota / 4 * 3;
-        let threshold = if tight { MOSTLY_DEAD_FULL } else { MOSTLY_DEAD };
-        let older = self.segments.len().saturating_sub(NEWEST);
+    fn choose(&self, tight: bool) -> Option<Compaction> {
+        let (threshold, newest) = match tight {
+            true => (MOSTLY_DEAD_FULL, 0),
+            false => (MOSTLY_DEAD, NEWEST),
+        };
+        let older = self.segments.len().saturating_sub(newest);
         let current = self.current.as_ref().map(|current| current.number);
         let (segment, _) = self
             .segments

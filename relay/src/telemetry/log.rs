@@ -97,6 +97,19 @@ impl Log {
         }
     }
 
+    /// Whoever looks for one message finds it also where a flood is left out.
+    fn in_doubt(&self, instance: Option<&str>, id: &MessageId, upstream: &str, error: &str) {
+        const WORDS: &str = "the upstream's reply was lost: the message may arrive twice";
+        let instance = instance.unwrap_or("-");
+        let error = Clean(error);
+        match self.admit(&self.in_doubt) {
+            Some(suppressed) => {
+                tracing::warn!(%id, instance, upstream, %error, suppressed, "{WORDS}");
+            }
+            None => tracing::debug!(%id, instance, upstream, %error, "{WORDS}"),
+        }
+    }
+
     /// Writes an event down, if it is worth a line.
     pub(super) fn write(&self, event: &Event<'_>) {
         match event {
@@ -110,16 +123,7 @@ impl Log {
             // One in doubt has its own line.
             Event::Settled { .. } => settled!(debug, None::<u64>, event),
             Event::InDoubt { instance, id, upstream, error } => {
-                if let Some(suppressed) = self.admit(&self.in_doubt) {
-                    tracing::warn!(
-                        %id,
-                        instance = instance.unwrap_or("-"),
-                        upstream,
-                        error = %Clean(error),
-                        suppressed,
-                        "the upstream's reply was lost: the message may arrive twice"
-                    );
-                }
+                self.in_doubt(*instance, id, upstream, error);
             }
             Event::Ended { instance, id, upstream, recipient, end, reply, age } => {
                 self.ended(*instance, id, *upstream, recipient, *end, *reply, *age);

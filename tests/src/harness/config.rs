@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A configuration file in the making.
 #[derive(Clone, Debug, Default)]
@@ -69,33 +70,36 @@ impl Config {
 /// A plan: the instance `held`, known by senders of `held.example`, is in its window now and for an
 /// hour; all other mail is of no instance.
 pub fn plan_of_held() -> String {
-    let day = 24 * 3600;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let hour = |offset: u64| {
-        // Of 2026-01-01 the seconds are known; a window may be a day long at most.
-        let since = now.as_secs() - 1_767_225_600 + offset;
-        let (mut days, mut year) = (since / day, 2026);
-        let length = |year: u64| 365 + u64::from(year.is_multiple_of(4));
-        while days >= length(year) {
-            days -= length(year);
-            year += 1;
-        }
-        let mut month = 0;
-        let months = [31, 27 + length(year) - 364, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-        while days >= months[month] {
-            days -= months[month];
-            month += 1;
-        }
-        let (hour, minute) = (since % day / 3600, since % 3600 / 60);
-        format!("{year}-{:02}-{:02}T{hour:02}:{minute:02}:00Z", month + 1, days + 1)
-    };
+    let now = now_ms();
     format!(
         "[[instance]]\nname = \"held\"\nproduct = \"classic\"\nenvironment = \"production\"\n\
          match = {{ senders = [\"held.example\"] }}\n[[wave]]\nid = \"w\"\n\
          environment = \"production\"\ninstances = [\"held\"]\nopens = \"{}\"\ncloses = \"{}\"\n",
-        hour(0),
-        hour(3600)
+        rfc3339(now),
+        rfc3339(now + 3_600_000)
     )
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+/// Milliseconds since 1970 as plans write times.
+pub fn rfc3339(ms: u64) -> String {
+    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Days to a date, by the cycle of 400 years that begins on 1 March.
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let (day, month) = (doy - (153 * ((5 * doy + 2) / 153) + 2) / 5 + 1, (5 * doy + 2) / 153);
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    let (seconds, ms) = (of_day / 1000, of_day % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
 fn add(to: &mut String, lines: &str) {

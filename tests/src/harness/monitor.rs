@@ -50,6 +50,16 @@ impl Metrics {
         samples.map(|sample| sample.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
+    /// The values of a label over all samples of one family, named without `wavegate_`.
+    pub fn values_of(&self, family: &str, label: &str) -> BTreeSet<String> {
+        let (family, label) = (format!("wavegate_{family}{{"), format!("{label}=\""));
+        let samples = self.0.lines().filter_map(|line| line.strip_prefix(&family));
+        samples
+            .filter_map(|sample| sample.split_once(&label)?.1.split('"').next())
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// All families by their full names, each with the names of its labels. The bounds of a
     /// distribution are not one.
     pub fn families(&self) -> BTreeMap<String, BTreeSet<String>> {
