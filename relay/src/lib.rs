@@ -19,6 +19,7 @@ pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod body;
 pub mod spool;
+pub mod portable;
 pub mod policy;
 pub mod upstream;
 // Floor 3: what decides.
@@ -36,7 +37,9 @@ pub mod session;
 pub mod listener;
 pub mod worker;
 pub mod telemetry;
+pub mod http;
 pub mod admin;
+pub mod control;
 pub mod learned;
 pub mod process;
 pub mod cli;
