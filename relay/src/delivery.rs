@@ -77,6 +77,7 @@ pub async fn attempt(relay: Arc<Relay>, taken: Taken, means: Means) {
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
     if taken.doubtful {
         delivery.doubt("unknown", "the relay ended while its reply was awaited");
+        delivery.progress.in_doubt = None;
     }
     delivery.run(taken.slot, means).await;
     delivery.settle(taken).await;

@@ -20,6 +20,7 @@ pub mod config;
 pub mod body;
 pub mod parcel;
 pub mod spool;
+pub mod portable;
 pub mod policy;
 pub mod upstream;
 // Floor 3: what decides.
@@ -38,7 +39,9 @@ pub mod session;
 pub mod listener;
 pub mod worker;
 pub mod telemetry;
+pub mod http;
 pub mod admin;
+pub mod control;
 pub mod learned;
 pub mod process;
 pub mod cli;

@@ -6,6 +6,7 @@
 //! written to the spool is ordered under the same lock, so that what a crash leaves adds up too.
 
 mod account;
+mod control;
 mod recover;
 
 use std::{
@@ -18,6 +19,7 @@ use wavegate_spool::{NewBody, Op};
 
 pub use crate::event::End as Ended;
 pub use account::Account;
+pub use control::{Act, Applied, Listing, Match, Refusal, Selection, Standing};
 pub use recover::{Found, OpenedQueue};
 
 use crate::{
@@ -222,6 +224,14 @@ impl Queue {
         let Taken { slot, handle, mut progress, .. } = taken;
         let Some((entry, _)) = state.scheduler.get(slot) else { return };
         let instance = entry.instance;
+        // An operator may have held it, or let it go, while it was in flight.
+        progress.operator = state.notes.get(&slot).and_then(|note| note.operator.clone());
+        let wait = match wait {
+            Some(wait) if progress.operator.is_some() && wait != Wait::Reply => {
+                Some(Wait::Operator)
+            }
+            wait => wait,
+        };
         match wait {
             None => {
                 state.leave(slot);
@@ -371,16 +381,19 @@ impl Queue {
     /// Nothing leaves from now on, or everything may again. Durable when this returns.
     pub async fn hold_all(&self, reason: Option<&str>) -> Result<(), SpoolError> {
         let now = self.clock.now();
-        let mut state = self.lock();
-        state.all_held = reason.map(Into::into);
-        if reason.is_none() {
-            state.wake_lines(now, |wait| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }));
+        {
+            let mut state = self.lock();
+            state.all_held = reason.map(Into::into);
+            if reason.is_none() {
+                state
+                    .wake_lines(now, |wait| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }));
+            }
+            let value = reason.map(|reason| reason.as_bytes().to_vec());
+            let op = Op::Value { key: ALL_HELD.to_vec(), value };
+            self.spool.submit(vec![op], Vec::new());
         }
-        drop(state);
-        let value = reason.map(|reason| reason.as_bytes().to_vec());
-        let result = self.spool.apply(vec![Op::Value { key: ALL_HELD.to_vec(), value }]).await;
         self.notify_all();
-        result
+        self.written().await
     }
 
     /// The instances that messages wait for the window of, by name.
@@ -546,6 +559,15 @@ impl State {
     fn taken(&mut self, slot: Slot) -> Option<Taken> {
         let index = slot as usize;
         let handle = self.handles.get(index).copied().flatten()?;
+        let mut progress = self.progress_of(slot)?;
+        progress.held_since = None;
+        let message = self.cached.get(&slot).cloned();
+        let doubtful = self.doubtful.get_mut(index).is_some_and(std::mem::take);
+        Some(Taken { slot, handle, progress, message, doubtful })
+    }
+
+    /// How far a message has come.
+    fn progress_of(&self, slot: Slot) -> Option<Progress> {
         let (entry, _) = self.scheduler.get(slot)?;
         let mut progress = match self.notes.get(&slot) {
             Some(note) => Progress::clone(note),
@@ -556,11 +578,8 @@ impl State {
             },
         };
         progress.held_ms = entry.held_ms;
-        progress.held_since = None;
         progress.pending = entry.progress.recipients;
-        let message = self.cached.get(&slot).cloned();
-        let doubtful = self.doubtful.get_mut(index).is_some_and(std::mem::take);
-        Some(Taken { slot, handle, progress, message, doubtful })
+        Some(progress)
     }
 
     /// Notes that an earlier process may have delivered it, until that has been said.
@@ -578,7 +597,9 @@ impl State {
             && progress.ended.is_empty()
             && progress.in_doubt.is_none()
             && progress.last.is_none();
-        if !plain {
+        if plain {
+            self.notes.remove(&slot);
+        } else {
             self.notes.insert(slot, Box::new(progress.clone()));
         }
         !plain

@@ -80,7 +80,8 @@ fn boundaries(relay: &Relay) -> impl Iterator<Item = Timestamp> {
     plan.waves.iter().flat_map(of).collect::<Vec<_>>().into_iter()
 }
 
-fn pace(config: &Config) -> Pace {
+/// How fast what was held is let out.
+pub(crate) fn pace(config: &Config) -> Pace {
     let rate = config.spool.release_rate;
     Pace {
         rate: rate.and_then(std::num::NonZeroU32::new),
@@ -112,6 +113,16 @@ fn expire(relay: &Arc<Relay>) {
 }
 
 async fn give_up(relay: Arc<Relay>, taken: Taken) {
+    let last = taken.progress.last.clone();
+    fail_all(relay, taken, |recipient| Failure::expired(recipient, last.clone())).await;
+}
+
+/// An operator gives a message up that is in flight for this: its sender is told.
+pub(crate) async fn bounce(relay: Arc<Relay>, taken: Taken, reason: &str) {
+    fail_all(relay, taken, |recipient| Failure::removed(recipient, reason)).await;
+}
+
+async fn fail_all(relay: Arc<Relay>, taken: Taken, failure: impl Fn(u32) -> Failure) {
     let (message, envelope) = match load(&relay, &taken).await {
         Ok(loaded) => loaded,
         Err(error) => return unreadable(&relay, taken, &error),
@@ -122,8 +133,7 @@ async fn give_up(relay: Arc<Relay>, taken: Taken) {
     let upstreams = &delivery.generation.upstreams;
     let upstream = name.and_then(|name| upstreams.get(name.as_str()));
     if let Some(upstream) = upstream.or_else(|| upstreams.values().next()).cloned() {
-        let over = delivery.pending().into_iter().map(|i| Failure::expired(i, last.clone()));
-        let over = over.collect();
+        let over = delivery.pending().into_iter().map(failure).collect();
         delivery.fail(&upstream, over);
     }
     delivery.settle(taken).await;
