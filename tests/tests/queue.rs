@@ -299,7 +299,12 @@ fn show_says_what_a_message_waits_for() {
     let says = |id: &str, words: &[&str]| {
         until(&format!("it waits for {words:?}"), || {
             let said = waits_for(&relay, id);
-            words.iter().all(|word| said.contains(word)).then_some(())
+            let right = words.iter().all(|word| said.contains(word));
+            if !right && said.contains("a policy") {
+                // On a busy machine a policy may have run out of time, and is asked again.
+                on(&relay, &format!("queue retry {id} --reason again")).ok();
+            }
+            right.then_some(())
         });
     };
     says(&frozen, &["the end of the window of held (frozen, wave w) at 2"]);
@@ -342,6 +347,7 @@ fn a_host_is_emptied_proved_empty_and_its_mail_leaves_elsewhere() {
     assert_eq!((&beside["messages"], &beside["damage"]), (&21.into(), &Value::Array(Vec::new())));
     on(&old, &format!("spool export --to {file}")).fails(75, "stop the relay first");
     assert!(old.stop().success() && new.stop().success());
+    assert!(!old_folder.path().join("state/control.sock").exists());
     let run = |folder: &TempDir, line: &str| {
         wavegate(folder.path(), &line.split(' ').collect::<Vec<_>>())
     };
@@ -382,7 +388,7 @@ fn damaged_exports_are_refused(file: &Path, folder: &TempDir) {
     let good = fs::read(file).unwrap();
     let bad = folder.path().join("bad.export");
     let import = || wavegate(folder.path(), &["spool", "import", bad.to_str().unwrap()]);
-    for at in [90, 120, 400, good.len() / 2, good.len() - 45, good.len() - 1] {
+    for at in [120, 200, 400, good.len() / 2, good.len() - 45, good.len() - 1] {
         fs::write(&bad, &good[..at]).unwrap();
         import().fails(65, "damaged or cut off");
         let mut flipped = good.clone();
