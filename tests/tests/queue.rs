@@ -277,9 +277,6 @@ fn what_is_in_flight_is_not_removed_and_is_held_at_its_next_block() {
 #[test]
 fn show_says_what_a_message_waits_for() {
     let (sink, down) = (recording(), Closed::new());
-    let throttle = "[[policy]]\nplugin = \"builtin:throttle\"\nsettings = { limits = [ { per = \
-                    [\"recipient-domain\"], rate = \"1/h\", burst = 1, recipient_domains = \
-                    [\"slow.example\"] } ] }\n";
     let routing = "[[policy]]\nplugin = \"builtin:routing\"\nsettings = { rules = [ { \
                    recipient_domains = [\"down.example\"], upstream = \"down\" } ] }\n";
     let config = by_spool(&sink)
@@ -287,16 +284,14 @@ fn show_says_what_a_message_waits_for() {
         .and_upstream("down", &[down.addr()], "handoff = \"queued\"\nextensions = []")
         .section("[migration]\nbefore = \"up\"\nafter = \"up\"\n")
         .section("[[policy]]\nplugin = \"builtin:freeze\"\n")
-        .section(routing)
-        .section(throttle);
+        .section(routing);
     let plan = plan_of_held();
     let relay = Relay::start_with(&config.to_string(), &[("waves.toml", plan.as_bytes())]);
     let mut client = relay.hello();
     let frozen = queued(&mut client, "a@held.example", "b@x.example");
     let unconnected = queued(&mut client, "a@one.example", "b@down.example");
-    queued(&mut client, "a@one.example", "first@slow.example");
+    queued(&mut client, "a@one.example", "b@x.example");
     assert!(sink.wait_messages(1, PATIENCE));
-    let limited = queued(&mut client, "a@one.example", "second@slow.example");
     let says = |id: &str, words: &[&str]| {
         until(&format!("it waits for {words:?}"), || {
             let said = waits_for(&relay, id);
@@ -310,17 +305,40 @@ fn show_says_what_a_message_waits_for() {
     };
     says(&frozen, &["the end of the window of held (frozen, wave w) at 2"]);
     says(&unconnected, &["a connection of upstream down: every target is down"]);
-    says(&limited, &["limit", "slow.example"]);
     let list = on(&relay, "queue list --instance held --json").json();
     assert_eq!(list["oldest"][0]["id"], *frozen);
     assert_eq!(list["messages"], 1);
     let list = on(&relay, "queue list --upstream down").ok();
-    assert!(list.contains(&unconnected) && !list.contains(&limited), "{list}");
+    assert!(list.contains(&unconnected) && !list.contains(&frozen), "{list}");
     // A window is not an operator's hold, and cannot be released so.
     let said = on(&relay, &format!("queue release {frozen} --reason now")).ok();
     assert!(said.contains("not 1 message: no operator holds it"), "{said}");
     on(&relay, &format!("queue retry {frozen} --reason now")).ok();
     says(&frozen, &["the end of the window of held"]);
+    assert_eq!(sink.counts().messages, 1);
+}
+
+#[test]
+fn show_names_the_limit_that_a_message_waits_for() {
+    let sink = recording();
+    let throttle = "[[policy]]\nplugin = \"builtin:throttle\"\nsettings = { limits = [ { per = \
+                    [\"recipient-domain\"], rate = \"1/h\", burst = 1 } ] }\n";
+    let relay = Relay::start(&by_spool(&sink).section(throttle));
+    let mut client = relay.hello();
+    queued(&mut client, "a@one.example", "first@slow.example");
+    assert!(sink.wait_messages(1, PATIENCE));
+    let limited = queued(&mut client, "a@one.example", "second@slow.example");
+    // Who stands first in the line of a limit may be in flight; its last word says why.
+    let shown = until("the limit is named", || {
+        let shown = on(&relay, &format!("queue show {limited} --json")).json();
+        shown["last"]["text"].is_string().then_some(shown)
+    });
+    let text = shown["last"]["text"].as_str().unwrap();
+    assert!(text.contains("limit") && text.contains("slow.example"), "{shown}");
+    on(&relay, &format!("queue hold {limited} --reason look")).ok();
+    until("it is held", || {
+        (waits_for(&relay, &limited) == "an operator, who holds it: look").then_some(())
+    });
     assert_eq!(sink.counts().messages, 1);
 }
 
