@@ -11,7 +11,11 @@ mod describe;
 mod socket;
 pub mod wire;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -285,16 +289,7 @@ async fn make_change(
     if action == "bounce" && !dry_run {
         bounce(relay, found, &reason, &mut applied).await;
     }
-    for id in &selection.ids {
-        let known = applied
-            .changed
-            .iter()
-            .map(|(id, _)| id)
-            .chain(applied.refused.iter().map(|(id, _)| id));
-        if selection.ids.len() <= wire::NAMED && !known.into_iter().any(|one| one == id) {
-            applied.refused.push((*id, Refusal::Unknown));
-        }
-    }
+    note_unknown(&selection, &mut applied);
     let answer = answer(relay, action, dry_run, &applied, unreadable);
     if !dry_run {
         relay.emit(&Event::Operator {
@@ -311,10 +306,22 @@ async fn make_change(
     Ok(answer)
 }
 
+/// What was named and not found is refused, in the order in which it was named.
+fn note_unknown(selection: &Selection, applied: &mut Applied) {
+    let changed = applied.changed.iter().map(|(id, _)| *id);
+    let refused = applied.refused.iter().map(|(id, _)| *id);
+    let mut known: HashSet<MessageId> = changed.chain(refused).collect();
+    for id in &selection.ids {
+        if known.insert(*id) {
+            applied.refused.push((*id, Refusal::Unknown));
+        }
+    }
+}
+
 /// Ends messages with a word to their senders, some at a time.
 async fn bounce(relay: &Arc<Relay>, found: Vec<Match>, reason: &str, applied: &mut Applied) {
     let reason: Arc<str> = reason.into();
-    let wanted: std::collections::HashMap<MessageId, u32> = applied.changed.drain(..).collect();
+    let wanted: HashMap<MessageId, u32> = applied.changed.drain(..).collect();
     let mut bouncing = JoinSet::new();
     let note = |applied: &mut Applied, (id, refusal): (MessageId, Option<Refusal>)| match refusal {
         None => applied.changed.push((id, wanted.get(&id).copied().unwrap_or(0))),

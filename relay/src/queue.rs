@@ -215,7 +215,7 @@ impl Queue {
     }
 
     /// What became of a message that was in flight.
-    pub(crate) fn settle(&self, taken: Taken, settlement: Settlement) {
+    pub fn settle(&self, taken: Taken, settlement: Settlement) {
         let now = self.clock.now();
         let mut guard = self.lock();
         let state = &mut *guard;

@@ -83,10 +83,12 @@ fn expires(relay: &Relay, one: &Match) -> Timestamp {
 
 fn waits_for(relay: &Relay, one: &Match, progress: Option<&Progress>) -> String {
     let said = progress.and_then(|progress| progress.last.as_ref()).map(|last| last.text.as_str());
-    let said = said.map(|text| format!(": {text}")).unwrap_or_default();
+    let last = if one.view.state == State::InFlight { "; the last one" } else { "" };
+    let said = said.map(|text| format!("{last}: {text}")).unwrap_or_default();
     let reason = || progress.and_then(|progress| progress.operator.as_deref()).unwrap_or("-");
     let mut text = match &one.view.state {
-        State::InFlight => "its attempt, which is under way".to_owned(),
+        // Who stands first in the line of a limit is in flight meanwhile.
+        State::InFlight => format!("its attempt, which is under way{said}"),
         State::Paced => "the pace at which held mail is released".to_owned(),
         State::Waiting(wait) => match wait {
             Wait::Turn => "its turn".to_owned(),
