@@ -98,17 +98,11 @@ impl BodyStore {
             return body;
         }
         let mut bytes = vec![0; length];
-        let mut filled = 0;
-        while filled < length {
-            match body.read_at(filled as u64, &mut bytes[filled..]) {
-                Ok(count) if count > 0 => filled += count,
-                _ => {
-                    self.memory_used.fetch_sub(length, Ordering::Relaxed);
-                    return body;
-                }
-            }
+        if body.read_full(0, &mut bytes).is_ok_and(|count| count == length) {
+            return Body { store: Arc::clone(self), place: Place::Memory(bytes), reserved: length };
         }
-        Body { store: Arc::clone(self), place: Place::Memory(bytes), reserved: length }
+        self.memory_used.fetch_sub(length, Ordering::Relaxed);
+        body
     }
 
     /// Whether less than half of the memory for messages is in use: then one that is in the
@@ -252,6 +246,19 @@ impl Body {
             Place::Spill { file, .. } => file.as_file().read_at(buffer, offset),
             Place::Stored(stored) => stored.read_at(offset, buffer),
         }
+    }
+
+    /// Reads from `offset` on until the buffer is full or the body ends.
+    pub fn read_full(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let count = self.read_at(offset + filled as u64, &mut buffer[filled..])?;
+            if count == 0 {
+                break;
+            }
+            filled += count;
+        }
+        Ok(filled)
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), BodyError> {

@@ -14,17 +14,15 @@ use std::{sync::Arc, time::Duration};
 use wavegate_smtp::Settled;
 
 pub use report::{Failure, Report};
-pub use serve::{line as serve_line, serve};
+pub use serve::{line, serve};
 
 use crate::{
+    attempt::{self, End, Job, Patience},
     envelope::{Envelope, LastWord, Progress},
     event::Event,
     gate::{self, Answer, Go, Subject, Verdict, attributes},
-    handoff::{
-        Message, Parcel,
-        attempt::{self, End, Job, Patience},
-    },
     limits::LimitError,
+    parcel::{Message, Parcel},
     plan::Timestamp,
     queue::{Ended, Settlement, Taken},
     relay::{Generation, Relay},
@@ -79,6 +77,7 @@ pub async fn attempt(relay: Arc<Relay>, taken: Taken, means: Means) {
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
     if taken.doubtful {
         delivery.doubt("unknown", "the relay ended while its reply was awaited");
+        delivery.progress.in_doubt = None;
     }
     delivery.run(taken.slot, means).await;
     delivery.settle(taken).await;
@@ -99,7 +98,6 @@ pub async fn late(
     let recipients: Vec<u32> = (0..).take(envelope.recipients.len()).collect();
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
     delivery.marks.extend(mark);
-    delivery.progress.in_doubt = None;
     delivery.ended(&upstream, &recipients, end).await;
     delivery.settle(taken).await;
 }
@@ -112,6 +110,7 @@ async fn load(
     if let Some(cached) = &taken.message {
         return Ok(cached.clone());
     }
+    let at_once = relay.queue.spool().is_at_once();
     let (relay, handle) = (Arc::clone(relay), taken.handle);
     let loading = move || {
         let (envelope, stored) = relay.queue.spool().load(handle)?;
@@ -128,6 +127,9 @@ async fn load(
         };
         Ok((Arc::new(Message::new(envelope.id, Vec::new(), parcel)), Arc::new(envelope)))
     };
+    if at_once {
+        return loading();
+    }
     match tokio::task::spawn_blocking(loading).await {
         Ok(loaded) => loaded,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
@@ -158,6 +160,8 @@ impl Delivery {
         let mut progress = taken.progress.clone();
         progress.due = None;
         progress.due_is_hold = false;
+        // Whoever was in doubt about it has said so by now.
+        progress.in_doubt = None;
         Self {
             generation: relay.generation(),
             relay,
@@ -305,10 +309,10 @@ impl Delivery {
                 let failed = failed.collect();
                 self.fail(upstream, failed);
             }
-            End::Held(blocked) => {
-                let instance = self.instance.as_ref().map_or("", |instance| instance.name());
-                let reason = format!("instance {instance} is {}", blocked.phase);
-                self.hold(None, &reason);
+            End::Held(_) => {
+                let wait =
+                    gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
+                self.wait.get_or_insert(wait.unwrap_or(Wait::Turn));
             }
             End::InDoubt(error) => {
                 self.doubt(name, &error.to_string());
@@ -381,10 +385,10 @@ impl Delivery {
     }
 
     fn hold(&mut self, until: Option<Timestamp>, reason: &str) {
-        let frozen = self.instance.as_ref().filter(|one| !one.phase(self.now).may_start());
+        let frozen = gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
         let wait = match (frozen, until) {
             // The end of a window is a change of phase, whatever time is named for it.
-            (Some(instance), _) => self.relay.queue.wait_for_phase(instance.name()),
+            (Some(phase), _) => phase,
             (None, Some(until)) => {
                 self.progress.due = Some(until.0);
                 self.progress.due_is_hold = true;
@@ -426,7 +430,7 @@ impl Delivery {
         let taken = Taken { progress, ..taken };
         relay.queue.settle(taken, Settlement { ends, wait, marks });
         if let Some(line) = line {
-            serve_line(&relay, line);
+            serve::line(&relay, line);
         }
     }
 

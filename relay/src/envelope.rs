@@ -279,7 +279,14 @@ mod tests {
             on_behalf: Some("acme".into()),
             mail,
             recipients: vec![rcpt, plain],
-            facts: BodyFacts { size: 1 << 40, header_size: 300, ..BodyFacts::default() },
+            facts: BodyFacts {
+                size: 1 << 40,
+                header_size: 300,
+                received: 2,
+                eight_bit: true,
+                leading_dot: false,
+                ends_with_crlf: true,
+            },
         }
     }
 

@@ -163,6 +163,23 @@ pub enum Event<'a> {
         /// Age of the oldest message of the instance.
         age: Duration,
     },
+    /// An operator changed something.
+    Operator {
+        /// What was done, such as `hold`.
+        action: &'a str,
+        /// Why, in the operator's words.
+        reason: &'a str,
+        /// What was named.
+        selection: &'a str,
+        /// How many messages were changed.
+        messages: u64,
+        /// How many recipients of them still waited.
+        recipients: u64,
+        /// How many messages were named and not changed.
+        refused: u64,
+        /// The ids of the first that were changed.
+        ids: &'a [MessageId],
+    },
     /// A spooled message cannot be read; it is kept and tried again.
     Unreadable {
         /// Its place.

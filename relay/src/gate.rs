@@ -22,6 +22,7 @@ use crate::{
     plan::{Origin, Timestamp},
     policy::{Hook, PolicyFailure},
     relay::{Generation, Relay, with_policies},
+    scheduler::Wait,
     waves::{InstanceState, PlanState},
 };
 
@@ -58,6 +59,21 @@ pub struct Answer {
     pub instance: Option<Arc<InstanceState>>,
     /// What to do.
     pub verdict: Verdict,
+}
+
+/// The window that a message waits for now: its instance's, or, if it has none, that of the
+/// instance whose network it came from. Asked when it begins to wait, since an attempt takes time.
+pub fn frozen(relay: &Relay, instance: Option<&InstanceState>, client: IpAddr) -> Option<Wait> {
+    let now = relay.waves.now();
+    match instance {
+        Some(instance) if instance.phase(now).may_start() => None,
+        Some(instance) => Some(relay.queue.wait_for_phase(instance.name())),
+        None => {
+            let plan = relay.waves.current();
+            let owner = plan.owner_may_not_start(client, now)?;
+            Some(relay.queue.wait_for_phase(plan.instance(owner).name()))
+        }
+    }
 }
 
 /// What to do with a message.

@@ -3,7 +3,12 @@
 //! All or nothing: whatever is wrong, the generation in force stays. It blocks (plugins are
 //! compiled), so it is called off the runtime that carries mail.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig};
 
@@ -96,7 +101,7 @@ pub fn build(
     known: &HashMap<SocketAddr, Extensions>,
 ) -> Generation {
     let hostname: Arc<str> = config.relay.hostname.as_str().into();
-    let mut upstreams = HashMap::new();
+    let mut upstreams = BTreeMap::new();
     for upstream in &config.upstreams {
         let kept = previous
             .filter(|previous| previous.config.relay.hostname == config.relay.hostname)

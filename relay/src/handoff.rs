@@ -3,29 +3,21 @@
 //!
 //! Nothing is promised here before the upstream has promised or the spool has synced it.
 
-pub mod attempt;
-mod body;
 mod direct;
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{net::IpAddr, sync::Arc};
 
 use tokio::time::Instant;
-use wavegate_smtp::{BodyFacts, Enhanced, Mail, Rcpt, Reply};
+use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
-    body::Body,
     config::Handoff,
     delivery,
     envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
     gate::{self, Answer, Go, Subject, Verdict, attributes, relay_reply},
     message::{MessageId, Trace},
+    parcel::{Message, Parcel},
     plan::Timestamp,
     queue::NewMessage,
     relay::{Generation, Relay},
@@ -48,32 +40,6 @@ pub struct Arrival<'a> {
     pub extended: bool,
 }
 
-/// A message as a client gave it: envelope, bytes, and what is known of them.
-#[derive(Debug)]
-pub struct Parcel {
-    /// Sender and its parameters.
-    pub mail: Mail,
-    /// Recipients and their parameters.
-    pub recipients: Vec<Rcpt>,
-    /// The bytes.
-    pub body: Body,
-    /// What the receiver learned of them.
-    pub facts: BodyFacts,
-}
-
-/// A message that the relay has: new, or from the spool.
-#[derive(Debug)]
-pub struct Message {
-    /// Its id.
-    pub id: MessageId,
-    /// The `Received` line; empty where none is wanted, or it is in the body already.
-    pub head: Vec<u8>,
-    /// The rest.
-    pub parcel: Parcel,
-    /// An attempt has written its end of data and has no reply.
-    in_doubt: AtomicBool,
-}
-
 /// What the client is told, and what became of the message.
 #[derive(Debug)]
 pub struct Handed {
@@ -94,32 +60,6 @@ impl Handed {
         if let Some(id) = self.id {
             relay.emit(&Event::ReplyLost { id, delivered: self.promised });
         }
-    }
-}
-
-impl Message {
-    /// A message with its head.
-    pub fn new(id: MessageId, head: Vec<u8>, parcel: Parcel) -> Self {
-        Self { id, head, parcel, in_doubt: AtomicBool::new(false) }
-    }
-
-    /// Whether an attempt has written its end of data and has no reply.
-    pub fn is_in_doubt(&self) -> bool {
-        self.in_doubt.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_in_doubt(&self, in_doubt: bool) {
-        self.in_doubt.store(in_doubt, Ordering::Relaxed);
-    }
-
-    /// Whether it may stay in memory although the spool has it.
-    pub(crate) fn has_room(&self) -> bool {
-        self.parcel.body.has_room()
-    }
-
-    /// The header block of the message as it came in, with its empty line.
-    pub fn header_block(&self) -> Vec<u8> {
-        body::header_block(&self.parcel)
     }
 }
 
@@ -217,15 +157,17 @@ impl Incoming<'_> {
 
     async fn hold(self, until: Option<Timestamp>, reason: &str) -> Told {
         let progress = self.progress();
-        let wait = match (&self.instance, until) {
+        let wait = match (self.frozen(), until) {
             // The end of a window is a change of phase, whatever time is named for it.
-            (Some(instance), _) if !instance.phase(self.now).may_start() => {
-                self.relay.queue.wait_for_phase(instance.name())
-            }
-            (_, Some(until)) => Wait::HoldUntil(until),
-            (_, None) => Wait::Change,
+            (Some(phase), _) => phase,
+            (None, Some(until)) => Wait::HoldUntil(until),
+            (None, None) => Wait::Change,
         };
         self.spool(progress, wait, Some(reason)).await
+    }
+
+    fn frozen(&self) -> Option<Wait> {
+        gate::frozen(self.relay, self.instance.as_deref(), self.arrival.client)
     }
 
     fn progress(&self) -> Progress {
@@ -265,7 +207,7 @@ impl Incoming<'_> {
         let new = self.new_message(progress, wait.clone());
         match self.relay.queue.accept(vec![new]).await {
             Ok(accepted) => {
-                delivery::serve_line(self.relay, wait);
+                delivery::line(self.relay, wait);
                 let reply = taken(self.message.id, &accepted[0].receipt);
                 Told::of_all(recipients, reply, Outcome::Spooled)
             }
@@ -342,7 +284,7 @@ fn ask(
     let recipients: Vec<&str> =
         parcel.recipients.iter().map(|rcpt| rcpt.recipient.as_str()).collect();
     let headers = if attributes::wants_headers(generation.policies.needs()) {
-        body::header_block(parcel)
+        parcel.header_block()
     } else {
         Vec::new()
     };

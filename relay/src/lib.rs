@@ -18,7 +18,9 @@ pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod body;
+pub mod parcel;
 pub mod spool;
+pub mod portable;
 pub mod policy;
 pub mod upstream;
 // Floor 3: what decides.
@@ -29,14 +31,17 @@ pub mod queue;
 pub mod relay;
 pub mod generation;
 pub mod gate;
-pub mod handoff;
+pub mod attempt;
 pub mod delivery;
+pub mod handoff;
 pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;
 pub mod worker;
 pub mod telemetry;
+pub mod http;
 pub mod admin;
+pub mod control;
 pub mod learned;
 pub mod process;
 pub mod cli;

@@ -2,7 +2,7 @@
 //! Floor 4.
 //!
 //! Workers carry mail; one more thread, the control thread, does all else: the admin pages,
-//! the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
+//! queue control, the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
 //! thread of its own while it lasts.
 
 mod reload;
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     admin,
     config::{self, Config, Diagnostic, Diagnostics},
+    control,
     generation::{self, Surroundings},
     learned,
     listener::{self, Bound},
@@ -184,6 +185,7 @@ impl Running {
         let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
+        let socket = bind_control(&state_dir)?;
         let workers = Workers::start(&relay, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
@@ -200,7 +202,8 @@ impl Running {
             signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
-        let control = Control { relay: Arc::clone(&relay), reloader, telemetry, admin, signals };
+        let control =
+            Control { relay: Arc::clone(&relay), reloader, telemetry, admin, socket, signals };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
             .map_err(StartError::system("start the control thread"))?;
@@ -273,12 +276,25 @@ fn bind_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartErr
         .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
 }
 
+fn bind_control(state_dir: &Path) -> Result<control::Socket, StartError> {
+    control::Socket::bind(state_dir).map_err(|error| match error {
+        control::SocketError::Io { source, .. } => {
+            StartError::System { what: "make the control socket", source }
+        }
+        error => {
+            let place = state_dir.display();
+            StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, error.to_string())]))
+        }
+    })
+}
+
 /// The control thread.
 struct Control {
     relay: Arc<Relay>,
     reloader: Reloader,
     telemetry: Arc<Telemetry>,
     admin: Option<std::net::TcpListener>,
+    socket: control::Socket,
     signals: Option<watch::Signals>,
 }
 
@@ -294,7 +310,7 @@ impl Control {
     }
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, admin, signals } = self;
+        let Self { relay, reloader, telemetry, admin, socket, signals } = self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
@@ -305,6 +321,9 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
         }
+        let serving = Arc::clone(&relay);
+        // To the end of the runtime too; its file goes with it.
+        tokio::spawn(async move { control::serve(&socket, serving).await });
         if let Some(signals) = signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
             tokio::spawn(watch::files(Arc::clone(&relay), requests));

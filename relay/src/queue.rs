@@ -6,6 +6,7 @@
 //! written to the spool is ordered under the same lock, so that what a crash leaves adds up too.
 
 mod account;
+mod control;
 mod recover;
 
 use std::{
@@ -18,13 +19,14 @@ use wavegate_spool::{NewBody, Op};
 
 pub use crate::event::End as Ended;
 pub use account::Account;
+pub use control::{Act, Applied, Listing, Match, Refusal, Selection, Standing};
 pub use recover::{Found, OpenedQueue};
 
 use crate::{
     envelope::{Envelope, Progress},
-    handoff::Message,
     limits::Charge,
     message::MessageId,
+    parcel::Message,
     plan::Timestamp,
     scheduler::{self, Entry, InstanceKey, Pace, Scheduler, Slot, UpstreamKey, Wait},
     spool::{Handle, Mark, NewEntry, Receipt, Spool, SpoolError, part},
@@ -58,7 +60,8 @@ struct State {
     notes: HashMap<Slot, Box<Progress>>,
     /// By slot: an earlier process may have delivered it.
     doubtful: Vec<bool>,
-    accounts: HashMap<InstanceKey, Account>,
+    /// In an order, because they are written down in it.
+    accounts: BTreeMap<InstanceKey, Account>,
     /// Why nothing may leave.
     all_held: Option<Arc<str>>,
     /// Tasks that serve a line.
@@ -144,7 +147,7 @@ impl Queue {
                 id: new.message.id,
                 envelope: new.envelope.encode(),
                 state: progress.encode(),
-                body: body_of(&new.message),
+                body: body_of(&new.message, self.spool.is_at_once()),
             }
         });
         let taken = self.spool.accept(entries.collect(), Vec::new()).await?;
@@ -221,6 +224,14 @@ impl Queue {
         let Taken { slot, handle, mut progress, .. } = taken;
         let Some((entry, _)) = state.scheduler.get(slot) else { return };
         let instance = entry.instance;
+        // An operator may have held it, or let it go, while it was in flight.
+        progress.operator = state.notes.get(&slot).and_then(|note| note.operator.clone());
+        let wait = match wait {
+            Some(wait) if progress.operator.is_some() && wait != Wait::Reply => {
+                Some(Wait::Operator)
+            }
+            wait => wait,
+        };
         match wait {
             None => {
                 state.leave(slot);
@@ -370,16 +381,19 @@ impl Queue {
     /// Nothing leaves from now on, or everything may again. Durable when this returns.
     pub async fn hold_all(&self, reason: Option<&str>) -> Result<(), SpoolError> {
         let now = self.clock.now();
-        let mut state = self.lock();
-        state.all_held = reason.map(Into::into);
-        if reason.is_none() {
-            state.wake_lines(now, |wait| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }));
+        {
+            let mut state = self.lock();
+            state.all_held = reason.map(Into::into);
+            if reason.is_none() {
+                state
+                    .wake_lines(now, |wait| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }));
+            }
+            let value = reason.map(|reason| reason.as_bytes().to_vec());
+            let op = Op::Value { key: ALL_HELD.to_vec(), value };
+            self.spool.submit(vec![op], Vec::new());
         }
-        drop(state);
-        let value = reason.map(|reason| reason.as_bytes().to_vec());
-        let result = self.spool.apply(vec![Op::Value { key: ALL_HELD.to_vec(), value }]).await;
         self.notify_all();
-        result
+        self.written().await
     }
 
     /// The instances that messages wait for the window of, by name.
@@ -470,6 +484,11 @@ impl Queue {
         Snapshot { instances, total: stats.total, lines, all_held }
     }
 
+    /// Whether no message waits, and none is attempted.
+    pub fn is_empty(&self) -> bool {
+        self.lock().scheduler.is_empty()
+    }
+
     /// The spool.
     pub fn spool(&self) -> &Spool {
         &self.spool
@@ -540,6 +559,15 @@ impl State {
     fn taken(&mut self, slot: Slot) -> Option<Taken> {
         let index = slot as usize;
         let handle = self.handles.get(index).copied().flatten()?;
+        let mut progress = self.progress_of(slot)?;
+        progress.held_since = None;
+        let message = self.cached.get(&slot).cloned();
+        let doubtful = self.doubtful.get_mut(index).is_some_and(std::mem::take);
+        Some(Taken { slot, handle, progress, message, doubtful })
+    }
+
+    /// How far a message has come.
+    fn progress_of(&self, slot: Slot) -> Option<Progress> {
         let (entry, _) = self.scheduler.get(slot)?;
         let mut progress = match self.notes.get(&slot) {
             Some(note) => Progress::clone(note),
@@ -550,11 +578,16 @@ impl State {
             },
         };
         progress.held_ms = entry.held_ms;
-        progress.held_since = None;
         progress.pending = entry.progress.recipients;
-        let message = self.cached.get(&slot).cloned();
-        let doubtful = self.doubtful.get_mut(index).is_some_and(std::mem::take);
-        Some(Taken { slot, handle, progress, message, doubtful })
+        Some(progress)
+    }
+
+    /// Notes that an earlier process may have delivered it, until that has been said.
+    fn in_doubt(&mut self, slot: Slot) -> Option<Op> {
+        let Taken { handle, mut progress, .. } = self.taken(slot)?;
+        progress.in_doubt = Some("unknown".to_owned());
+        self.keep_note(slot, &progress);
+        Some(Op::State { handle, state: progress.encode() })
     }
 
     /// Keeps what the entry does not hold; says whether there is something.
@@ -564,7 +597,9 @@ impl State {
             && progress.ended.is_empty()
             && progress.in_doubt.is_none()
             && progress.last.is_none();
-        if !plain {
+        if plain {
+            self.notes.remove(&slot);
+        } else {
             self.notes.insert(slot, Box::new(progress.clone()));
         }
         !plain
@@ -618,8 +653,8 @@ impl State {
     }
 }
 
-/// The bytes of a message as the spool takes them.
-fn body_of(message: &Arc<Message>) -> NewBody {
+/// The bytes of a message as the spool takes them. A spool in memory cannot take a real file.
+fn body_of(message: &Arc<Message>, in_memory: bool) -> NewBody {
     /// The body of a message, where it is in memory.
     struct InMemory(Arc<Message>);
     impl AsRef<[u8]> for InMemory {
@@ -633,7 +668,14 @@ fn body_of(message: &Arc<Message>) -> NewBody {
             &self.0.head
         }
     }
-    match message.parcel.body.as_file() {
+    let file = message.parcel.body.as_file();
+    if let Some(path) = file
+        && in_memory
+        && let Ok(body) = std::fs::read(path)
+    {
+        return NewBody::Parts(vec![part(Head(Arc::clone(message))), part(body)]);
+    }
+    match file {
         Some(path) => NewBody::File {
             path: path.to_owned(),
             head: message.head.clone(),

@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -39,7 +39,7 @@ pub struct Generation {
     /// The policies.
     pub policies: Arc<PolicySet>,
     /// The upstreams by name.
-    pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    pub upstreams: BTreeMap<Arc<str>, Arc<Upstream>>,
     /// The names of the policies as scopes of their limit keys, in order.
     pub scopes: Vec<Arc<str>>,
     /// The listeners by name.

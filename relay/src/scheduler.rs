@@ -215,6 +215,23 @@ impl Scheduler {
         slots.len()
     }
 
+    /// These, which an operator holds and are in the order in which they came, become a backlog
+    /// that is let out at a pace.
+    pub fn release_these(&mut self, slots: &[Slot], pace: Pace, now: Timestamp) {
+        let held = |slot: &&Slot| self.waits_for(**slot, &Wait::Operator);
+        let slots: Vec<Slot> = slots.iter().filter(held).copied().collect();
+        self.start_release(&slots, pace, now);
+    }
+
+    /// Takes this message out of its place: it is in flight from now on. False for one that is
+    /// in flight or in doubt already, and for an empty slot.
+    pub fn seize(&mut self, slot: Slot, now: Timestamp) -> bool {
+        match self.kind_at(slot) {
+            None | Some(Kind::InFlight | Kind::InDoubt) => false,
+            Some(_) => self.leave(slot, now),
+        }
+    }
+
     /// Takes a message out for good, from any state. What is in flight is the caller's to stop.
     pub fn remove(&mut self, slot: Slot) -> Option<Entry> {
         let kind = self.kind_at(slot)?;

@@ -1,14 +1,15 @@
 //! The spool: makes messages durable, and reads them back. Floor 2.
 //!
 //! Owns the one thread that writes to the store, and the batches that it writes: whatever waits
-//! while one sync lasts goes into the next. Knows nothing of turns, attempts or accounts: those
-//! are `queue`'s.
+//! while one sync lasts goes into the next. In simulations there is no thread, and whoever asks
+//! has it done at once: beside a clock that stands still a thread has all the time in the world.
+//! Knows nothing of turns, attempts or accounts: those are `queue`'s.
 
 use std::{
     fmt, io,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
         mpsc,
     },
@@ -37,6 +38,9 @@ const JOURNAL_SYNC: Duration = Duration::from_secs(1);
 const BATCH: usize = 4096;
 /// Bytes of bodies in one batch.
 const BATCH_BYTES: u64 = 32 << 20;
+/// Steps of housekeeping after each sync of the journal: enough to give back more than a disk
+/// can take in that time.
+const HOUSEKEEPING: usize = 16;
 /// Pause after a failed write of what must be written: the disk may have room again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -83,7 +87,12 @@ struct Request {
 
 enum Order {
     Do(Request),
-    Resize { quota: u64, reserve: u64 },
+    Resize {
+        quota: u64,
+        reserve: u64,
+    },
+    /// The messages whose attempts were interrupted are dealt with, once these are durable.
+    Forget(Vec<Op>),
     Close,
 }
 
@@ -131,11 +140,18 @@ struct Shared {
 
 /// The spool of this process.
 pub struct Spool {
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     reader: Arc<dyn Read>,
     marker: Arc<dyn Marker>,
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How orders come to the writer.
+enum Orders {
+    /// It is a thread, and has what waits as one batch.
+    Thread { orders: mpsc::Sender<Order>, writer: Mutex<Option<JoinHandle<()>>> },
+    /// The caller does it himself, at once; none when it is closed.
+    AtOnce(Mutex<Option<Box<dyn Write>>>),
 }
 
 /// An open spool and what was found in it.
@@ -183,6 +199,8 @@ impl Spool {
         slots: u32,
         each: impl FnMut(Recovered<'_>),
     ) -> Result<Opened, OpenError> {
+        make_durable(directory)
+            .map_err(|source| OpenError::Io { path: directory.display().to_string(), source })?;
         let disk = RealDisk::new(directory);
         let options = Options {
             quota: config.quota,
@@ -191,30 +209,43 @@ impl Spool {
             boot_id: boot_id(),
             ..Options::default()
         };
-        Self::open_on(disk, options, each)
+        Self::open_with(disk, options, each, |writer| {
+            let (orders, inbox) = mpsc::channel();
+            let thread = std::thread::Builder::new().name("spool".into());
+            let writer = thread
+                .spawn(move || writer.run(&inbox))
+                .map_err(|source| OpenError::Io { path: "thread".into(), source })?;
+            Ok(Orders::Thread { orders, writer: Mutex::new(Some(writer)) })
+        })
     }
 
-    /// Opens the spool on any disk.
-    pub fn open_on<D: Disk>(
+    /// Opens the spool on any disk, without a thread: what is asked is done when the call
+    /// returns, one request after the other. Somebody must call `tend` about once a second.
+    pub fn open_at_once<D: Disk>(
         disk: D,
         options: Options,
         each: impl FnMut(Recovered<'_>),
+    ) -> Result<Opened, OpenError> {
+        Self::open_with(disk, options, each, |writer| {
+            Ok(Orders::AtOnce(Mutex::new(Some(Box::new(writer)))))
+        })
+    }
+
+    fn open_with<D: Disk>(
+        disk: D,
+        options: Options,
+        each: impl FnMut(Recovered<'_>),
+        start: impl FnOnce(Writer<D>) -> Result<Orders, OpenError>,
     ) -> Result<Opened, OpenError> {
         let opened = Store::open(disk, options, each)?;
         let store = opened.store;
         let shared = Arc::new(Shared::default());
         shared.note_usage(store.usage());
-        let (orders, inbox) = mpsc::channel();
         let reader = Arc::new(store.reader());
         let marker = Arc::new(store.attempts());
-        let writing = Arc::clone(&shared);
-        let writer = std::thread::Builder::new()
-            .name("spool".into())
-            .spawn(move || Writer { store, shared: writing, again: Vec::new() }.run(&inbox))
-            .map_err(|source| OpenError::Io { path: "thread".into(), source })?;
-        let spool = Self { orders, reader, marker, shared, writer: Mutex::new(Some(writer)) };
+        let orders = start(Writer { store, shared: Arc::clone(&shared), again: Vec::new() })?;
         Ok(Opened {
-            spool,
+            spool: Self { orders, reader, marker, shared },
             shutdown: opened.shutdown,
             interrupted: opened.interrupted.into_iter().filter_map(MessageId::from_key).collect(),
             values: opened.values,
@@ -262,7 +293,21 @@ impl Spool {
             return;
         }
         // A writer that has ended has closed the store: the relay is stopping.
-        let _ = self.orders.send(Order::Do(Request { ops, marks, done: None }));
+        let _ = self.orders.give(Order::Do(Request { ops, marks, done: None }));
+    }
+
+    /// Whether whoever asks has it done himself: nothing here ever waits for a disk.
+    pub fn is_at_once(&self) -> bool {
+        matches!(self.orders, Orders::AtOnce(_))
+    }
+
+    /// Does what the thread does by itself: tries again what failed, syncs the journal.
+    pub fn tend(&self) {
+        if let Orders::AtOnce(writer) = &self.orders
+            && let Some(writer) = &mut *lock(writer)
+        {
+            writer.tend();
+        }
     }
 
     /// Has operations done and synced.
@@ -277,7 +322,7 @@ impl Spool {
     async fn ask(&self, ops: Vec<Op>) -> Result<Vec<Result<Done, StoreError>>, SpoolError> {
         let (done, answer) = oneshot::channel();
         let request = Request { ops, marks: Vec::new(), done: Some(done) };
-        self.orders.send(Order::Do(request)).map_err(|_| SpoolError::Closed)?;
+        self.orders.give(Order::Do(request))?;
         answer.await.map_err(|_| SpoolError::Closed)
     }
 
@@ -302,12 +347,19 @@ impl Spool {
     /// Changes the bounds, as a reload may.
     pub fn resize(&self, config: &SpoolConfig) {
         let (quota, reserve) = (config.quota, config.reserve);
-        let _ = self.orders.send(Order::Resize { quota, reserve });
+        let _ = self.orders.give(Order::Resize { quota, reserve });
+    }
+
+    /// Writes down what is to be known of interrupted messages, and then has the store forget that they
+    /// were.
+    pub fn forget_interrupted(&self, mut ops: Vec<Op>) {
+        ops.push(Op::SyncJournal);
+        let _ = self.orders.give(Order::Forget(ops));
     }
 
     /// What is in it, as of the last batch.
     pub fn usage(&self) -> Usage {
-        self.shared.usage.lock().unwrap_or_else(PoisonError::into_inner).to_owned()
+        lock(&self.shared.usage).to_owned()
     }
 
     /// Figures for telemetry.
@@ -329,12 +381,37 @@ impl Spool {
 
     /// Does what was ordered, syncs all, and closes the store. Blocks.
     pub fn close(&self) {
-        let _ = self.orders.send(Order::Close);
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer
-            && writer.join().is_err()
-        {
-            tracing::error!("the spool's writer panicked");
+        match &self.orders {
+            Orders::Thread { orders, writer } => {
+                let _ = orders.send(Order::Close);
+                let writer = lock(writer).take();
+                if let Some(writer) = writer
+                    && writer.join().is_err()
+                {
+                    tracing::error!("the spool's writer panicked");
+                }
+            }
+            Orders::AtOnce(writer) => {
+                let writer = lock(writer).take();
+                if let Some(writer) = writer {
+                    writer.close();
+                }
+            }
+        }
+    }
+}
+
+impl Orders {
+    fn give(&self, order: Order) -> Result<(), SpoolError> {
+        match self {
+            Self::Thread { orders, .. } => orders.send(order).map_err(|_| SpoolError::Closed),
+            Self::AtOnce(writer) => match &mut *lock(writer) {
+                Some(writer) => {
+                    writer.take(order);
+                    Ok(())
+                }
+                None => Err(SpoolError::Closed),
+            },
         }
     }
 }
@@ -347,7 +424,7 @@ impl Drop for Spool {
 
 impl Shared {
     fn note_usage(&self, usage: Usage) {
-        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = usage;
+        *lock(&self.usage) = usage;
     }
 
     fn note_batch(&self, operations: usize, elapsed: Duration) {
@@ -360,7 +437,7 @@ impl Shared {
     }
 }
 
-/// The thread that writes.
+/// What writes.
 struct Writer<D: Disk> {
     store: Store<D>,
     shared: Arc<Shared>,
@@ -382,6 +459,7 @@ impl<D: Disk> Writer<D> {
                 match order {
                     Order::Do(request) => batch.push(request),
                     Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
+                    Order::Forget(ops) => self.forget(ops),
                     Order::Close => closing = true,
                 }
                 if closing || is_full(&batch) {
@@ -401,6 +479,21 @@ impl<D: Disk> Writer<D> {
                 break;
             }
         }
+        self.close();
+    }
+
+    fn forget(&mut self, ops: Vec<Op>) {
+        let failed =
+            self.store.commit(ops).into_iter().find_map(|result| {
+                result.err().filter(|error| !matches!(error, StoreError::Removed))
+            });
+        // Until it can be written they are named again at each start.
+        if let Err(error) = failed.map_or_else(|| self.store.forget_interrupted(), Err) {
+            tracing::warn!(%error, "interrupted attempts are not forgotten yet");
+        }
+    }
+
+    fn close(self) {
         if let Err(error) = self.store.close() {
             tracing::error!(%error, "the spool is not closed in order; nothing is lost");
         }
@@ -462,12 +555,62 @@ impl<D: Disk> Writer<D> {
 
     /// Syncs the journal and does a piece of housekeeping; says whether more is to do.
     fn sync(&mut self) -> bool {
-        let done = self.store.sync_journal().and_then(|()| self.store.maintain());
-        done.unwrap_or_else(|error| {
+        let keep = |store: &mut Store<D>| {
+            store.sync_journal()?;
+            for _ in 0..HOUSEKEEPING {
+                if !store.maintain()? {
+                    return Ok(false);
+                }
+            }
+            Ok::<bool, StoreError>(true)
+        };
+        keep(&mut self.store).unwrap_or_else(|error| {
             tracing::warn!(%error, "housekeeping of the spool failed; it is tried again");
             true
         })
     }
+}
+
+/// Writing at once, whatever the disk.
+trait Write: Send {
+    fn take(&mut self, order: Order);
+    fn tend(&mut self);
+    fn close(self: Box<Self>);
+}
+
+impl<D: Disk> Write for Writer<D> {
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Do(request) => {
+                let mut batch = std::mem::take(&mut self.again);
+                batch.push(request);
+                self.commit(batch);
+            }
+            Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
+            Order::Forget(ops) => self.forget(ops),
+            Order::Close => {}
+        }
+        self.shared.note_usage(self.store.usage());
+    }
+
+    fn tend(&mut self) {
+        if !self.again.is_empty() {
+            let batch = std::mem::take(&mut self.again);
+            self.commit(batch);
+        }
+        self.sync();
+        self.shared.note_usage(self.store.usage());
+    }
+
+    fn close(mut self: Box<Self>) {
+        // As the thread does: once more what failed, then the end.
+        self.tend();
+        Self::close(*self);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_full(batch: &[Request]) -> bool {
@@ -495,6 +638,20 @@ fn again(op: &Op) -> Op {
         Op::SyncJournal => Op::SyncJournal,
         Op::Accept { .. } => unreachable!("whoever has a message accepted waits for it"),
     }
+}
+
+/// Makes the directory, and has its name and its parent's outlive a loss of power: what is synced
+/// in a directory that is lost is lost too.
+fn make_durable(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    for parent in directory.ancestors().skip(1).take(2) {
+        if parent.as_os_str().is_empty() {
+            break;
+        }
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// The kernel's name for this run of the machine.

@@ -156,6 +156,7 @@ impl Telemetry {
             | Event::Ended { .. }
             | Event::Released { .. }
             | Event::HeldTooLong { .. }
+            | Event::Operator { .. }
             | Event::Unreadable { .. } => {}
             event => self.count_process(event),
         }

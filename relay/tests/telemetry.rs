@@ -67,13 +67,13 @@ fn a_history_is_counted() {
     assert_eq!(acme("proceed_against_plan_total"), 1.0);
     let expected = [
         ("recipients_total{instance=\"acme-prod-1\",outcome=\"delivered\"}", 3.0),
-        ("recipients_total{instance=\"acme-prod-1\",outcome=\"held\"}", 2.0),
+        ("recipients_total{instance=\"acme-prod-1\",outcome=\"spooled\"}", 2.0),
         ("recipients_total{instance=\"acme-prod-1\",outcome=\"in_doubt\"}", 4.0),
         ("recipients_total{instance=\"(none)\",outcome=\"refused\"}", 1.0),
         ("recipients_total{instance=\"(none)\",outcome=\"deferred\"}", 7.0),
         ("recipients_received_total{instance=\"globex-stage-1\"}", 0.0),
         ("upstream_recipients_total{upstream=\"legacy\",outcome=\"in_doubt\"}", 4.0),
-        ("upstream_recipients_total{upstream=\"(none)\",outcome=\"held\"}", 2.0),
+        ("upstream_recipients_total{upstream=\"(none)\",outcome=\"spooled\"}", 2.0),
         ("attempts_retried_total{upstream=\"legacy\"}", 1.0),
         ("gate_seconds_count", 1.0),
         ("gate_seconds_bucket{le=\"0.000005\"}", 0.0),

@@ -29,6 +29,7 @@ fn two_hundred_reloads_under_load_each_with_another_build() {
     let sink = recording_without_content();
     let config = Config::to(&[sink.addr()]).relay("plan = \"waves.toml\"").section(
         "[migration]\nbefore = \"up\"\nafter = \"up\"\n[[policy]]\nplugin = \"freeze.wasm\"\n\
+         settings = { in_window = \"defer\" }\n\
          [[policy]]\nplugin = \"builtin:routing\"\n",
     );
     let builds: Vec<_> = (0..20).map(|number| variant(FREEZE, WORDS, number)).collect();
@@ -109,6 +110,7 @@ fn what_is_bad_keeps_the_old_generation() {
     let sink = recording();
     let config = Config::to(&[sink.addr()]).relay("plan = \"waves.toml\"").section(
         "[migration]\nbefore = \"up\"\nafter = \"up\"\n[[policy]]\nplugin = \"freeze.wasm\"\n\
+         settings = { in_window = \"defer\" }\n\
          [[policy]]\nplugin = \"builtin:routing\"\n",
     );
     let good = config.to_string();

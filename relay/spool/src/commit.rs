@@ -314,6 +314,7 @@ impl<D: Disk> Store<D> {
         if !entries.is_empty() {
             self.journal.append(&entries)?;
         }
+        self.doomed.append(&mut self.refused);
         if sync || self.journal.unsynced() > UNSYNCED_LIMIT {
             self.flush_journal().inspect_err(|_| self.journal.forget(before))?;
         }
@@ -433,9 +434,7 @@ impl<D: Disk> Store<D> {
             self.owed.push((place.segment, place.end()));
         }
         if let Some((_, length, _)) = accept.external {
-            // It belongs to nobody; if it stays, the next opening removes it.
-            let _ = self.shared.disk.remove(Path::new(&segment::body_name(&accept.key)));
-            self.bodies_bytes = self.bodies_bytes.saturating_sub(length);
+            self.refused.push((accept.key, length));
         }
     }
 }

@@ -16,6 +16,7 @@ mod disk;
 mod error;
 mod format;
 mod journal;
+mod load;
 mod maintain;
 mod reader;
 mod recover;

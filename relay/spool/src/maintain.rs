@@ -110,7 +110,6 @@ impl<D: Disk> Store<D> {
         self.names_changed = true;
         self.shared.forget(number);
         self.segments.remove(&number);
-        self.owed.retain(|(segment, _)| *segment != number);
         Ok(true)
     }
 
@@ -173,7 +172,7 @@ impl<D: Disk> Store<D> {
         let place = &live.place;
         let name = segment::name(place.segment);
         let header = self.shared.header(live)?;
-        let file = self.shared.segment(place.segment).map_err(ReadError::io(&name))?;
+        let file = self.shared.segment_of(place)?;
         let seed = self.shared.seed(place.segment);
         let offset = u64::from(place.offset);
         let mut bytes = vec![0; place.length as usize];
@@ -211,12 +210,12 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         self.ready_segment(bytes)?;
-        let Some((number, seed, end)) =
+        let Some((number, seed, start)) =
             self.current.as_ref().map(|current| (current.number, current.seed, current.end))
         else {
             return Ok(());
         };
-        let batch = u32::try_from(end).unwrap_or(u32::MAX);
+        let batch = u32::try_from(start).unwrap_or(u32::MAX);
         let records: Vec<Vec<u8>> = copies
             .iter()
             .map(|(_, _, (header, bytes))| reseeded(header, bytes, seed, batch))

@@ -61,6 +61,14 @@ impl<D: Disk> Shared<D> {
         Ok(file)
     }
 
+    /// The segment of a place. That it is gone is damage, unless the message moved meanwhile.
+    pub(crate) fn segment_of(&self, place: &Place) -> Result<Arc<D::File>, ReadError> {
+        self.segment(place.segment).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => damaged(place),
+            _ => ReadError::io(segment::name(place.segment))(error),
+        })
+    }
+
     /// Keeps a file open for readers.
     pub(crate) fn keep(&self, number: u32, file: Arc<D::File>) {
         let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +86,7 @@ impl<D: Disk> Shared<D> {
     pub(crate) fn header(&self, live: &Live) -> Result<RecordHeader, ReadError> {
         let Live { place, key, .. } = live;
         let path = segment::name(place.segment);
-        let file = self.segment(place.segment).map_err(ReadError::io(&path))?;
+        let file = self.segment_of(place)?;
         let offset = u64::from(place.offset);
         let header = segment::read_header(&*file, self.seed(place.segment), offset)
             .map_err(ReadError::io(&path))?;
@@ -188,7 +196,7 @@ impl<D: Disk> Reader<D> {
 
     fn read_record(&self, place: &Place, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
         let path = segment::name(place.segment);
-        let file = self.shared.segment(place.segment).map_err(ReadError::io(&path))?;
+        let file = self.shared.segment_of(place)?;
         let read = read_full(&*file, u64::from(place.offset) + at, buffer)
             .map_err(ReadError::io(&path))?;
         if read == buffer.len() { Ok(()) } else { Err(damaged(place)) }
@@ -227,7 +235,7 @@ pub(crate) fn check<D: Disk>(shared: &Shared<D>, live: &Live) -> Result<(), Read
     let place = &live.place;
     let path = segment::name(place.segment);
     let header = shared.header(live)?;
-    let file = shared.segment(place.segment).map_err(ReadError::io(&path))?;
+    let file = shared.segment_of(place)?;
     let seed = shared.seed(place.segment);
     let good = segment::check_parts(&*file, seed, u64::from(place.offset), &header)
         .map_err(ReadError::io(&path))?;

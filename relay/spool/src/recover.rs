@@ -1,11 +1,9 @@
 //! Opening: from what is on disk to a store. Floor 2.
 //!
-//! `load` reads and changes nothing (`verify` uses it too): the journal gives the live messages,
-//! the segments beyond what the journal knows give those that were accepted last. `open` then
-//! sets damage aside, writes down what it found, and starts.
+//! `load` reads. Then damage is set aside, what was found is written down, and the store starts.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     io::IoSlice,
     path::Path,
 };
@@ -13,396 +11,17 @@ use std::{
 use crate::{
     attempts::AttemptFile,
     disk::{Disk, DiskFile, How, LockError, read_full, write_all},
-    error::{Damage, OpenError, What},
-    format::{
-        self, Entry, FILE_HEADER, FileKind, Header, Place, RecordHeader, Salt, VERSION, crc,
-        u32_at, u64_at,
-    },
-    journal::{self, Entries, Item, Journal},
+    error::{Damage, OpenError},
+    format::{self, Entry, FILE_HEADER, FileKind, Place, VERSION, crc, u32_at, u64_at},
+    journal::{self, Item, Journal},
+    load::{Image, load},
     maintain::{newest, numbered, set_aside},
     reader::Shared,
-    segment::{self, Piece},
+    segment,
     slab::{Live, Slab},
     snapshot::{beginning, initial_state, temporary},
     store::{BODIES, CLEAN, DAMAGED, Info, LOCK, Opened, Options, Recovered, Shutdown, Store},
 };
-
-/// What was read of a store.
-pub(crate) struct Image {
-    pub(crate) salt: Salt,
-    /// Number, length and how much of it counts.
-    pub(crate) journal: Option<(u32, u64, u64)>,
-    pub(crate) slots: Slab,
-    pub(crate) externals: HashMap<u32, u64>,
-    pub(crate) values: BTreeMap<Vec<u8>, Vec<u8>>,
-    pub(crate) damage: Vec<Damage>,
-    /// Segments with their lengths.
-    pub(crate) segments: BTreeMap<u32, u64>,
-    /// Records that the journal does not know.
-    found: Vec<(Place, RecordHeader)>,
-    /// Live messages whose bytes are not there.
-    lost: Vec<u32>,
-    /// Live messages whose record was found elsewhere.
-    moved: Vec<(u32, Place)>,
-    /// Segments that were read beyond what the journal knew.
-    scanned: Vec<u32>,
-    known: BTreeMap<u32, u64>,
-    seq: u32,
-    /// The journal was damaged in a place that counts.
-    doubtful: bool,
-    /// All of the segments has to be read.
-    full: bool,
-    /// Where the scan of each segment begins, if that is not `known`.
-    scan_from: Option<BTreeMap<u32, u64>>,
-}
-
-/// Reads everything. `power_loss`: bytes that were not synced may be torn.
-pub(crate) fn load<D: Disk>(
-    disk: &D,
-    salt: Salt,
-    clean: Option<(u32, u64)>,
-    power_loss: bool,
-) -> Result<Image, OpenError> {
-    let files = disk.list(Path::new("")).map_err(OpenError::io("."))?;
-    let mut image = Image {
-        salt,
-        journal: None,
-        slots: Slab::new(),
-        externals: HashMap::new(),
-        values: BTreeMap::new(),
-        damage: Vec::new(),
-        segments: numbered(&files, "seg").into_iter().collect(),
-        found: Vec::new(),
-        lost: Vec::new(),
-        moved: Vec::new(),
-        scanned: Vec::new(),
-        known: BTreeMap::new(),
-        seq: 0,
-        doubtful: false,
-        full: false,
-        scan_from: None,
-    };
-    let bad_headers = image.read_headers(disk, &files)?;
-    match newest(&files) {
-        Some((number, length, name)) => {
-            image.replay(disk, number, length, clean, power_loss)?;
-            if clean.is_some_and(|clean| clean != (number, length)) {
-                image.report(name, length, 0, What::Journal, None);
-                image.doubtful = true;
-            }
-        }
-        None if !image.segments.is_empty() => {
-            image.report("journal".to_owned(), 0, 0, What::Journal, None);
-            (image.full, image.doubtful) = (true, true);
-        }
-        None => {}
-    }
-    for number in bad_headers {
-        // The header of a segment that was never promised anything may be torn.
-        if image.known.contains_key(&number) {
-            image.report(segment::name(number), 0, FILE_HEADER as u64, What::Header, None);
-        }
-    }
-    image.scan(disk, power_loss)?;
-    image.check_places(disk)?;
-    image.match_found();
-    Ok(image)
-}
-
-impl Image {
-    /// Messages that the journal does not know.
-    pub(crate) fn beyond(&self) -> u64 {
-        self.found.len() as u64
-    }
-
-    fn report(
-        &mut self,
-        file: String,
-        offset: u64,
-        length: u64,
-        what: What,
-        key: Option<format::MessageKey>,
-    ) {
-        self.damage.push(Damage { file, offset, length, what, key, set_aside: None });
-    }
-
-    /// Learns the salt from whichever header is intact; segments with one that is not.
-    fn read_headers<D: Disk>(
-        &mut self,
-        disk: &D,
-        files: &[(String, u64)],
-    ) -> Result<Vec<u32>, OpenError> {
-        let mut bad = Vec::new();
-        let segments = self.segments.keys().map(|n| (FileKind::Segment, *n, segment::name(*n)));
-        let journal = newest(files).map(|(n, _, name)| (FileKind::Journal, n, name));
-        for (kind, number, name) in segments.chain(journal).collect::<Vec<_>>() {
-            let mut bytes = [0; FILE_HEADER];
-            let file = disk.open(Path::new(&name), How::Read).map_err(OpenError::io(&name))?;
-            let read = read_full(&file, 0, &mut bytes).map_err(OpenError::io(&name))?;
-            match format::decode_file_header(kind, number, &bytes[..read]) {
-                Header::Good(salt) => self.salt = salt,
-                Header::Newer(found) => return Err(OpenError::Newer { found, known: VERSION }),
-                Header::Bad if kind == FileKind::Journal => {
-                    self.report(name, 0, FILE_HEADER as u64, What::Header, None);
-                }
-                Header::Bad => bad.push(number),
-            }
-        }
-        Ok(bad)
-    }
-
-    /// Reads the journal: who is live, and where.
-    fn replay<D: Disk>(
-        &mut self,
-        disk: &D,
-        number: u32,
-        length: u64,
-        clean: Option<(u32, u64)>,
-        power_loss: bool,
-    ) -> Result<(), OpenError> {
-        let name = journal::name(number);
-        let file = disk.open(Path::new(&name), How::Read).map_err(OpenError::io(&name))?;
-        let seed = format::seed(FileKind::Journal, number, &self.salt);
-        let mut entries = Entries::new(&file, seed, FILE_HEADER as u64, length, &[]);
-        let (mut end, mut snapshot_ended) = (length.max(FILE_HEADER as u64), false);
-        while let Some(item) = entries.item().map_err(OpenError::io(&name))? {
-            match item {
-                Item::Entry { entry: Entry::SnapshotEnd, .. } => snapshot_ended = true,
-                Item::Entry { entry, .. } => self.apply(&entry),
-                Item::Bad { from, to } => {
-                    let torn = snapshot_ended
-                        && match power_loss {
-                            true => !synced_after(&file, seed, from, to, length)
-                                .map_err(OpenError::io(&name))?,
-                            false => to == length && clean.is_none(),
-                        };
-                    if torn {
-                        // It was never promised, and nothing behind it was.
-                        end = from;
-                        break;
-                    }
-                    self.report(name.clone(), from, to - from, What::Journal, None);
-                    self.doubtful = true;
-                    self.full |= !snapshot_ended;
-                    if self.scan_from.is_none() {
-                        self.scan_from = Some(self.known.clone());
-                    }
-                }
-            }
-        }
-        if !snapshot_ended {
-            if self.damage.iter().all(|damage| damage.what != What::Journal) {
-                self.report(name, end, 0, What::Journal, None);
-            }
-            (self.full, self.doubtful) = (true, true);
-        }
-        self.journal = Some((number, length, end));
-        self.slots.chain();
-        Ok(())
-    }
-
-    fn apply(&mut self, entry: &Entry<'_>) {
-        match entry {
-            Entry::Put { seq, index, place, key, body_len, .. } => {
-                self.know(place.segment, place.end());
-                self.seq = *seq;
-                let live = Live { key: *key, place: *place, seq: *seq };
-                if !self.slots.put(*index, live) {
-                    return;
-                }
-                if place.external {
-                    let inline = u64::from(place.length - place.body_at);
-                    self.externals.insert(*index, body_len.saturating_sub(inline));
-                } else {
-                    self.externals.remove(index);
-                }
-            }
-            Entry::Gone { index, segment, offset } => {
-                let live = self.slots.at(*index).map(|live| live.place);
-                if live.is_some_and(|place| (place.segment, place.offset) == (*segment, *offset)) {
-                    self.slots.clear(*index);
-                    self.externals.remove(index);
-                }
-            }
-            Entry::Move { index, segment, offset, length } => {
-                self.know(*segment, u64::from(*offset) + u64::from(*length));
-                let live = self.slots.at(*index).filter(|live| live.place.length == *length);
-                if let Some(live) = live.filter(|_| *segment != 0) {
-                    let place = Place { segment: *segment, offset: *offset, ..live.place };
-                    self.slots.set_place(*index, place);
-                }
-            }
-            Entry::Value { key, value: Some(value) } => {
-                self.values.insert(key.to_vec(), value.to_vec());
-            }
-            Entry::Value { key, value: None } => {
-                self.values.remove(*key);
-            }
-            Entry::Segment { number, end } => self.know(*number, *end),
-            Entry::Synced { .. } | Entry::SnapshotEnd => {}
-        }
-    }
-
-    fn know(&mut self, segment: u32, end: u64) {
-        let known = self.known.entry(segment).or_default();
-        *known = (*known).max(end);
-    }
-
-    /// Reads the segments beyond what the journal knows.
-    fn scan<D: Disk>(&mut self, disk: &D, power_loss: bool) -> Result<(), OpenError> {
-        let live: HashSet<(u32, u32)> = if self.doubtful {
-            self.slots.iter().map(|(_, live)| (live.place.segment, live.place.offset)).collect()
-        } else {
-            // What is beyond the journal's knowledge is no live message's.
-            HashSet::new()
-        };
-        let gone = if self.doubtful { self.gone(disk)? } else { HashSet::new() };
-        for (number, length) in self.segments.clone() {
-            let from = match &self.scan_from {
-                _ if self.full => 0,
-                Some(from) => from.get(&number).copied().unwrap_or(0),
-                None => self.known.get(&number).copied().unwrap_or(0),
-            };
-            if from.max(FILE_HEADER as u64) >= length {
-                continue;
-            }
-            self.scanned.push(number);
-            let name = segment::name(number);
-            let file = disk.open(Path::new(&name), How::Read).map_err(OpenError::io(&name))?;
-            let seed = format::seed(FileKind::Segment, number, &self.salt);
-            let pieces = segment::scan(&file, seed, from, length).map_err(OpenError::io(&name))?;
-            let last = pieces.iter().rev().find_map(|piece| match piece {
-                Piece::Record { at, header } => Some((*at, header.batch)),
-                Piece::Bad { .. } => None,
-            });
-            for piece in pieces {
-                match piece {
-                    Piece::Record { at, header } => {
-                        let Some(place) = segment::place(number, at, &header) else { continue };
-                        let here = (number, place.offset);
-                        if !live.contains(&here) && !gone.contains(&here) {
-                            self.found.push((place, header));
-                        }
-                    }
-                    Piece::Bad { from, to, key } => {
-                        // A batch that was cut short was never promised. Only when power was
-                        // lost can some of its later bytes be there and earlier ones not.
-                        let known = self.known.get(&number).is_some_and(|known| from < *known);
-                        let followed = last.is_some_and(|(at, batch)| {
-                            at > from && (!power_loss || u64::from(batch) > from)
-                        });
-                        if followed || known {
-                            self.report(name.clone(), from, to - from, What::Record, key);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Where messages lay that the journal says were removed.
-    fn gone<D: Disk>(&self, disk: &D) -> Result<HashSet<(u32, u32)>, OpenError> {
-        let mut gone = HashSet::new();
-        let Some((number, _, end)) = self.journal else { return Ok(gone) };
-        let name = journal::name(number);
-        let file = disk.open(Path::new(&name), How::Read).map_err(OpenError::io(&name))?;
-        let seed = format::seed(FileKind::Journal, number, &self.salt);
-        let mut entries = Entries::new(&file, seed, FILE_HEADER as u64, end, &[]);
-        while let Some(item) = entries.item().map_err(OpenError::io(&name))? {
-            if let Item::Entry { entry: Entry::Gone { segment, offset, .. }, .. } = item {
-                gone.insert((segment, offset));
-            }
-        }
-        Ok(gone)
-    }
-
-    /// Live messages whose record or body cannot be there any more.
-    fn check_places<D: Disk>(&mut self, disk: &D) -> Result<(), OpenError> {
-        let bodies: BTreeMap<String, u64> =
-            disk.list(Path::new(BODIES)).or_else(no_directory)?.into_iter().collect();
-        let mut lost = Vec::new();
-        for (index, live) in self.slots.iter() {
-            let place = live.place;
-            let length = self.segments.get(&place.segment).copied();
-            if length.is_none_or(|length| length < place.end()) {
-                lost.push((index, live, What::Missing));
-            } else if place.external {
-                let found = bodies.get(&format::hex(&live.key));
-                if found != self.externals.get(&index) {
-                    lost.push((index, live, What::Body));
-                }
-            }
-        }
-        for (index, live, what) in lost {
-            let place = live.place;
-            let (file, offset, length) = match what {
-                What::Body => (segment::body_name(&live.key), 0, 0),
-                _ => {
-                    (segment::name(place.segment), u64::from(place.offset), u64::from(place.length))
-                }
-            };
-            self.report(file, offset, length, what, Some(live.key));
-            self.lost.push(index);
-        }
-        Ok(())
-    }
-
-    /// A record that was found may be a copy of a message that is live.
-    fn match_found(&mut self) {
-        let mut by_key: BTreeMap<format::MessageKey, (Place, RecordHeader)> = BTreeMap::new();
-        for (place, header) in self.found.drain(..) {
-            // Of two copies the first one is as good as the second.
-            by_key.entry(header.key).or_insert((place, header));
-        }
-        if by_key.is_empty() {
-            return;
-        }
-        for (index, live) in self.slots.iter() {
-            let Some((place, _)) = by_key.remove(&live.key) else { continue };
-            if let Some(at) = self.lost.iter().position(|lost| *lost == index) {
-                let missing =
-                    |damage: &Damage| damage.what == What::Missing && damage.key == Some(live.key);
-                if self.damage.iter().any(missing) {
-                    self.lost.swap_remove(at);
-                    self.damage.retain(|damage| !missing(damage));
-                    self.moved.push((index, place));
-                }
-            }
-        }
-        for (index, place) in &self.moved {
-            self.slots.set_place(*index, *place);
-        }
-        self.found = by_key.into_values().collect();
-        self.found.sort_unstable_by_key(|(place, _)| (place.segment, place.offset));
-    }
-}
-
-/// Whether something behind these bytes says that they were synced.
-fn synced_after<F: DiskFile>(
-    file: &F,
-    seed: u32,
-    from: u64,
-    to: u64,
-    length: u64,
-) -> std::io::Result<bool> {
-    let mut entries = Entries::new(file, seed, to, length, &[]);
-    while let Some(item) = entries.item()? {
-        if let Item::Entry { entry: Entry::Synced { end }, .. } = item
-            && end > from
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn no_directory(error: std::io::Error) -> Result<Vec<(String, u64)>, OpenError> {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => Err(OpenError::io(BODIES)(error)),
-    }
-}
 
 /// What `Store::open` does.
 pub(crate) fn open<D: Disk>(
@@ -457,11 +76,13 @@ impl Opening {
     ) -> Result<(Store<D>, Vec<Damage>), OpenError> {
         let Self { mut image, files, options } = self;
         let journal = ready_journal(&disk, &image, &files)?;
-        // What a killed process wrote may still be on its way to the disk.
-        for number in &image.scanned {
+        for (number, from) in &image.scanned {
             let name = segment::name(*number);
-            let file = disk.open(Path::new(&name), How::Read).map_err(OpenError::io(&name))?;
-            file.sync().map_err(OpenError::io(&name))?;
+            let length = image.segments.get(number).copied().unwrap_or(0);
+            let file = disk.open(Path::new(&name), How::Write).map_err(OpenError::io(&name))?;
+            // After damage all of the segments were read; their bytes are old ones.
+            let from = if image.full { length } else { *from };
+            make_durable(&file, FILE_HEADER as u64, from, length).map_err(OpenError::io(&name))?;
         }
         disk.sync_dir(Path::new(BODIES)).map_err(OpenError::io(BODIES))?;
         let stale = files.iter().filter(|(name, _)| {
@@ -505,6 +126,7 @@ impl Opening {
             next_seq: image.seq,
             externals: std::mem::take(&mut image.externals),
             doomed: Vec::new(),
+            refused: Vec::new(),
             bodies_bytes: 0,
             live_bytes: 0,
             put_bytes: 0,
@@ -537,11 +159,31 @@ fn ready_journal<D: Disk>(
     if end < length {
         file.truncate(end).map_err(OpenError::io(&name))?;
     }
-    file.sync().map_err(OpenError::io(&name))?;
+    let from = image.synced.min(end);
+    make_durable(&file, FILE_HEADER as u64, from, end).map_err(OpenError::io(&name))?;
     let seed = format::seed(FileKind::Journal, number, &image.salt);
     let mut journal = Journal::new(number, file, seed, end);
     journal.broken = image.doubtful || image.damage.iter().any(|damage| damage.file == name);
     Ok(journal)
+}
+
+/// What a killed process wrote is in the page cache. It may still be on its way to the disk, or,
+/// after a sync that failed, never go there although the cache calls it clean: so it is written
+/// again, the same bytes in the same place. The first `header` bytes too.
+fn make_durable(file: &impl DiskFile, header: u64, from: u64, to: u64) -> std::io::Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    for (mut at, to) in [(0, header.min(to)), (from, to)] {
+        while at < to {
+            let take = usize::try_from(to - at).unwrap_or(buffer.len()).min(buffer.len());
+            let read = read_full(file, at, &mut buffer[..take])?;
+            if read == 0 {
+                break;
+            }
+            write_all(file, at, &mut [IoSlice::new(&buffer[..read])])?;
+            at += read as u64;
+        }
+    }
+    file.sync()
 }
 
 fn new_journal<D: Disk>(
@@ -603,7 +245,7 @@ fn write_down<D: Disk>(
             each(Recovered { handle, key, state: &state, body_len, doubtful });
         }
     }
-    for number in &image.scanned {
+    for (number, _) in &image.scanned {
         let end = store.segments.get(number).map_or(0, |info| info.known);
         Entry::Segment { number: *number, end }.encode(seed, &mut entries);
     }

@@ -117,7 +117,7 @@ pub enum NewBody {
     /// refused as [`StoreError::Full`] by quota or reserve, the file is left where it is; after
     /// any other error it may be gone.
     File {
-        /// The file.
+        /// The file: absolute, or from the store's directory.
         path: PathBuf,
         /// Bytes in front of the file's.
         head: Vec<u8>,
@@ -255,6 +255,9 @@ pub struct Store<D: Disk> {
     pub(crate) externals: HashMap<u32, u64>,
     /// Bodies of removed messages; their files go when the removal is durable.
     pub(crate) doomed: Vec<(MessageKey, u64)>,
+    /// Bodies of messages that were refused after their file was taken. They stay until `owed` is
+    /// durable: before, an opening may find their records.
+    pub(crate) refused: Vec<(MessageKey, u64)>,
     pub(crate) bodies_bytes: u64,
     pub(crate) live_bytes: u64,
     /// Of all state entries of this journal, for an estimate of what a snapshot would have.

@@ -6,8 +6,9 @@ use crate::{
     attempts,
     disk::Disk,
     error::{Damage, OpenError, ReadError, What},
+    load::load,
     reader::{self, Shared},
-    recover::{load, lock_error, read_clean},
+    recover::{lock_error, read_clean},
     slab::Slab,
     store::LOCK,
 };

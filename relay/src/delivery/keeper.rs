@@ -7,7 +7,12 @@ use tokio::time::Instant;
 
 use super::{Delivery, Failure, load, millis, unreadable};
 use crate::{
-    config::Config, event::Event, plan::Timestamp, queue::Taken, relay::Relay, scheduler::Pace,
+    config::Config,
+    event::Event,
+    plan::{Timestamp, Wave},
+    queue::Taken,
+    relay::Relay,
+    scheduler::{Pace, Wait},
 };
 
 /// The longest sleep: clocks step, and accounts are written down this often.
@@ -18,8 +23,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Runs until the relay stops.
 pub async fn keep(relay: Arc<Relay>) {
     let mut looked = Instant::now();
+    let mut seen = relay.waves.now();
     while !relay.is_stopping() {
         release(&relay);
+        seen = phases_changed(&relay, seen);
         relay.queue.save_accounts();
         if looked.elapsed() >= MINUTE {
             looked = Instant::now();
@@ -52,7 +59,29 @@ fn release(relay: &Relay) {
     }
 }
 
-fn pace(config: &Config) -> Pace {
+/// Has everybody asked again who waits until something changes, if a phase has changed since
+/// `seen`. Mail of no instance may be held because of another's window.
+fn phases_changed(relay: &Relay, seen: Timestamp) -> Timestamp {
+    let now = relay.waves.now();
+    if boundaries(relay).any(|time| time > seen && time <= now) {
+        relay.queue.wake(&Wait::Change);
+    }
+    now
+}
+
+/// The times at which the clock changes a phase.
+fn boundaries(relay: &Relay) -> impl Iterator<Item = Timestamp> {
+    let plan = Arc::clone(&relay.waves.current().plan);
+    let lead = plan.freeze_lead_ms;
+    let of = move |wave: &Wave| {
+        let window = &wave.window;
+        [window.opens.saturating_sub_ms(lead), window.opens, window.closes]
+    };
+    plan.waves.iter().flat_map(of).collect::<Vec<_>>().into_iter()
+}
+
+/// How fast what was held is let out.
+pub(crate) fn pace(config: &Config) -> Pace {
     let rate = config.spool.release_rate;
     Pace {
         rate: rate.and_then(std::num::NonZeroU32::new),
@@ -61,15 +90,10 @@ fn pace(config: &Config) -> Pace {
     }
 }
 
-/// How long until the next window ends that somebody waits for.
+/// How long until the next phase changes.
 fn until_next(relay: &Relay) -> Duration {
     let now = relay.waves.now();
-    let plan = relay.waves.current();
-    let closes = |name: &str| -> Option<Timestamp> {
-        let wave = plan.plan.wave(plan.index_of(name)?)?;
-        (wave.window.closes > now).then_some(wave.window.closes)
-    };
-    let next = relay.queue.phases().iter().filter_map(|(_, name)| closes(name)).min();
+    let next = boundaries(relay).filter(|time| *time > now).min();
     let pause = next.map_or(TICK, |next| Duration::from_millis(next.0 - now.0));
     pause.min(TICK)
 }
@@ -89,6 +113,16 @@ fn expire(relay: &Arc<Relay>) {
 }
 
 async fn give_up(relay: Arc<Relay>, taken: Taken) {
+    let last = taken.progress.last.clone();
+    fail_all(relay, taken, |recipient| Failure::expired(recipient, last.clone())).await;
+}
+
+/// An operator gives a message up that is in flight for this: its sender is told.
+pub(crate) async fn bounce(relay: Arc<Relay>, taken: Taken, reason: &str) {
+    fail_all(relay, taken, |recipient| Failure::removed(recipient, reason)).await;
+}
+
+async fn fail_all(relay: Arc<Relay>, taken: Taken, failure: impl Fn(u32) -> Failure) {
     let (message, envelope) = match load(&relay, &taken).await {
         Ok(loaded) => loaded,
         Err(error) => return unreadable(&relay, taken, &error),
@@ -99,8 +133,7 @@ async fn give_up(relay: Arc<Relay>, taken: Taken) {
     let upstreams = &delivery.generation.upstreams;
     let upstream = name.and_then(|name| upstreams.get(name.as_str()));
     if let Some(upstream) = upstream.or_else(|| upstreams.values().next()).cloned() {
-        let over = delivery.pending().into_iter().map(|i| Failure::expired(i, last.clone()));
-        let over = over.collect();
+        let over = delivery.pending().into_iter().map(failure).collect();
         delivery.fail(&upstream, over);
     }
     delivery.settle(taken).await;

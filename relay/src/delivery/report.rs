@@ -10,11 +10,11 @@ use crate::{
     envelope::{Envelope, LastWord, Progress},
     event::End,
     gate::relay_reply,
-    handoff::{Message, Parcel},
     message::MessageId,
     notification::{
         self, Notification, Original, Outcome, Recipient, Remote, Survey, Terms, Transport,
     },
+    parcel::{Message, Parcel},
     plan::Timestamp,
     queue::NewMessage,
     relay::Relay,
@@ -59,7 +59,7 @@ impl Failure {
         Self { recipient, why: Why::Expired(last) }
     }
 
-    /// Taken out by an operator.
+    /// Taken out by an operator, who wants the sender to hear of it.
     pub fn removed(recipient: u32, reason: &str) -> Self {
         Self { recipient, why: Why::Removed(reason.to_owned()) }
     }
@@ -67,9 +67,9 @@ impl Failure {
     /// How the recipient ends.
     pub fn end(&self) -> End {
         match self.why {
-            Why::Refused(_) | Why::Own(_) => End::Bounced,
+            // One that an operator removes without a word never comes here.
+            Why::Refused(_) | Why::Own(_) | Why::Removed(_) => End::Bounced,
             Why::Expired(_) => End::Expired,
-            Why::Removed(_) => End::Removed,
         }
     }
 

@@ -41,8 +41,8 @@ pub async fn serve(relay: Arc<Relay>) {
     }
 }
 
-/// Somebody waits for this: a line is served from now on, if it is not yet; all else comes by
-/// itself. Whoever puts a message into a line has to call it.
+/// Somebody stands in this line: it is served from now on, if it is one that is served and is not
+/// yet.
 pub fn line(relay: &Arc<Relay>, line: Wait) {
     match &line {
         Wait::Upstream(name) => {
@@ -57,6 +57,7 @@ pub fn line(relay: &Arc<Relay>, line: Wait) {
                 tokio::spawn(serve_limit(Arc::clone(relay), line));
             }
         }
+        // All else is woken by what it waits for.
         _ => {}
     }
 }

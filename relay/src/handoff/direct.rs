@@ -7,12 +7,9 @@ use std::{future::Future, pin::Pin, sync::Arc, task::Poll};
 
 use wavegate_smtp::{Enhanced, Reply, Settled};
 
-use super::{
-    Incoming, Told,
-    attempt::{self, End, Job, Patience},
-    no_spool, taken,
-};
+use super::{Incoming, Told, no_spool, taken};
 use crate::{
+    attempt::{self, End, Job, Patience},
     config::{Deferred, Handoff},
     delivery::{self, Failure, Report},
     envelope::{LastWord, Progress},
@@ -116,10 +113,9 @@ impl Incoming<'_> {
                 Told::of_all(recipients, unsupported.reply().clone(), Outcome::Refused)
             }
             // A window came between the gate and the upstream.
-            End::Held(blocked) => {
-                let instance = self.instance.as_ref().map_or("", |instance| instance.name());
-                let reason = format!("instance {instance} is {}", blocked.phase);
-                self.hold(None, &reason).await
+            End::Held(_) => {
+                let (progress, wait) = (self.progress(), self.frozen());
+                self.spool(progress, wait.unwrap_or(Wait::Turn), None).await
             }
             End::InDoubt(error) => {
                 self.relay.emit(&Event::InDoubt {
@@ -160,8 +156,10 @@ impl Incoming<'_> {
     async fn settled(self, upstream: &Upstream, settled: Settled) -> Told {
         let all = Sorted::new(&settled, self.message.parcel.recipients.len());
         let instance = self.instance_name();
+        let recipients = &self.message.parcel.recipients;
+        let asked = recipients.iter().any(|rcpt| rcpt.notify.is_some_and(|notify| notify.success));
         self.relay.queue.note_direct(instance, all.delivered.len() as u64);
-        if !all.delivered.is_empty() {
+        if asked && !all.delivered.is_empty() {
             let report = Report { relay: self.relay, instance, message: &self.message };
             report.relayed(upstream, &self.envelope(), &settled.reply, &all.delivered).await;
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use wavegate_spool::{Disk, OpenError, Options, Recovered};
+use wavegate_spool::{Disk, Op, OpenError, Options, Recovered};
 
 use super::{ALL_HELD, Account, Queue, State};
 use crate::{
@@ -67,7 +67,7 @@ impl Queue {
         }
     }
 
-    /// Opens the queue on a disk of simulations, which is written at once.
+    /// Opens the queue on a disk of simulations, which is written at once (`Spool::open_at_once`).
     pub fn open_on<D: Disk>(
         disk: D,
         options: Options,
@@ -75,7 +75,7 @@ impl Queue {
         workers: usize,
     ) -> Result<OpenedQueue, OpenError> {
         let mut recovery = Recovery::new(clock.now());
-        let opened = Spool::open_on(disk, options, |one| recovery.message(&one))?;
+        let opened = Spool::open_at_once(disk, options, |one| recovery.message(&one))?;
         Ok(recovery.finish(opened, clock, workers))
     }
 }
@@ -95,7 +95,7 @@ impl Recovery {
             cached: HashMap::new(),
             notes: HashMap::new(),
             doubtful: Vec::new(),
-            accounts: HashMap::new(),
+            accounts: BTreeMap::new(),
             all_held: None,
             servers: BTreeMap::new(),
         };
@@ -166,6 +166,18 @@ impl Recovery {
             let held = matches!(&view.state, scheduler::State::Waiting(wait) if wait.is_hold());
             (interrupted.contains(&entry.id) || (lost && !held)).then_some(slot)
         }));
+        let ops: Vec<Op> = state
+            .scheduler
+            .entries()
+            .filter(|(_, entry, _)| interrupted.contains(&entry.id))
+            .map(|(slot, ..)| slot)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|slot| state.in_doubt(slot))
+            .collect();
+        if !interrupted.is_empty() {
+            spool.forget_interrupted(ops);
+        }
         for slot in &doubtful {
             let index = *slot as usize;
             if state.doubtful.len() <= index {

@@ -7,7 +7,7 @@ use wavegate_smtp::{BodyFacts, Enhanced, Mail, Rcpt, Reply};
 
 use crate::{
     body::{BodyError, BodyStore, BodyWriter},
-    handoff::Parcel,
+    parcel::Parcel,
 };
 
 static NO_ROOM: Reply = Reply::fixed(452, Enhanced(4, 3, 1), "no room for this message now");

@@ -216,6 +216,15 @@ impl Log {
             Event::Reloaded { generation } => {
                 tracing::info!(generation, "a new generation is in force");
             }
+            Event::Operator { action, reason, selection, messages, recipients, refused, ids } => {
+                let (reason, selection) = (Clean(reason), Clean(selection));
+                let ids: Vec<&str> = ids.iter().map(MessageId::as_str).collect();
+                let ids = ids.join(" ");
+                tracing::warn!(
+                    action, %reason, %selection, messages, recipients, refused, ids,
+                    "an operator changed the queue"
+                );
+            }
             Event::ReloadRefused { error } => {
                 // Several lines are wanted here: one an error. The words are those of files.
                 for line in error.lines() {

@@ -252,9 +252,8 @@ impl Upstream {
     pub fn report_time(&self, time: Duration) {
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX >> 8).min(u64::MAX >> 8);
         let old = self.stats.pace.load(Ordering::Relaxed);
-        // The first one counts for itself; later ones for an eighth.
-        let new = if old == 0 { time } else { (old * 7 + time) / 8 };
-        self.stats.pace.store(new, Ordering::Relaxed);
+        // Each counts for an eighth, the first too: one hiccup makes no upstream slow.
+        self.stats.pace.store((old * 7 + time) / 8, Ordering::Relaxed);
     }
 
     /// Whether hand-offs take longer than a client should wait (`direct_budget`).

@@ -18,6 +18,7 @@ use std::{
 use tokio::time::Instant;
 use wavegate::{
     config::{self, Config},
+    delivery,
     event::{Event, Observer},
     generation::{self, Surroundings},
     plan::Timestamp,
@@ -29,7 +30,7 @@ use wavegate::{
 };
 
 pub use sender::Sender;
-pub use sink::{Act, Point, Sink};
+pub use sink::{Act, Arrived, Point, Sink, What};
 
 /// Every simulation starts here: 2026-01-20T05:00:00Z.
 pub const START: Timestamp = Timestamp(1_768_885_200_000);
@@ -69,7 +70,7 @@ impl Log {
 }
 
 /// Compiled code that all tests of a file share.
-fn cache() -> &'static Path {
+pub fn cache() -> &'static Path {
     static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
     CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
 }
@@ -140,6 +141,7 @@ impl Setup {
         let queue = Queue::in_memory(Arc::clone(&world.clock));
         let around = Surroundings { world, host, observer, spill, queue, known: &HashMap::new() };
         let relay = generation::assemble(read(spill), around).unwrap();
+        deliver_spooled(&relay);
         Sim { relay, network, log, begun, directory }
     }
 
@@ -158,7 +160,20 @@ impl Setup {
     }
 }
 
-fn read(directory: &Path) -> Config {
+/// What a worker runs beside its sessions, and what the thread of the spool does once a second.
+pub fn deliver_spooled(relay: &Arc<Relay>) {
+    tokio::spawn(delivery::serve(Arc::clone(relay)));
+    tokio::spawn(delivery::keeper::keep(Arc::clone(relay)));
+    let relay = Arc::clone(relay);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            relay.queue.spool().tend();
+        }
+    });
+}
+
+pub fn read(directory: &Path) -> Config {
     config::read(&directory.join("relay.toml")).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
@@ -203,6 +218,11 @@ impl Sim {
         let world = &self.relay.world;
         let known = HashMap::new();
         self.relay.replace(generation::build(world, config, policies, Some(&current), &known));
+    }
+
+    /// Messages in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.relay.queue.spool().usage().messages
     }
 
     /// What of an instance is in flight: not committed, in doubt, and whether its barrier is

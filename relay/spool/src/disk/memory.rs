@@ -13,10 +13,11 @@ use std::{
 
 use super::{Disk, DiskFile, How, LockError};
 
-/// What is written or lost together, at best.
-const PAGE: usize = 4096;
-/// What is never torn.
-const SECTOR: usize = 512;
+/// What is written or lost together, at best. Smaller than a real page: in small files a large one
+/// would be written again, with all that is in it, soon after any sync that failed.
+const PAGE: usize = 256;
+/// What is never torn. Smaller than a real one, for the same reason.
+const SECTOR: usize = 64;
 
 /// A store's directory in memory. Clones are the same directory.
 #[derive(Debug, Clone, Default)]

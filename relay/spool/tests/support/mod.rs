@@ -61,11 +61,13 @@ pub struct Message {
     pub removal_synced: bool,
 }
 
+/// All that a value ever was, the last of these that was completed, and the last durable one.
+pub type Value = (Vec<Option<Vec<u8>>>, usize, usize);
+
 #[derive(Debug, Clone, Default)]
 pub struct Truth {
     pub messages: BTreeMap<MessageKey, Message>,
-    /// All that a value ever was, with the same two marks.
-    pub values: BTreeMap<Vec<u8>, (Vec<Option<Vec<u8>>>, usize, usize)>,
+    pub values: BTreeMap<Vec<u8>, Value>,
 }
 
 /// What an opening found.
@@ -384,6 +386,12 @@ impl Run {
             let (envelope, body) = read(&reader, *handle).unwrap();
             assert_eq!((&envelope, &body), (&message.envelope, &message.body));
         }
+    }
+
+    /// The store; another one, of no use, is left in its place.
+    pub fn take_store(&mut self) -> Store<Faulty> {
+        let (other, _) = open(FaultyDisk::new(MemoryDisk::new()), options()).unwrap();
+        std::mem::replace(&mut self.store, other.store)
     }
 
     /// Opens what is on another disk in place of this store.

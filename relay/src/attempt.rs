@@ -5,16 +5,18 @@
 //! freely. *In doubt*: it is written, and no reply has come; nothing may be tried again.
 //! *Settled*: the upstream has replied.
 
+mod write;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use wavegate_smtp::{BodyShape, ClientEvent, Reply, Settled, Unsupported, client::Stage};
 
-use super::{Message, body};
 use crate::{
     decision::AttemptOutcome,
     event::Event,
     limits::{Charge, LimitError, Permit},
+    parcel::Message,
     relay::{Generation, Relay, with_policies},
     spool::Mark,
     upstream::{
@@ -279,7 +281,9 @@ impl Job {
                     let waves = &self.relay.waves;
                     let mut look = Look { waves, attempt, message: &self.message };
                     let time = config.reply_timeout;
-                    match body::write(connection, form, head, &parcel.body, &mut look, time).await {
+                    match write::message(connection, form, head, &parcel.body, &mut look, time)
+                        .await
+                    {
                         Ok(()) => {
                             connection.client().body_sent();
                             patience = config.final_timeout;
