@@ -13,19 +13,22 @@ enum Late {
     Close,
 }
 
+/// Senders, each with the content that came.
+type Contents = Vec<(String, Vec<u8>)>;
+
 /// An upstream whose first message waits for its reply; it takes all others at once.
 struct Slow {
     script: Script,
     reached: mpsc::Receiver<()>,
     go: mpsc::Sender<()>,
-    contents: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    contents: Arc<Mutex<Contents>>,
 }
 
 impl Slow {
     fn start(late: Late) -> Self {
         let (reach, reached) = mpsc::channel();
         let (go, wait) = mpsc::channel();
-        let contents = Arc::new(Mutex::new(Vec::new()));
+        let contents = Arc::new(Mutex::new(Contents::new()));
         let taken = Arc::clone(&contents);
         let wait = Mutex::new(Some(wait));
         let script = Script::start(move |_, peer| {
@@ -46,7 +49,7 @@ type Wait = Mutex<Option<mpsc::Receiver<()>>>;
 
 fn serve(
     peer: &mut Peer,
-    taken: &Mutex<Vec<(String, Vec<u8>)>>,
+    taken: &Mutex<Contents>,
     reach: &mpsc::Sender<()>,
     wait: &Wait,
     late: Late,

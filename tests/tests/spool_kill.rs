@@ -11,7 +11,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use wavegate_tests::harness::{Client, Config, Relay, assert_promise, faults_of, recording, until};
+use wavegate_tests::harness::{
+    Client, Config, Relay, Watch, assert_promise, faults_of, recording, until,
+};
 use wavegate_tests::sink::SinkHandle;
 
 /// Sessions at a time.
@@ -93,6 +95,7 @@ fn config(sink: &SinkHandle, handoff: &str) -> String {
 /// One round: load from many sessions, and in the middle of it the end.
 fn round(relay: &mut Relay, told: &Told, number: u64, seeded: &mut Seeded) {
     let clients: Vec<_> = (0..SESSIONS).map(|_| relay.hello()).collect();
+    let watch = Watch::over(relay, None);
     let before = told.replies.load(Ordering::SeqCst);
     let enough = before + 1 + seeded.below(150);
     let jitter = Duration::from_micros(seeded.below(3000));
@@ -110,6 +113,7 @@ fn round(relay: &mut Relay, told: &Told, number: u64, seeded: &mut Seeded) {
         std::thread::sleep(jitter);
         relay.crash();
     });
+    watch.end();
 }
 
 /// What arrived: for each name its ids, one for each arrival.

@@ -233,14 +233,19 @@ fn bounces_can_be_events_only() {
 #[ignore = "a minute: what stands in line is looked at that often"]
 fn what_stands_in_line_for_an_upstream_that_is_down_expires_too() {
     let (down, sink) = (Closed::new(), recording());
-    let config =
-        half_down(&down, &sink, "").to_string().replace("eject_after = 1000", "eject_after = 1");
+    // Nobody serves the line meanwhile: the target is not tried again.
+    let ejected = "eject_after = 1\neject_for = \"1h\"\neject_max = \"1h\"";
+    let config = half_down(&down, &sink, "").to_string().replace("eject_after = 1000", ejected);
     let relay = Relay::start_with(&config, &[]);
     let watch = Watch::over(&relay, None);
-    let reply = send(&mut relay.hello(), &format!("<{SENDER}>"), &["<a@down.example>"]);
-    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
-    assert!(sink.wait_messages(1, 6 * PATIENCE), "no bounce");
+    let mut client = relay.hello();
+    // The first one finds out; the others stand in line from the beginning.
+    for recipient in ["<a@down.example>", "<b@down.example>", "<c@down.example>"] {
+        let reply = send(&mut client, &format!("<{SENDER}>"), &[recipient]);
+        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    }
+    assert!(sink.wait_messages(3, 6 * PATIENCE), "{:?}", sink.counts());
     settled(&relay);
-    assert!(text(&sink.messages()[0]).contains("Status: 4.4.7"));
-    watch.finish();
+    assert!(sink.messages().iter().all(|bounce| text(bounce).contains("Status: 4.4.7")));
+    assert_eq!(watch.finish().sum("recipients_ended_total", &["\"expired\""]), 3.0);
 }

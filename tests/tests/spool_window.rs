@@ -24,7 +24,9 @@ fn plan(opens: u64, closes: u64) -> String {
 fn config(legacy: &SinkHandle, cloud: &SinkHandle, spool: &str) -> String {
     let lines = "extensions = []\nconnections = 1\ndirect_budget = \"20s\"";
     Config::default()
-        .relay("plan = \"waves.toml\"\nreceived = false")
+        .relay("plan = \"waves.toml\"\nreceived = false\nworkers = 1")
+        // One after the other: attempts at once may overtake each other.
+        .limits("spool_attempts = 1")
         .and_upstream("legacy", &[legacy.addr()], lines)
         .and_upstream("cloud", &[cloud.addr()], lines)
         .section("[migration]\nbefore = \"legacy\"\nafter = \"cloud\"\n")

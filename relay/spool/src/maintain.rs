@@ -8,7 +8,7 @@ use crate::{
     format::{Entry, FILE_HEADER, Place, RecordHeader, crc},
     journal, segment,
     slab::{Handle, Live},
-    store::{DAMAGED, Op, Options, Store},
+    store::{DAMAGED, Info, Op, Options, Store},
 };
 
 /// A segment with less than this live, in hundredths, is copied.
@@ -61,11 +61,8 @@ impl<D: Disk> Store<D> {
         let Some(number) = self.current.as_ref().map(|current| current.number) else {
             return Ok(());
         };
-        let dead = self.segments.get(&number).is_some_and(|info| {
-            info.length > FILE_HEADER as u64
-                && info.live_bytes * 100 < info.length * MOSTLY_DEAD_FULL
-        });
-        if dead {
+        let info = self.segments.get(&number);
+        if info.is_some_and(|info| is_dead(info, MOSTLY_DEAD_FULL)) {
             self.flush_journal()?;
             self.current = None;
         }
@@ -156,7 +153,7 @@ impl<D: Disk> Store<D> {
             .iter()
             .take(older)
             .filter(|(number, info)| Some(**number) != current && !info.stuck)
-            .filter(|(_, info)| info.live_bytes * 100 < info.length * threshold)
+            .filter(|(_, info)| is_dead(info, threshold))
             .min_by_key(|(_, info)| info.live_bytes)?;
         let slots = self.shared.slots();
         let inside = slots.iter().filter(|(_, live)| live.place.segment == *segment);
@@ -243,6 +240,13 @@ impl<D: Disk> Store<D> {
         }
         Ok(())
     }
+}
+
+/// Whether less than so many hundredths of a segment's records are live. Its header does not count:
+/// a copy of what is live must not be worth copying again.
+fn is_dead(info: &Info, threshold: u64) -> bool {
+    let records = info.length.saturating_sub(FILE_HEADER as u64);
+    info.live_bytes * 100 < records * threshold
 }
 
 /// Envelope, state and inline body of a whole record.

@@ -133,6 +133,30 @@ fn the_reserve_and_one_past_it() {
     handle(one(&mut store, accept(2, 500)));
 }
 
+/// A store that is drained makes room also where all was in the segment that is written, and
+/// housekeeping comes to an end with what is left.
+#[test]
+fn the_segment_that_is_written_makes_room_too() {
+    let options = Options { segment_bytes: 1 << 20, journal_bytes: 1 << 20, ..options() };
+    let (Opened { mut store, .. }, _) = open(MemoryDisk::new(), options).unwrap();
+    store.resize(store.usage().disk_bytes + 10_000, 0);
+    let mut taken = Vec::new();
+    for number in 0..200 {
+        let Ok(Done::Accepted(handle, _)) = one(&mut store, accept(number, 50)) else { break };
+        taken.push(handle);
+    }
+    assert!((10..200).contains(&taken.len()), "{} fill it", taken.len());
+    let kept = taken.pop().unwrap();
+    for handle in taken {
+        assert!(one(&mut store, Op::Remove { handle }).is_ok());
+    }
+    let steps = (0..100).take_while(|_| store.maintain().unwrap()).count();
+    assert!(steps < 10, "a small message is copied again and again");
+    assert!(one(&mut store, accept(200, 1000)).is_ok());
+    let (_, body) = read(&store.reader(), kept).unwrap();
+    assert_eq!(body.len(), 50);
+}
+
 #[test]
 fn parts_that_are_too_long() {
     let (Opened { mut store, .. }, _) = open(MemoryDisk::new(), options()).unwrap();

@@ -47,10 +47,18 @@ impl Watch {
     ///
     /// # Panics
     /// If a scrape was not right, or there was none.
-    pub fn finish(mut self) -> Metrics {
+    pub fn finish(self) -> Metrics {
+        self.end().expect("a scrape")
+    }
+
+    /// The same over a relay that may have been killed before the first scrape.
+    ///
+    /// # Panics
+    /// If a scrape was not right.
+    pub fn end(mut self) -> Option<Metrics> {
         self.stop.store(true, Ordering::SeqCst);
         let last = self.thread.take().unwrap().join();
-        last.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).expect("a scrape")
+        last.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
