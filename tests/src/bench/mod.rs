@@ -7,8 +7,10 @@ pub mod cpu;
 pub mod memory;
 pub mod run;
 
+mod metrics;
 mod peer;
 mod process;
+mod relay;
 mod table;
 mod workload;
 
