@@ -49,6 +49,11 @@ impl Figures {
         self.sum("wavegate_spool_messages", None)
     }
 
+    /// Messages that a window, a policy or an operator holds.
+    pub(super) fn held(&self) -> anyhow::Result<f64> {
+        self.sum("wavegate_spool_messages", Some(("state", "held")))
+    }
+
     /// Recipients that were delivered from the spool, or directly.
     pub(super) fn delivered(&self) -> anyhow::Result<f64> {
         self.sum("wavegate_recipients_ended_total", Some(("end", "delivered")))

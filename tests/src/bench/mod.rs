@@ -6,6 +6,8 @@
 pub mod cpu;
 pub mod memory;
 pub mod run;
+pub mod slow;
+pub mod spool;
 
 mod metrics;
 mod peer;

@@ -14,7 +14,7 @@ use nix::unistd::{Group, User};
 use serde::Serialize;
 
 use super::process::{Folder, Process, is_on_disk, until};
-use super::relay::{Fill, Relay, await_greeting, free_address};
+use super::relay::{Fill, Relay, await_greeting, clear_spool, free_address};
 
 /// How long a peer may take to deliver what it has accepted.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -109,12 +109,7 @@ impl Running {
             }
             Peer::Wavegate | Peer::WavegateQueued => {
                 // What a run that failed has left is no other run's.
-                match fs::remove_dir_all(state.join("state/spool")) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(error)?;
-                    }
-                    _ => {}
-                }
+                clear_spool(state)?;
                 fill.set("HANDOFF", if peer.spools() { "queued" } else { "direct" });
                 let files = ("relay.toml", "waves.toml");
                 let relay = Relay::start(places, state, upstream, &mut fill, files)?;

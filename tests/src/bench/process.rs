@@ -122,11 +122,6 @@ impl Process {
         Ok(())
     }
 
-    /// Has it read its configuration anew.
-    pub(super) fn hang_up(&self) -> anyhow::Result<()> {
-        Ok(kill(pid(self.id()), Signal::SIGHUP)?)
-    }
-
     /// The last lines of what it printed.
     pub(super) fn output(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -108,6 +108,19 @@ impl Relay {
     pub(super) fn stop(self) -> anyhow::Result<()> {
         self.process.stop(STOP)
     }
+}
+
+/// Removes what an earlier relay has left in the spool of `state`, whose compiled policies stay.
+pub(super) fn clear_spool(state: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(spool_of(state)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The folder of the spool.
+pub(super) fn spool_of(state: &Path) -> PathBuf {
+    state.join("state/spool")
 }
 
 /// Waits until a started process greets.

@@ -61,7 +61,7 @@ fn values(runs: &Runs, get: fn(&Measure) -> Option<f64>) -> impl Iterator<Item =
 }
 
 /// The median of what is there; of an even number, the mean of the middle two.
-fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+pub(super) fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let mut values: Vec<f64> = values.flatten().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
