@@ -10,6 +10,7 @@ pub mod slow;
 pub mod spool;
 
 mod metrics;
+mod mta;
 mod peer;
 mod process;
 mod relay;

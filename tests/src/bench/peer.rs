@@ -4,15 +4,14 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::unistd::{Group, User};
 use serde::Serialize;
 
+use super::mta;
 use super::process::{Folder, Process, is_on_disk, until};
 use super::relay::{Fill, Relay, await_greeting, clear_spool, free_address};
 
@@ -29,6 +28,10 @@ pub enum Peer {
     Haproxy,
     /// Postfix as relay host, from acceptance to an empty queue.
     Postfix,
+    /// Exim from Debian, likewise.
+    Exim,
+    /// OpenSMTPD from Debian, likewise.
+    Opensmtpd,
     /// The relay, direct hand-off.
     Wavegate,
     /// The relay, every message synced to the spool before 250, until the spool is empty.
@@ -41,6 +44,8 @@ impl Peer {
             Self::None => "no relay",
             Self::Haproxy => "HAProxy",
             Self::Postfix => "Postfix",
+            Self::Exim => "Exim",
+            Self::Opensmtpd => "OpenSMTPD",
             Self::Wavegate => "wavegate, direct",
             Self::WavegateQueued => "wavegate, queued",
         }
@@ -53,7 +58,7 @@ impl Peer {
 
     /// Whether it is slower than the others by far.
     pub(super) fn is_slow(self) -> bool {
-        matches!(self, Self::Postfix)
+        matches!(self, Self::Postfix | Self::Exim | Self::Opensmtpd)
     }
 }
 
@@ -80,11 +85,11 @@ enum What {
 }
 
 /// Folders of a peer's queue.
-struct Waiting {
+pub(super) struct Waiting {
     /// A file here is a message that is still to be delivered.
-    folders: Vec<PathBuf>,
+    pub(super) folders: Vec<PathBuf>,
     /// A file here is a message that could not be delivered at once, which must not be.
-    failed: Option<PathBuf>,
+    pub(super) failed: Option<PathBuf>,
 }
 
 impl Running {
@@ -115,13 +120,10 @@ impl Running {
                 let relay = Relay::start(places, state, upstream, &mut fill, files)?;
                 return Ok(Self { addr: relay.addr, what: What::Relay(relay), _folder: folder });
             }
-            Peer::Haproxy | Peer::Postfix => {
-                fill.set("LISTEN", listen.port()).set("UPSTREAM", upstream.port());
-                match peer {
-                    Peer::Haproxy => (haproxy(&fill, folder.path())?, None),
-                    _ => postfix(&fill, folder.path())?,
-                }
-            }
+            Peer::Haproxy => (haproxy(fill.ports(listen, upstream), folder.path())?, None),
+            Peer::Postfix => mta::postfix(fill.ports(listen, upstream), folder.path())?,
+            Peer::Exim => mta::exim(fill.ports(listen, upstream), folder.path(), state)?,
+            Peer::Opensmtpd => mta::opensmtpd(fill.ports(listen, upstream), folder.path(), state)?,
         };
         let mut process = Process::start(command, folder.path())?;
         await_greeting(peer.label(), &mut process, listen)?;
@@ -176,40 +178,6 @@ fn haproxy(fill: &Fill<'_>, dir: &Path) -> anyhow::Result<Command> {
     // In the foreground, without a master process: the one process is what is measured.
     command.arg("-db").arg("-f").arg(config);
     Ok(command)
-}
-
-/// A configuration and queue of its own; the system's Postfix is not touched.
-fn postfix(fill: &Fill<'_>, dir: &Path) -> anyhow::Result<(Command, Option<Waiting>)> {
-    let user = User::from_name("postfix")?.context("there is no user postfix: is it installed?")?;
-    let drop = Group::from_name("postdrop")?.context("there is no group postdrop")?;
-    anyhow::ensure!(nix::unistd::geteuid().is_root(), "Postfix's master needs root");
-    let config = dir.join("config");
-    let queue = dir.join("queue");
-    fs::create_dir_all(&config)?;
-    fill.copy("postfix/main.cf", &config.join("main.cf"))?;
-    fill.copy("postfix/master.cf", &config.join("master.cf"))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
-    let (uid, gid) = (user.uid.as_raw(), drop.gid.as_raw());
-    let make = |path: PathBuf, mode, group: Option<u32>| -> anyhow::Result<()> {
-        fs::create_dir_all(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        Ok(chown(path, Some(uid), group)?)
-    };
-    make(dir.join("data"), 0o700, None)?;
-    fs::create_dir_all(queue.join("pid"))?;
-    let private = [
-        "active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private",
-        "saved", "trace",
-    ];
-    for name in private {
-        make(queue.join(name), 0o700, None)?;
-    }
-    make(queue.join("maildrop"), 0o730, Some(gid))?;
-    make(queue.join("public"), 0o710, Some(gid))?;
-    let mut command = Command::new("/usr/lib/postfix/sbin/master");
-    command.arg("-c").arg(config).arg("-d");
-    let folders = ["maildrop", "incoming", "active"].iter().map(|name| queue.join(name)).collect();
-    Ok((command, Some(Waiting { folders, failed: Some(queue.join("deferred")) })))
 }
 
 /// Files in a folder and, as Postfix hashes its queues, in the folders in it.

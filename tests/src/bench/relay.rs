@@ -39,9 +39,19 @@ impl<'a> Fill<'a> {
         self
     }
 
+    /// Where a peer listens, and where it is to deliver.
+    pub(super) fn ports(&mut self, listen: SocketAddr, upstream: SocketAddr) -> &mut Self {
+        self.set("LISTEN", listen.port()).set("UPSTREAM", upstream.port())
+    }
+
+    /// A file of the folder of configurations.
+    pub(super) fn source(&self, name: &str) -> PathBuf {
+        self.configs.join(name)
+    }
+
     /// Copies a configuration to `target`, filled in.
     pub(super) fn copy(&self, source: &str, target: &Path) -> anyhow::Result<()> {
-        let path = self.configs.join(source);
+        let path = self.source(source);
         let mut text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         for (name, value) in &self.pairs {

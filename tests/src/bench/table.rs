@@ -78,7 +78,7 @@ pub(super) fn markdown(rows: &[Row], options: &RunOptions) -> String {
          half with one a session.\nProcessor time is the peer's alone. Latency is the own generator's; \
          with one a session it begins at connect. \"added\" is the difference to no relay in the same round.\nThose that spool are measured until their \
          queue is empty; \"written\" is the bytes that they had written to the disk for a byte accepted.\n\n",
-        options.rounds, options.sessions, options.size, options.messages, options.postfix_messages
+        options.rounds, options.sessions, options.size, options.messages, options.slow_messages
     );
     text.push_str(
         "| workload | peer | messages/s | x HAProxy | us/message | x HAProxy | p50 us | p99 us \

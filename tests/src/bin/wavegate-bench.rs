@@ -25,8 +25,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Every workload with every peer, in alternating rounds: one table.
-    /// Needs haproxy, smtp-source, smtp-sink and (as root) Postfix for their rows; a row that cannot
-    /// be measured is shown as an error, and the exit code is 1. Says whether the aims of queued mode
+    /// Needs haproxy, smtp-source, smtp-sink and (as root) Postfix for their rows, and Debian's archive
+    /// (as root) for Exim and OpenSMTPD, which are not installed; a row that cannot be measured is shown as an error, and the exit code is 1. Says whether the aims of queued mode
     /// are met: processor time to HAProxy's, and bytes written to the disk.
     Run(RunOptions),
     /// The clients' rate while an upstream is slow to answer (handoff = "auto"), compared with queued
