@@ -1,4 +1,4 @@
-//! Processor time and memory of other processes.
+//! Processor time, memory and disk writes of other processes.
 //!
 //! Owns the reading of `/proc` and of process clocks; starts nothing. Floor: none.
 
@@ -30,6 +30,20 @@ pub fn resident(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} is gone"))?;
     parse_resident(&status).with_context(|| format!("process {pid} has no VmRSS"))
+}
+
+/// Bytes that a process and all its descendants had written to a disk, the ended ones included.
+///
+/// proc(5): what was to be written when a page was changed, less what was taken back before it was,
+/// because its file was cut or removed. Children that were waited for are in their parent's figures.
+pub fn tree_written(root: u32) -> anyhow::Result<u64> {
+    let root_pid = i32::try_from(root)?;
+    let mut total = written(root_pid).with_context(|| format!("process {root} has no `io`"))?;
+    for pid in descendants(root_pid) {
+        // One that ends meanwhile is counted by its parent in the next reading.
+        total += written(pid).unwrap_or_default();
+    }
+    Ok(total)
 }
 
 /// The processor time of this process.
@@ -70,6 +84,17 @@ fn ended_children(pid: i32) -> Option<Duration> {
     let ticks = parse_stat(&stat(pid)?)?.ended_children;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100);
     Some(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
+fn written(pid: i32) -> Option<u64> {
+    parse_written(&fs::read_to_string(format!("/proc/{pid}/io")).ok()?)
+}
+
+fn parse_written(io: &str) -> Option<u64> {
+    let number = |name: &str| -> Option<u64> {
+        io.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+    };
+    Some(number("write_bytes:")?.saturating_sub(number("cancelled_write_bytes:")?))
 }
 
 fn stat(pid: i32) -> Option<String> {
@@ -115,6 +140,18 @@ mod tests {
         assert_eq!(parse_resident("Name:\tx\nVmRSS:\t    12 kB\n"), Some(12 * 1024));
         assert_eq!(parse_resident("Name:\tx\n"), None);
         assert!(resident(std::process::id()).unwrap() > 100_000);
+    }
+
+    #[test]
+    fn what_was_written_is_less_what_was_taken_back() {
+        let io = "wchar: 9\nwrite_bytes: 8192\ncancelled_write_bytes: 4096\n";
+        assert_eq!(parse_written(io), Some(4096));
+        assert_eq!(parse_written("write_bytes: 8192\n"), None);
+        let before = tree_written(std::process::id()).unwrap();
+        let file = tempfile::NamedTempFile::new_in(".").unwrap();
+        fs::write(file.path(), vec![1; 1 << 20]).unwrap();
+        file.as_file().sync_all().unwrap();
+        assert!(tree_written(std::process::id()).unwrap() >= before + (1 << 20));
     }
 
     #[test]
