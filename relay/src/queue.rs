@@ -457,6 +457,13 @@ impl Queue {
         slots.into_iter().filter_map(|slot| state.taken(slot)).collect()
     }
 
+    /// The upstream that a message was to go to, where one is noted.
+    pub(crate) fn upstream_of(&self, slot: Slot) -> Option<Arc<str>> {
+        let state = self.lock();
+        let (entry, _) = state.scheduler.get(slot)?;
+        state.scheduler.upstream_name(entry.progress.upstream?).cloned()
+    }
+
     /// Notes which upstream a message was to go to.
     pub(crate) fn note_upstream(&self, slot: Slot, upstream: &str) {
         let mut state = self.lock();
@@ -524,17 +531,17 @@ impl State {
         let slot = self.place(handle);
         let recipients = progress.pending;
         let instance = self.scheduler.instance(progress.instance.as_deref());
+        let upstream = match &wait {
+            Wait::Upstream(name) => Some(self.scheduler.upstream(name)),
+            _ => self.last_upstream(&progress),
+        };
         let entry = Entry {
             id: message.id,
             instance,
             received: envelope.received,
             size: envelope.facts.size,
             held_ms: 0,
-            progress: scheduler::Progress {
-                recipients,
-                attempts: progress.attempts,
-                upstream: None,
-            },
+            progress: scheduler::Progress { recipients, attempts: progress.attempts, upstream },
         };
         self.keep_note(slot, &progress);
         self.accounts.entry(instance).or_default().accept(u64::from(recipients));
@@ -544,6 +551,12 @@ impl State {
         }
         self.scheduler.insert(slot, entry, wait, now);
         slot
+    }
+
+    /// Where the last attempt went: by that upstream's time the message expires.
+    fn last_upstream(&mut self, progress: &Progress) -> Option<UpstreamKey> {
+        let name = progress.last.as_ref()?.upstream.as_deref()?;
+        Some(self.scheduler.upstream(name))
     }
 
     fn place(&mut self, handle: Handle) -> Slot {

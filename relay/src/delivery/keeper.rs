@@ -127,11 +127,10 @@ async fn fail_all(relay: Arc<Relay>, taken: Taken, failure: impl Fn(u32) -> Fail
         Ok(loaded) => loaded,
         Err(error) => return unreadable(&relay, taken, &error),
     };
+    let name = relay.queue.upstream_of(taken.slot);
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
-    let last = delivery.progress.last.clone();
-    let name = last.as_ref().and_then(|last| last.upstream.clone());
     let upstreams = &delivery.generation.upstreams;
-    let upstream = name.and_then(|name| upstreams.get(name.as_str()));
+    let upstream = name.and_then(|name| upstreams.get(&*name));
     if let Some(upstream) = upstream.or_else(|| upstreams.values().next()).cloned() {
         let over = delivery.pending().into_iter().map(failure).collect();
         delivery.fail(&upstream, over);

@@ -125,6 +125,7 @@ impl Recovery {
             // Whatever it waited for, it is asked about again.
             (None, None) => Wait::Turn,
         };
+        let upstream = self.state.last_upstream(&progress);
         let entry = Entry {
             id,
             instance,
@@ -134,7 +135,7 @@ impl Recovery {
             progress: scheduler::Progress {
                 recipients: progress.pending,
                 attempts: progress.attempts,
-                upstream: None,
+                upstream,
             },
         };
         self.state.accounts.entry(instance).or_default().accept(u64::from(progress.pending));
