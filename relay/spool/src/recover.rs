@@ -249,8 +249,9 @@ fn write_down<D: Disk>(
         let end = store.segments.get(number).map_or(0, |info| info.known);
         Entry::Segment { number: *number, end }.encode(seed, &mut entries);
     }
-    let live: Vec<_> = store.shared.slots().iter().collect();
-    for (index, live) in live {
+    // Not collected first: that would take as much memory again as the slots themselves.
+    let shared = std::sync::Arc::clone(&store.shared);
+    for (index, live) in shared.slots().iter() {
         store.count_in(live.place.segment, u64::from(live.place.length));
         store.live_bytes += store.externals.get(&index).copied().unwrap_or(0);
     }

@@ -10,10 +10,12 @@ use anyhow::Context as _;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// User and system time of a process and all its descendants, the ended ones included.
+/// User and system time of a process and all its descendants, the ended ones included; and of its
+/// process group, for descendants whose parents have ended, which are ours as zombies then.
 ///
-/// A living process is read from its own clock, to the nanosecond; children that have ended and were
-/// waited for are in their parent's `cutime` and `cstime`, in ticks (10 ms).
+/// A process is read from its own clock, to the nanosecond; children that have ended and were waited
+/// for are in their parent's `cutime` and `cstime`, in ticks (10 ms). Children that a parent has the
+/// kernel reap are in nobody's figures: Exim does so with deliveries, so its time is more than it says.
 pub fn tree_time(root: u32) -> anyhow::Result<Duration> {
     let root_pid = i32::try_from(root)?;
     let mut total = own_time(root_pid).with_context(|| format!("process {root} is gone"))?;
@@ -51,16 +53,17 @@ pub fn own() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Every descendant of `root` that lives now.
+/// Every descendant of `root` and every process of its group that lives now.
 pub(super) fn descendants(root: i32) -> Vec<i32> {
     let mut found = Vec::new();
     let mut known = HashSet::from([root]);
-    let parents: Vec<(i32, i32)> =
-        all_processes().filter_map(|pid| Some((pid, parse_stat(&stat(pid)?)?.parent))).collect();
+    let processes: Vec<(i32, Stat)> =
+        all_processes().filter_map(|pid| Some((pid, parse_stat(&stat(pid)?)?))).collect();
     loop {
         let before = found.len();
-        for &(pid, parent) in &parents {
-            if known.contains(&parent) && known.insert(pid) {
+        for (pid, stat) in &processes {
+            let pid = *pid;
+            if (known.contains(&stat.parent) || stat.group == root) && known.insert(pid) {
                 found.push(pid);
             }
         }
@@ -104,6 +107,7 @@ fn stat(pid: i32) -> Option<String> {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     parent: i32,
+    group: i32,
     /// cutime and cstime, ticks.
     ended_children: u64,
 }
@@ -113,7 +117,8 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
     let parent = fields.get(1)?.parse().ok()?;
-    Some(Stat { parent, ended_children: number(16)? + number(17)? })
+    let group = fields.get(2)?.parse().ok()?;
+    Some(Stat { parent, group, ended_children: number(16)? + number(17)? })
 }
 
 fn parse_resident(status: &str) -> Option<u64> {
@@ -131,7 +136,7 @@ mod tests {
     #[test]
     fn stat_is_read_behind_any_name() {
         let text = "7 (a) S 1 (b) R 3 7 7 0 -1 0 1 2 3 4 50 60 700 800 20 0 1 0 5 6 7";
-        assert_eq!(parse_stat(text), Some(Stat { parent: 3, ended_children: 1500 }));
+        assert_eq!(parse_stat(text), Some(Stat { parent: 3, group: 7, ended_children: 1500 }));
         assert_eq!(parse_stat("7 (a) S 1"), None);
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::mta;
 use super::process::{Folder, Process, is_on_disk, until};
 use super::relay::{Fill, Relay, await_greeting, clear_spool, free_address};
+use super::workload::Workload;
 
 /// How long a peer may take to deliver what it has accepted.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -54,6 +55,13 @@ impl Peer {
     /// Whether it writes what it accepts to a disk.
     pub(super) fn spools(self) -> bool {
         !matches!(self, Self::None | Self::Haproxy | Self::Wavegate)
+    }
+
+    /// Whether it can be measured with a workload. OpenSMTPD has neither PIPELINING nor CHUNKING,
+    /// and keeps some of twenty sessions waiting that the own generator opens at once; why is not
+    /// known. smtp-source it serves.
+    pub(super) fn offers(self, workload: Workload) -> bool {
+        self != Self::Opensmtpd || !workload.is_own()
     }
 
     /// Whether it is slower than the others by far.

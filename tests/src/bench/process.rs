@@ -147,6 +147,11 @@ impl Drop for Process {
             let gone = descendants.iter().filter(|&&child| is_reaped(child)).count();
             Ok((gone == descendants.len()).then_some(()))
         });
+        // Orphans that have ended before stay as zombies until somebody waits for them.
+        let group = Pid::from_raw(-pid(id).as_raw());
+        while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
+            waitpid(group, Some(WaitPidFlag::WNOHANG))
+        {}
         alive(|alive| alive.processes.retain(|&other| other != id));
     }
 }

@@ -78,7 +78,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
     let mut results = Results::new();
     for round in 1..=options.rounds {
         for &workload in &options.workloads {
-            for &peer in &options.rows {
+            for &peer in options.rows.iter().filter(|peer| peer.offers(workload)) {
                 let runs = results.entry((workload, peer)).or_default();
                 // What failed once is not tried in every round: its row is an error already.
                 if runs.error.is_some() {

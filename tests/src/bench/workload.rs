@@ -51,7 +51,7 @@ impl Workload {
         }
     }
 
-    fn is_own(self) -> bool {
+    pub(super) fn is_own(self) -> bool {
         !matches!(self, Self::SourceMany | Self::SourceOne)
     }
 
