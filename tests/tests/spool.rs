@@ -187,12 +187,14 @@ fn auto_spools_while_the_upstream_is_slow() {
         assert!(direct < 10, "it never counts as slow");
     };
     let more = (0..5).map(|_| queued(&mut client));
-    let spooled: Vec<_> = [first].into_iter().chain(more).collect();
+    let mut spooled: Vec<_> = [first].into_iter().chain(more).collect();
     assert!(direct > 0 && sink.wait_messages((direct + spooled.len()) as u64, PATIENCE));
     empty(&relay);
     let mut arrived = ids(&sink).split_off(direct);
+    // Ids of one millisecond are in no order.
     arrived.sort();
-    assert_eq!(arrived, spooled, "ids go up with time");
+    spooled.sort();
+    assert_eq!(arrived, spooled);
     watch.finish();
 }
 
