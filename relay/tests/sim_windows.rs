@@ -144,8 +144,10 @@ impl Run {
                 *copies.entry(one.name().to_owned()).or_default() += 1;
             }
         }
+        let mut in_doubt = self.sim.log.lines();
+        in_doubt.retain(|line| line.contains("InDoubt {"));
         for name in &told.taken {
-            let doubt = |id: &String| self.sim.log.count(&["InDoubt {", id]);
+            let doubt = |id: &String| in_doubt.iter().filter(|line| line.contains(id)).count();
             let doubts: usize = ids.get(name).into_iter().flatten().map(doubt).sum();
             let copies = copies.get(name).copied().unwrap_or(0);
             assert!(copies >= 1, "{name} is lost");

@@ -364,7 +364,7 @@ impl Dialogue {
                 Step::Rcpt(rcpt) => {
                     let recipient = rcpt.recipient.as_str();
                     let refused = (self.sink.lock().recipients)(recipient);
-                    match refused.and_then(|code| Reply::new(code, None, "as judged")) {
+                    match refused.map(|code| Reply::new(code, None, "as judged").unwrap()) {
                         Some(reply) => self.server.reply(&reply),
                         None => {
                             self.to.push(recipient.to_owned());
