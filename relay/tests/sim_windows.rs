@@ -325,9 +325,12 @@ async fn a_plan_that_brings_the_window_forward_stops_what_began() {
 async fn an_attempt_from_before_a_short_window_does_not_end_after_it() {
     let (sim, legacy, sender) = late(100_000).await;
     let cloud = sim.sink(2602);
-    let short =
-        |legacy| Setup { legacy, plan: plan("60s", "05:30:00", "05:30:20"), ..Setup::default() };
-    sim.reload(&short("reply_timeout = '5min'"));
+    sim.reload(&Setup {
+        legacy: "reply_timeout = '5min'",
+        limits: "direct_deadline = '10min'",
+        plan: plan("60s", "05:30:00", "05:30:20"),
+        ..Setup::default()
+    });
     sim.until(BEGIN).await;
     let reply = sending(sender).await.unwrap();
     assert!(sim.elapsed() > at(30, 20));
