@@ -191,7 +191,11 @@ impl Queue {
     /// Waits until something may have its turn on the calling worker.
     pub(crate) async fn turn(&self) {
         let told = self.turns[self.worker()].notified();
-        let wake = self.lock().scheduler.next_wake();
+        let wake = {
+            let state = self.lock();
+            // While everything is held no time makes anything ready.
+            state.scheduler.next_wake().filter(|_| state.all_held.is_none())
+        };
         let Some(wake) = wake else { return told.await };
         let pause = std::time::Duration::from_millis(wake.0.saturating_sub(self.clock.now().0));
         tokio::select! {
@@ -303,6 +307,13 @@ impl Queue {
     /// one already.
     pub(crate) fn line_of(&self, upstream: &str, charges: &[Charge]) -> Option<Line> {
         self.lock().line_of(upstream, charges)
+    }
+
+    /// Whether a message stands in this line.
+    pub(crate) fn waits_for(&self, slot: Slot, line: &Line) -> bool {
+        let state = self.lock();
+        let view = state.scheduler.get(slot).map(|(_, view)| view.state);
+        matches!(view, Some(scheduler::State::Waiting(wait)) if wait == *line)
     }
 
     /// Registers a server of a line, if there are fewer than `most` and somebody waits.

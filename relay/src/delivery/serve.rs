@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
-use super::{Means, attempt};
+use super::{Means, SERVER_WAIT, attempt};
 use crate::{relay::Relay, scheduler::Wait};
 
 /// Attempts at once for one limit: more would only stand in the limit's own line.
@@ -108,7 +108,15 @@ async fn serve_limit(relay: Arc<Relay>, line: Wait) {
             return;
         }
         match relay.queue.take_waiting(&line) {
-            Some(taken) => attempt(Arc::clone(&relay), taken, Means::Patience).await,
+            Some(taken) => {
+                let (slot, begun) = (taken.slot, Instant::now());
+                attempt(Arc::clone(&relay), taken, Means::Patience).await;
+                // A limit that is further away than an attempt may wait refuses at once. The next
+                // one would too, until it is near enough to be waited for exactly.
+                if relay.queue.waits_for(slot, &line) {
+                    tokio::time::sleep_until(begun + SERVER_WAIT).await;
+                }
+            }
             None if relay.queue.end_serving(&line) => return,
             None => {}
         }

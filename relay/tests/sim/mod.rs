@@ -30,7 +30,7 @@ use wavegate::{
 };
 
 pub use sender::Sender;
-pub use sink::{Act, Arrived, Point, Sink, What};
+pub use sink::{Act, Point, Sink};
 
 /// Every simulation starts here: 2026-01-20T05:00:00Z.
 pub const START: Timestamp = Timestamp(1_768_885_200_000);
