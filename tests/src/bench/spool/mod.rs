@@ -44,8 +44,8 @@ const WINDOW: u64 = 80_000;
 const OVERHEAD: u64 = 1500;
 /// Bytes of disk that are left alone; the relay itself keeps half of it.
 const SPARE: u64 = 2 << 30;
-/// What a ramp lets out, compared with its whole rate: it begins with a tenth.
-const RAMP_SHARE: f64 = 0.55;
+/// What a ramp lets out, in percent of its whole rate: it begins with a tenth.
+const RAMP_PERCENT: u64 = 55;
 
 const AT_ONCE: (&str, &str) = ("acme-at-once", "at-once.acme.example");
 const PACED: (&str, &str) = ("acme-paced", "paced.acme.example");
@@ -91,9 +91,9 @@ pub struct SpoolOptions {
 
 impl SpoolOptions {
     fn paced(&self) -> u64 {
-        let ramp = self.rate as f64 * RAMP_SHARE * self.ramp as f64;
+        let ramp = self.rate * self.ramp * RAMP_PERCENT / 100;
         // Two seconds more than are looked at, because the last one is not a whole one.
-        ramp as u64 + self.rate * (self.seconds + 2)
+        ramp + self.rate * (self.seconds + 2)
     }
 }
 
