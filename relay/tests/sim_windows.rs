@@ -168,10 +168,13 @@ async fn two_hours_around_a_window() {
     let told = run.told.lock().unwrap();
     // Only the window made anybody wait, from its lead on, and nobody had to send again.
     assert_eq!(told.refused, Vec::<String>::new());
-    for (time, name) in &told.queued {
-        assert!(name.starts_with("acme/") && (freezing..closes).contains(time), "{name} at {time}");
-    }
-    assert_eq!(told.queued.len(), 46 * 60, "45 minutes and the lead");
+    let window = freezing..closes;
+    let (held, behind): (Vec<_>, Vec<_>) =
+        told.queued.iter().partition(|(time, _)| window.contains(time));
+    assert!(told.queued.iter().all(|(_, name)| name.starts_with("acme/")));
+    assert_eq!(held.len(), 46 * 60, "45 minutes and the lead");
+    // New mail may meet the line of those that are let out.
+    assert!(behind.iter().all(|(time, _)| (closes..closes + 5000).contains(time)), "{behind:?}");
     // 29 minutes of acme and two hours of the others; the rest of acme.
     assert_eq!(run.legacy.arrived().len(), 29 * 60 + 2 * 7200);
     let mut cloud: Vec<u64> =

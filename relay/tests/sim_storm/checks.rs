@@ -148,6 +148,8 @@ fn check_letter(book: &Book, found: &Found, letter: &Letter) {
     if !letter.is_promised() {
         return;
     }
+    let id = letter.told.as_ref().and_then(|told| told.split("queued as ").nth(1));
+    let bounced = id.is_some_and(|id| book.bounced.contains(id));
     for recipient in &letter.to {
         if found.arrived.contains(recipient) || found.reported.contains(recipient) {
             continue;
@@ -155,7 +157,7 @@ fn check_letter(book: &Book, found: &Found, letter: &Letter) {
         let gave_up = |address: &String| book.gave_up.contains(address);
         // A bounce of a bounce is nobody's, and `<>` gets none.
         let untold = match letter.from.is_empty() {
-            true => gave_up(recipient) || senders::is_refused(recipient),
+            true => gave_up(recipient) || senders::is_refused(recipient) || bounced,
             false => gave_up(&letter.from),
         };
         assert!(untold, "{recipient} is lost: {letter:?}");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wavegate::event::{End, Event, Observer};
+use wavegate::event::{End, Event, Observer, Outcome};
 
 use crate::{senders::Letter, settings::Window, sim::sink::Arrived};
 
@@ -26,6 +26,8 @@ pub struct Book {
     pub received: BTreeSet<String>,
     /// Recipients that were given up.
     pub gave_up: BTreeSet<String>,
+    /// Ids of messages of which some recipients were refused while the client waited.
+    pub bounced: BTreeSet<String>,
     /// When an instance's window was said to have let out its mail.
     pub released: Vec<(u64, String)>,
     /// By number.
@@ -132,6 +134,9 @@ impl Observer for Record {
             }
             Event::Ended { recipient, end: End::Expired | End::Bounced, .. } => {
                 book.gave_up.insert((*recipient).to_owned());
+            }
+            Event::Settled { id, outcome: Outcome::Bounced, .. } => {
+                book.bounced.insert(id.to_string());
             }
             Event::Released { instance, .. } => {
                 book.released.push((now, (*instance).to_owned()));
