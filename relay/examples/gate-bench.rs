@@ -71,6 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         sender_domain: "mkt.acme.example",
         recipients: &recipients,
         size: 10_000,
+        on_behalf: None,
         attempts: 0,
         headers: &[],
     };

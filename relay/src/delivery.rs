@@ -46,7 +46,7 @@ pub enum Means {
     /// Nothing; it waits for nothing.
     None,
     /// A connection to this upstream.
-    Connection(Arc<Upstream>, Lease),
+    Connection(Arc<Upstream>, Box<Lease>),
     /// Patience: it stands for a whole line.
     Patience,
 }
@@ -257,7 +257,7 @@ impl Delivery {
             }
             let (lease, patience) = match std::mem::replace(&mut means, Means::None) {
                 Means::Connection(of, lease) if Arc::ptr_eq(&of, &upstream) => {
-                    (Some(lease), Patience::NONE)
+                    (Some(*lease), Patience::NONE)
                 }
                 Means::Patience => (None, Patience::of(SERVER_WAIT, usize::MAX)),
                 other => {

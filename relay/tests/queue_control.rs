@@ -9,8 +9,8 @@ use wavegate::{
     config::SpoolConfig,
     envelope::{Envelope, Progress},
     event::End,
-    handoff::{Message, Parcel},
     message::MessageId,
+    parcel::{Message, Parcel},
     plan::Timestamp,
     portable::{Depot, PortableError},
     queue::{

@@ -52,10 +52,8 @@ pub fn line(relay: &Arc<Relay>, line: Wait) {
                 tokio::spawn(serve_upstream(Arc::clone(relay), line));
             }
         }
-        Wait::Limit { .. } => {
-            if relay.queue.begin_serving(&line, LIMIT_SERVERS) {
-                tokio::spawn(serve_limit(Arc::clone(relay), line));
-            }
+        Wait::Limit { .. } if relay.queue.begin_serving(&line, LIMIT_SERVERS) => {
+            tokio::spawn(serve_limit(Arc::clone(relay), line));
         }
         // All else is woken by what it waits for.
         _ => {}
@@ -88,7 +86,7 @@ async fn serve_upstream(relay: Arc<Relay>, line: Wait) {
         }
         match relay.queue.take_waiting(&line) {
             Some(taken) => {
-                let means = Means::Connection(upstream, lease);
+                let means = Means::Connection(upstream, Box::new(lease));
                 tokio::spawn(attempt(Arc::clone(&relay), taken, means));
             }
             None => {

@@ -11,8 +11,11 @@ use crate::{
     spool::SYNC_BOUNDS_NS,
 };
 
+/// One of the counts.
+type Of = fn(&Figures) -> Count;
+
 /// The states that a spooled message is counted in.
-const STATES: [(&str, fn(&Figures) -> Count); 6] = [
+const STATES: [(&str, Of); 6] = [
     ("ready", |figures| figures.ready),
     ("blocked", |figures| figures.blocked),
     ("later", |figures| figures.later),

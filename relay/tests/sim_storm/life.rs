@@ -391,11 +391,12 @@ impl<'a> Life<'a> {
     async fn end(&mut self, restart: Option<Restart>) -> MemoryDisk {
         self.look();
         self.storm.died_by = restart;
-        let mut book = self.storm.record.lock();
-        book.tally.restarts += u64::from(restart == Some(Restart::Clean));
-        book.tally.kills += u64::from(restart == Some(Restart::Kill));
-        book.tally.powers_lost += u64::from(restart == Some(Restart::PowerLoss));
-        drop(book);
+        {
+            let mut book = self.storm.record.lock();
+            book.tally.restarts += u64::from(restart == Some(Restart::Clean));
+            book.tally.kills += u64::from(restart == Some(Restart::Kill));
+            book.tally.powers_lost += u64::from(restart == Some(Restart::PowerLoss));
+        }
         match restart {
             Some(Restart::Kill) => self.storm.disk.copy(),
             Some(Restart::PowerLoss) => {
