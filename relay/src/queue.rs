@@ -6,6 +6,7 @@
 //! written to the spool is ordered under the same lock, so that what a crash leaves adds up too.
 
 mod account;
+mod bytes;
 mod control;
 mod recover;
 
@@ -15,13 +16,14 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use wavegate_spool::{NewBody, Op};
+use wavegate_spool::Op;
 
 pub use crate::event::End as Ended;
 pub use account::Account;
 pub use control::{Act, Applied, Listing, Match, Refusal, Selection, Standing};
 pub use recover::{Found, OpenedQueue};
 
+use self::bytes::body_of;
 use crate::{
     envelope::{Envelope, Progress},
     limits::Charge,
@@ -29,7 +31,7 @@ use crate::{
     parcel::Message,
     plan::Timestamp,
     scheduler::{self, Entry, InstanceKey, Pace, Scheduler, Slot, UpstreamKey, Wait},
-    spool::{Handle, Mark, NewEntry, Receipt, Spool, SpoolError, part},
+    spool::{Handle, Mark, NewEntry, Receipt, Spool, SpoolError},
     upstream::connection::current_worker,
     world::WallClock,
 };
@@ -674,40 +676,5 @@ impl State {
         let account = self.accounts.entry(instance).or_default();
         account.dirty = false;
         account.op(name.as_deref())
-    }
-}
-
-/// The bytes of a message as the spool takes them. A spool in memory cannot take a real file.
-fn body_of(message: &Arc<Message>, in_memory: bool) -> NewBody {
-    /// The body of a message, where it is in memory.
-    struct InMemory(Arc<Message>);
-    impl AsRef<[u8]> for InMemory {
-        fn as_ref(&self) -> &[u8] {
-            self.0.parcel.body.as_memory().unwrap_or_default()
-        }
-    }
-    struct Head(Arc<Message>);
-    impl AsRef<[u8]> for Head {
-        fn as_ref(&self) -> &[u8] {
-            &self.0.head
-        }
-    }
-    let file = message.parcel.body.as_file();
-    if let Some(path) = file
-        && in_memory
-        && let Ok(body) = std::fs::read(path)
-    {
-        return NewBody::Parts(vec![part(Head(Arc::clone(message))), part(body)]);
-    }
-    match file {
-        Some(path) => NewBody::File {
-            path: path.to_owned(),
-            head: message.head.clone(),
-            len: message.parcel.body.len(),
-        },
-        None => NewBody::Parts(vec![
-            part(Head(Arc::clone(message))),
-            part(InMemory(Arc::clone(message))),
-        ]),
     }
 }
