@@ -4,21 +4,21 @@
 //! `cargo run --release -p wavegate --example gate-bench`
 #![allow(clippy::print_stdout, reason = "its purpose")]
 
-use std::{collections::HashMap, error::Error, hint::black_box, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, error::Error, hint::black_box, path::Path, sync::Arc, time::Duration,
+};
 
 use tokio::time::Instant;
 use wavegate::{
-    body::BodyStore,
     config,
     decision::{InstanceView, Transaction},
-    event::{Event, Observer},
+    event::Silent,
     gate::{self, Subject, Verdict},
-    generation,
-    limits::Limits,
+    generation::{self, Surroundings},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
+    queue::Queue,
     relay::{Relay, with_policies},
-    waves::Waves,
     world::World,
 };
 
@@ -30,63 +30,23 @@ const WARM_UP: usize = 40;
 const RATIO: f64 = 1.5;
 const TAIL: f64 = 4.0;
 
-const RELAY: &str = r#"
-[relay]
-hostname = "edge-1.example.net"
-plan = "waves.toml"
-[[listener]]
-address = "127.0.0.1:2525"
-[[upstream]]
-name = "legacy"
-targets = ["127.0.0.1:2601"]
-[[upstream]]
-name = "cloud"
-targets = ["127.0.0.1:2602"]
-[migration]
-before = "legacy"
-after = "cloud"
-[[policy]]
-plugin = "builtin:freeze"
-[[policy]]
-plugin = "builtin:routing"
-[[policy]]
-plugin = "builtin:throttle"
-settings = { limits = [ { per = ["upstream", "recipient-domain"], rate = "5000/s", burst = 500 } ] }
-"#;
-const PLAN: &str = r#"
-[[instance]]
-name = "acme-prod-1"
-product = "campaign-classic"
-environment = "production"
-match = { clients = ["127.0.0.1/32"], senders = ["mkt.acme.example"] }
-[[wave]]
-id = "prod-01"
-environment = "production"
-instances = ["acme-prod-1"]
-opens = "2026-01-20T06:00:00Z"
-closes = "2026-01-20T06:45:00Z"
-"#;
+/// The configuration that is shipped.
+const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/relay.toml");
 /// An hour before the window.
 const NOW: Timestamp = Timestamp(1_768_885_200_000);
 
-struct Nobody;
-
-impl Observer for Nobody {
-    fn observe(&self, _event: &Event<'_>) {}
-}
-
-fn relay(directory: &std::path::Path) -> Result<Arc<Relay>, Box<dyn Error>> {
-    std::fs::write(directory.join("relay.toml"), RELAY)?;
-    std::fs::write(directory.join("waves.toml"), PLAN)?;
-    let config = config::read(&directory.join("relay.toml"))?;
+fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
+    let config = config::read(Path::new(CONFIG))?;
     let world = World::real();
-    let host = PolicyHost::new(None, HostOptions::production(1))?;
-    let policies = generation::load_policies(&host, &config)?;
-    let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-    let limits = Limits::new(1000, 1000);
-    let bodies = BodyStore::new(directory, 1 << 18, 1 << 28, 1 << 30);
-    let first = generation::build(&world, config, policies, None, &HashMap::new());
-    Ok(Relay::new(world, waves, limits, bodies, host, Arc::new(Nobody), first))
+    let around = Surroundings {
+        queue: Queue::in_memory(Arc::clone(&world.clock)),
+        world,
+        host: PolicyHost::new(None, HostOptions::production(1))?,
+        observer: Arc::new(Silent),
+        spill: &config.relay.state_dir.clone(),
+        known: &HashMap::new(),
+    };
+    Ok(generation::assemble(config, around)?)
 }
 
 /// Times one call.
@@ -97,8 +57,7 @@ fn time(calls: &mut Vec<Duration>, call: impl FnOnce()) {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let directory = tempfile::tempdir()?;
-    let relay = relay(directory.path())?;
+    let relay = relay()?;
     let generation = relay.generation();
     let plan = relay.waves.current();
     let set = &generation.policies;
@@ -112,6 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         sender_domain: "mkt.acme.example",
         recipients: &recipients,
         size: 10_000,
+        on_behalf: None,
         attempts: 0,
         headers: &[],
     };

@@ -5,11 +5,12 @@
 //! reasons, one a line. An upstream whose targets are all down is told in the text and leaves
 //! the relay ready: its clients get `451` with the reason, mail for other upstreams goes on, and
 //! as every relay sees the same upstream, a balancer that believed otherwise would have none left.
+//! All pages are served until the process ends, so also while the last sessions drain.
 //!
 //! Nobody is trusted here: a connection carries one request, and its number, its time and its
 //! header are bounded.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -18,30 +19,17 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
+use tokio::{net::TcpListener, sync::Semaphore};
+
+use crate::{
+    http::{self, Bounds},
+    relay::Relay,
+    telemetry::Telemetry,
 };
 
-use crate::{relay::Relay, telemetry::Telemetry};
-
-/// Connections at once; further ones wait in the kernel's queue. Monitors are few.
-const CONNECTIONS: usize = 64;
-/// Time for the whole header of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for the whole connection: longer than any scrape should take.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes of a request's header, and lines in it.
-const HEADER_BYTES: usize = 8 * 1024;
-const HEADER_LINES: usize = 64;
-/// Pause when no connection can be taken, mostly for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Monitors are few, and no scrape should take as long.
+const BOUNDS: Bounds =
+    Bounds { what: "the admin address", connections: 64, timeout: Duration::from_secs(30) };
 
 const INDEX: &str = "wavegate\n\n/metrics  figures for Prometheus\n/livez    whether the process \
                      answers\n/readyz   whether clients may connect, and what is wrong\n";
@@ -54,13 +42,8 @@ struct Shared {
     rendering: Arc<Semaphore>,
 }
 
-/// Serves the admin address until `stop` is ready. Requests that are being answered then are cut.
-pub async fn serve(
-    listener: TcpListener,
-    relay: Arc<Relay>,
-    telemetry: Arc<Telemetry>,
-    stop: impl Future,
-) {
+/// Serves the admin address until it is dropped. Requests that are being answered then are cut.
+pub async fn serve(listener: TcpListener, relay: Arc<Relay>, telemetry: Arc<Telemetry>) {
     let rendering = Arc::new(Semaphore::new(1));
     let router = Router::new()
         .route("/", get(async || INDEX))
@@ -68,56 +51,7 @@ pub async fn serve(
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Shared { relay, telemetry, rendering });
-    tokio::select! {
-        biased;
-        _ = stop => {}
-        () = accept(listener, router) => {}
-    }
-}
-
-async fn accept(listener: TcpListener, router: Router) {
-    // Dropped with this future, and all connections with it.
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        if connections.len() >= CONNECTIONS {
-            connections.join_next().await;
-            continue;
-        }
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, router.clone()));
-            }
-            Err(error) => {
-                if is_of_the_process(&error) {
-                    tracing::warn!(%error, "the admin address cannot take a connection");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Whether accepting failed for a reason that is not one client's.
-fn is_of_the_process(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset};
-    !matches!(error.kind(), ConnectionAborted | ConnectionReset)
-}
-
-/// One request.
-async fn connection(stream: TcpStream, router: Router) {
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES)
-        .max_headers(HEADER_LINES)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    match tokio::time::timeout(TIMEOUT, serving).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a request to the admin address failed"),
-        Err(_) => tracing::debug!("a request to the admin address took too long"),
-    }
+    http::serve(listener, router, BOUNDS).await;
 }
 
 async fn metrics(State(shared): State<Shared>) -> axum::response::Response {

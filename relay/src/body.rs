@@ -1,12 +1,12 @@
 //! The bytes of a message between its receipt and its hand-off. Floor 2.
 //!
 //! A small message stays in memory; a larger one, or any one while the memory of all sessions
-//! together is used up, goes to a spill file that has no name and is gone with the process. The
-//! spool will be a third place. Spill files are written and read without a thread of their own:
+//! together is used up, goes to a spill file, which the spool can take over as it is. The third
+//! place is the spool itself. Spill files are written and read without a thread of their own:
 //! the page cache takes them, nothing is synced, because nothing is promised.
 
 use std::{
-    fs::File,
+    fmt,
     io::{self, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -15,6 +15,8 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
+
+use tempfile::NamedTempFile;
 
 /// Bytes that are reserved for a message at its first byte; most marketing mail fits.
 const FIRST_RESERVE: usize = 16 * 1024;
@@ -74,6 +76,39 @@ impl BodyStore {
         self.message_memory.store(message_memory, Ordering::Relaxed);
         self.memory_limit.store(memory_limit, Ordering::Relaxed);
         self.spill_limit.store(spill_limit, Ordering::Relaxed);
+    }
+
+    /// Takes away what an earlier process left: nobody was promised anything of it.
+    pub fn clear(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A body that is in the spool: a small one is read into memory, if there is room. One that
+    /// cannot be read is found out when it is written to somebody.
+    pub fn read(self: &Arc<Self>, stored: Arc<dyn Stored>) -> Body {
+        let body = Body { store: Arc::clone(self), place: Place::Stored(stored), reserved: 0 };
+        let length = usize::try_from(body.len()).unwrap_or(usize::MAX);
+        if length > self.message_memory.load(Ordering::Relaxed) || !self.reserve_memory(length) {
+            return body;
+        }
+        let mut bytes = vec![0; length];
+        if body.read_full(0, &mut bytes).is_ok_and(|count| count == length) {
+            return Body { store: Arc::clone(self), place: Place::Memory(bytes), reserved: length };
+        }
+        self.memory_used.fetch_sub(length, Ordering::Relaxed);
+        body
+    }
+
+    /// Whether less than half of the memory for messages is in use: then one that is in the
+    /// spool may stay in memory too, for the attempt that comes at once.
+    pub fn has_room(&self) -> bool {
+        self.memory_used() < self.memory_limit.load(Ordering::Relaxed) / 2
     }
 
     /// Begins a body.
@@ -147,7 +182,20 @@ pub struct Body {
 #[derive(Debug)]
 enum Place {
     Memory(Vec<u8>),
-    Spill { file: File, length: u64 },
+    Spill { file: NamedTempFile, length: u64 },
+    Stored(Arc<dyn Stored>),
+}
+
+/// Bytes that the spool keeps.
+pub trait Stored: fmt::Debug + Send + Sync {
+    /// How many.
+    fn len(&self) -> u64;
+    /// Whether there is not one.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Reads bytes from `offset` on; 0 at the end.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 }
 
 impl Body {
@@ -156,6 +204,7 @@ impl Body {
         match &self.place {
             Place::Memory(bytes) => bytes.len() as u64,
             Place::Spill { length, .. } => *length,
+            Place::Stored(stored) => stored.len(),
         }
     }
 
@@ -168,7 +217,20 @@ impl Body {
     pub fn as_memory(&self) -> Option<&[u8]> {
         match &self.place {
             Place::Memory(bytes) => Some(bytes),
-            Place::Spill { .. } => None,
+            Place::Spill { .. } | Place::Stored(_) => None,
+        }
+    }
+
+    /// Whether less than half of the memory for messages is in use.
+    pub fn has_room(&self) -> bool {
+        self.store.has_room()
+    }
+
+    /// The file that the body is in, where it has one of its own.
+    pub fn as_file(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Spill { file, .. } => Some(file.path()),
+            Place::Memory(_) | Place::Stored(_) => None,
         }
     }
 
@@ -181,8 +243,22 @@ impl Body {
                 buffer[..count].copy_from_slice(&bytes[start..start + count]);
                 Ok(count)
             }
-            Place::Spill { file, .. } => file.read_at(buffer, offset),
+            Place::Spill { file, .. } => file.as_file().read_at(buffer, offset),
+            Place::Stored(stored) => stored.read_at(offset, buffer),
         }
+    }
+
+    /// Reads from `offset` on until the buffer is full or the body ends.
+    pub fn read_full(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let count = self.read_at(offset + filled as u64, &mut buffer[filled..])?;
+            if count == 0 {
+                break;
+            }
+            filled += count;
+        }
+        Ok(filled)
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
@@ -207,13 +283,13 @@ impl Body {
 
     /// Moves what is in memory to a spill file.
     fn spill(&mut self) -> Result<(), BodyError> {
-        let file = tempfile::tempfile_in(&self.store.directory).map_err(|e| self.store.io(e))?;
+        let file = NamedTempFile::new_in(&self.store.directory).map_err(|e| self.store.io(e))?;
         let old = std::mem::replace(&mut self.place, Place::Spill { file, length: 0 });
         self.store.memory_used.fetch_sub(self.reserved, Ordering::Relaxed);
         self.reserved = 0;
         match old {
             Place::Memory(bytes) => self.append(&bytes),
-            Place::Spill { .. } => unreachable!("spilled twice"),
+            Place::Spill { .. } | Place::Stored(_) => unreachable!("spilled twice"),
         }
     }
 

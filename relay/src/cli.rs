@@ -3,10 +3,13 @@
 //! Owns arguments, exit codes and standard output; each command has a module of its own.
 
 mod check;
+mod client;
 mod demo;
 mod explain;
 mod message;
 mod output;
+mod queue;
+mod spool;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -31,12 +34,18 @@ mod exit {
     pub(super) const DATA: u8 = 65;
     /// A file that was named cannot be read.
     pub(super) const NO_INPUT: u8 = 66;
+    /// No relay answers, or an address cannot be bound.
+    pub(super) const UNAVAILABLE: u8 = 69;
     /// Our own fault.
     pub(super) const SOFTWARE: u8 = 70;
     /// The machine does not give what is needed.
     pub(super) const OS: u8 = 71;
     /// Output cannot be written.
     pub(super) const IO: u8 = 74;
+    /// Not now; later it may be done.
+    pub(super) const TEMPORARY: u8 = 75;
+    /// Not by this user.
+    pub(super) const PERMISSION: u8 = 77;
     /// The configuration, the plan or a plugin.
     pub(super) const CONFIG: u8 = 78;
 }
@@ -76,6 +85,16 @@ enum Command {
     Config(ConfigCommand),
     /// Say what would happen to a message, and who decides it.
     Explain(ExplainArgs),
+    /// Look at the messages that wait in a running relay, and change what becomes of them.
+    #[command(subcommand)]
+    Queue(queue::QueueCommand),
+    /// The kill switch: nothing leaves a running relay from now on, over restarts too.
+    HoldAll(queue::HoldAllArgs),
+    /// Everything may leave again.
+    ReleaseAll(queue::HoldAllArgs),
+    /// Look at the spool on disk, or move what is in it to another host.
+    #[command(subcommand)]
+    Spool(spool::SpoolCommand),
     /// Show the relay at work: three instances, a window, two upstreams, all in this process.
     Demo(DemoArgs),
 }
@@ -164,6 +183,10 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         Command::Config(ConfigCommand::Check { config, json }) => check::check(config, *json, out),
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
+        Command::Queue(command) => queue::queue(command, out),
+        Command::HoldAll(args) => queue::hold_all(args, true, out),
+        Command::ReleaseAll(args) => queue::hold_all(args, false, out),
+        Command::Spool(command) => spool::spool(command, out),
     }
 }
 
@@ -189,8 +212,12 @@ fn report(error: &anyhow::Error) -> u8 {
             return 0;
         }
     }
-    // Without standard error only the exit code is left.
-    let _ = writeln!(io::stderr(), "wavegate: {error:#}");
+    // Without standard error only the exit code is left. What keeps the relay from starting
+    // names its causes itself.
+    let _ = match error.downcast_ref::<StartError>() {
+        Some(error) => writeln!(io::stderr(), "wavegate: {error}"),
+        None => writeln!(io::stderr(), "wavegate: {error:#}"),
+    };
     exit_code(error)
 }
 
@@ -271,6 +298,17 @@ mod tests {
             "wavegate explain --config a --client ::1 --from <> --to c@d.example --at noon",
             "wavegate demo --duration 5",
             "wavegate demo --rate 0",
+            "wavegate queue list",
+            "wavegate queue list --config a --socket b",
+            "wavegate queue list --socket b --limit 10001",
+            "wavegate queue list --socket b --state asleep",
+            "wavegate queue show --socket b",
+            "wavegate queue show --socket b NOT-AN-ID",
+            "wavegate queue hold --socket b ALL",
+            "wavegate queue hold --reason x ALL",
+            "wavegate hold-all --socket b",
+            "wavegate spool export --config a",
+            "wavegate spool verify",
         ] {
             assert!(parse(line).unwrap_err().use_stderr(), "{line}");
         }

@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use wavegate_smtp::Reply;
+use wavegate_smtp::{MessageFault, Reply};
 
 use crate::message::MessageId;
 
@@ -12,6 +12,14 @@ use crate::message::MessageId;
 pub trait Observer: Send + Sync {
     /// Something happened.
     fn observe(&self, event: &Event<'_>);
+}
+
+/// Hears of nothing: for a relay that carries no mail.
+#[derive(Debug)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn observe(&self, _: &Event<'_>) {}
 }
 
 /// One thing that happened.
@@ -57,7 +65,7 @@ pub enum Event<'a> {
         /// Where it came from.
         client: IpAddr,
         /// Why.
-        reason: &'a str,
+        fault: MessageFault,
     },
     /// A message was received whole; from now on its recipients are accounted for.
     Received {
@@ -122,6 +130,63 @@ pub enum Event<'a> {
         /// Why.
         error: &'a str,
     },
+    /// A recipient of a spooled message came to an end.
+    Ended {
+        /// The instance that it was accepted for.
+        instance: Option<&'a str>,
+        /// The message.
+        id: MessageId,
+        /// Where it went or was to go.
+        upstream: Option<&'a str>,
+        /// The recipient.
+        recipient: &'a str,
+        /// Its end.
+        end: End,
+        /// The last reply.
+        reply: Option<&'a Reply>,
+        /// Since its receipt.
+        age: Duration,
+    },
+    /// A window has ended: what it held is let out.
+    Released {
+        /// The instance.
+        instance: &'a str,
+        /// How many messages.
+        messages: u64,
+    },
+    /// Mail is held for longer than `spool.max_hold`.
+    HeldTooLong {
+        /// The instance.
+        instance: Option<&'a str>,
+        /// How many messages are held.
+        messages: u64,
+        /// Age of the oldest message of the instance.
+        age: Duration,
+    },
+    /// An operator changed something.
+    Operator {
+        /// What was done, such as `hold`.
+        action: &'a str,
+        /// Why, in the operator's words.
+        reason: &'a str,
+        /// What was named.
+        selection: &'a str,
+        /// How many messages were changed.
+        messages: u64,
+        /// How many recipients of them still waited.
+        recipients: u64,
+        /// How many messages were named and not changed.
+        refused: u64,
+        /// The ids of the first that were changed.
+        ids: &'a [MessageId],
+    },
+    /// A spooled message cannot be read; it is kept and tried again.
+    Unreadable {
+        /// Its place.
+        slot: u32,
+        /// Why.
+        error: &'a str,
+    },
     /// The reply could not be given to the client.
     ReplyLost {
         /// The message.
@@ -143,13 +208,43 @@ pub enum Event<'a> {
     },
 }
 
-/// What became of a message's recipients.
+/// How a recipient of a spooled message ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// An upstream took it.
+    Delivered,
+    /// Given up: an upstream or a policy refused it. The sender is told, unless nobody wants that.
+    Bounced,
+    /// Given up: it was not delivered in time. The sender is told, unless nobody wants that.
+    Expired,
+    /// An operator took it out.
+    Removed,
+}
+
+impl End {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Delivered, Self::Bounced, Self::Expired, Self::Removed];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Bounced => "bounced",
+            Self::Expired => "expired",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// What became of a message's recipients when its client was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The upstream took it.
     Delivered,
-    /// Held by a window or policy: `451`, it stays with the sender.
-    Held,
+    /// The spool has it.
+    Spooled,
+    /// The upstream refused it, others of its message were taken: the sender gets a bounce.
+    Bounced,
     /// `4xx`, by the relay or the upstream: it stays with the sender.
     Deferred,
     /// `5xx`, by the relay or the upstream.
@@ -160,14 +255,21 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Delivered, Self::Held, Self::Deferred, Self::Refused, Self::InDoubt];
+    pub const ALL: [Self; 6] = [
+        Self::Delivered,
+        Self::Spooled,
+        Self::Bounced,
+        Self::Deferred,
+        Self::Refused,
+        Self::InDoubt,
+    ];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
-            Self::Held => "held",
+            Self::Spooled => "spooled",
+            Self::Bounced => "bounced",
             Self::Deferred => "deferred",
             Self::Refused => "refused",
             Self::InDoubt => "in_doubt",

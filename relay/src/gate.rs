@@ -14,13 +14,15 @@ use wavegate_smtp::{Enhanced, Reply};
 use crate::{
     config::{FailMode, Unmatched},
     decision::{
-        FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteTarget, Transaction,
+        FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteShare, RouteTarget,
+        Transaction,
     },
     event::Event,
     limits::Charge,
     plan::{Origin, Timestamp},
     policy::{Hook, PolicyFailure},
     relay::{Generation, Relay, with_policies},
+    scheduler::Wait,
     waves::{InstanceState, PlanState},
 };
 
@@ -43,6 +45,8 @@ pub struct Subject<'a> {
     pub recipients: &'a [&'a str],
     /// Bytes.
     pub size: u64,
+    /// The instance whose mail it reports on, of a notification of the relay itself.
+    pub on_behalf: Option<&'a str>,
     /// Attempts made so far.
     pub attempts: u32,
     /// The header block; empty where no policy asked for a header.
@@ -57,11 +61,26 @@ pub struct Answer {
     pub verdict: Verdict,
 }
 
+/// The window that a message waits for now: its instance's, or, if it has none, that of the
+/// instance whose network it came from. Asked when it begins to wait, since an attempt takes time.
+pub fn frozen(relay: &Relay, instance: Option<&InstanceState>, client: IpAddr) -> Option<Wait> {
+    let now = relay.waves.now();
+    match instance {
+        Some(instance) if instance.phase(now).may_start() => None,
+        Some(instance) => Some(relay.queue.wait_for_phase(instance.name())),
+        None => {
+            let plan = relay.waves.current();
+            let owner = plan.owner_may_not_start(client, now)?;
+            Some(relay.queue.wait_for_phase(plan.instance(owner).name()))
+        }
+    }
+}
+
 /// What to do with a message.
 #[derive(Debug)]
 pub enum Verdict {
-    /// Hand it off now.
-    Go(Go),
+    /// Hand it off now: the shares of its recipients, each of which has one upstream. Mostly one.
+    Go(Vec<Go>),
     /// Not before `until`, or, without one, before something changes.
     Hold {
         /// When to ask again.
@@ -75,9 +94,11 @@ pub enum Verdict {
     Refuse(Reply),
 }
 
-/// Where and how fast.
+/// Who goes where and how fast.
 #[derive(Debug)]
 pub struct Go {
+    /// Indexes into the recipients that the gate was asked about.
+    pub recipients: Vec<u32>,
     /// Name of the upstream.
     pub upstream: String,
     /// The limits to take, by policy.
@@ -109,7 +130,10 @@ pub fn ask(
         sender_domain: (!subject.sender_domain.is_empty()).then_some(subject.sender_domain),
         listener: subject.listener,
     };
-    let index = plan.attribute(&origin);
+    let index = match subject.on_behalf {
+        Some(name) => plan.index_of(name),
+        None => plan.attribute(&origin),
+    };
     let instance = index.map(|index| Arc::clone(plan.instance(index)));
     let migration = generation.config.migration.as_ref();
     let view = index.zip(instance.as_ref()).map(|(index, state)| InstanceView {
@@ -250,24 +274,27 @@ impl Gate<'_> {
     }
 
     fn route_and_throttle(&mut self) -> Verdict {
-        let target = match self.route() {
-            Ok(target) => target,
-            Err(verdict) => return verdict,
-        };
-        let Some(upstream) = self.pick(&target) else {
-            return Verdict::Defer(relay_reply(
-                451,
-                Enhanced(4, 3, 5),
-                &format!("upstream {} is not configured", target.upstream),
-            ));
-        };
-        match self.throttle(&upstream) {
-            Ok(charges) => Verdict::Go(Go { upstream, charges }),
+        match self.route().and_then(|shares| shares.into_iter().map(|one| self.go(one)).collect()) {
+            Ok(shares) => Verdict::Go(shares),
             Err(verdict) => verdict,
         }
     }
 
-    fn route(&mut self) -> Result<RouteTarget, Verdict> {
+    fn go(&mut self, share: RouteShare) -> Result<Go, Verdict> {
+        let RouteShare { recipients, target } = share;
+        let Some(upstream) = self.pick(&target) else {
+            return Err(Verdict::Defer(relay_reply(
+                451,
+                Enhanced(4, 3, 5),
+                &format!("upstream {} is not configured", target.upstream),
+            )));
+        };
+        let charges = self.throttle(&upstream, &recipients)?;
+        Ok(Go { recipients, upstream, charges })
+    }
+
+    /// All recipients in shares.
+    fn route(&mut self) -> Result<Vec<RouteShare>, Verdict> {
         for &policy in self.generation.policies.routers() {
             let answer = with_policies(&self.relay.policy_host, |policies| {
                 policies.route(&self.generation.policies, policy, &self.transaction)
@@ -275,17 +302,8 @@ impl Gate<'_> {
             self.note_answer(policy, Hook::Routing, &answer);
             match answer {
                 Ok(RouteDecision::Abstain) => {}
-                Ok(RouteDecision::All(target)) => return Ok(target),
-                Ok(RouteDecision::Split(mut shares)) if shares.len() == 1 => {
-                    return Ok(shares.remove(0).target);
-                }
-                Ok(RouteDecision::Split(_)) => {
-                    return Err(Verdict::Defer(relay_reply(
-                        451,
-                        Enhanced(4, 3, 0),
-                        "recipients go to several upstreams, which needs a spool",
-                    )));
-                }
+                Ok(RouteDecision::All(target)) => return Ok(self.all_to(target)),
+                Ok(RouteDecision::Split(shares)) => return Ok(shares),
                 Err(failure) => {
                     let name = self.failed(policy, &failure);
                     match self.generation.policies.policies()[policy].fail_mode(Hook::Routing) {
@@ -297,7 +315,13 @@ impl Gate<'_> {
                 }
             }
         }
-        self.default_route()
+        let target = self.default_route()?;
+        Ok(self.all_to(target))
+    }
+
+    fn all_to(&self, target: RouteTarget) -> Vec<RouteShare> {
+        let recipients = (0..).zip(self.transaction.recipients).map(|(index, _)| index).collect();
+        vec![RouteShare { recipients, target }]
     }
 
     /// Where mail goes that no policy has an opinion of: the default upstream; mail of no
@@ -333,16 +357,8 @@ impl Gate<'_> {
         Some(alive.unwrap_or(&target.upstream).clone())
     }
 
-    fn throttle(&mut self, upstream: &str) -> Result<Vec<Charge>, Verdict> {
+    fn throttle(&mut self, upstream: &str, recipients: &[u32]) -> Result<Vec<Charge>, Verdict> {
         let mut charges = Vec::new();
-        let all = [0_u32];
-        let indexes: Vec<u32>;
-        let recipients = if self.transaction.recipients.len() == 1 {
-            &all[..]
-        } else {
-            indexes = (0..).take(self.transaction.recipients.len()).collect();
-            &indexes
-        };
         for &policy in self.generation.policies.throttlers() {
             let answer = with_policies(&self.relay.policy_host, |policies| {
                 let set = &self.generation.policies;

@@ -1,19 +1,57 @@
-//! Making a generation from a configuration. Floor 3.
+//! Making a generation from a configuration, and a relay with its first one. Floor 3.
 //!
 //! All or nothing: whatever is wrong, the generation in force stays. It blocks (plugins are
 //! compiled), so it is called off the runtime that carries mail.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig};
 
 use crate::{
+    body::BodyStore,
     config::{self, Config, Diagnostic, Diagnostics, Hooks},
+    event::Observer,
+    limits::Limits,
     policy::{Hook, PolicyHost, PolicySet},
-    relay::{Generation, ListenerSettings},
+    queue::Queue,
+    relay::{Generation, ListenerSettings, Relay},
     upstream::Upstream,
+    waves::Waves,
     world::World,
 };
+
+/// What a relay lives in; all else of it is in the configuration.
+pub struct Surroundings<'a> {
+    /// Time, entropy, network.
+    pub world: World,
+    /// What runs its policies.
+    pub host: Arc<PolicyHost>,
+    /// Who hears of events.
+    pub observer: Arc<dyn Observer>,
+    /// The directory for messages that are too large for memory. Not touched before there is one.
+    pub spill: &'a Path,
+    /// The messages that wait.
+    pub queue: Arc<Queue>,
+    /// What targets offered when they last answered.
+    pub known: &'a HashMap<SocketAddr, Extensions>,
+}
+
+/// Makes a relay with its first generation. Nothing of it runs yet.
+pub fn assemble(config: Config, around: Surroundings<'_>) -> Result<Arc<Relay>, Diagnostics> {
+    let Surroundings { world, host, observer, spill, queue, known } = around;
+    let policies = load_policies(&host, &config)?;
+    let bounds = &config.limits;
+    let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
+    let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
+    let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
+    let first = build(&world, config, policies, None, known);
+    Ok(Relay::new(world, waves, limits, bodies, queue, host, observer, first))
+}
 
 /// Built-in policies by name.
 pub fn builtin(name: &str) -> Option<&'static [u8]> {
@@ -60,10 +98,10 @@ pub fn build(
     config: Config,
     policies: Arc<PolicySet>,
     previous: Option<&Generation>,
-    known: &HashMap<std::net::SocketAddr, Extensions>,
+    known: &HashMap<SocketAddr, Extensions>,
 ) -> Generation {
     let hostname: Arc<str> = config.relay.hostname.as_str().into();
-    let mut upstreams = HashMap::new();
+    let mut upstreams = BTreeMap::new();
     for upstream in &config.upstreams {
         let kept = previous
             .filter(|previous| previous.config.relay.hostname == config.relay.hostname)

@@ -1,26 +1,31 @@
 //! Hand-off of a message that was just received: ask the gate, then give it to the upstream
-//! while the client waits. Floor 3.
+//! while the client waits, or to the spool. Floor 3.
 //!
-//! Nothing is promised here before the upstream has promised. Until there is a spool, what
-//! cannot go on at once is answered `451` and stays with the sender.
+//! Nothing is promised here before the upstream has promised or the spool has synced it.
 
-mod attempt;
-mod body;
+mod direct;
 
 use std::{net::IpAddr, sync::Arc};
 
 use tokio::time::Instant;
-use wavegate_smtp::{BodyFacts, Enhanced, Mail, Rcpt, Reply};
+use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
-    body::Body,
+    config::Handoff,
+    delivery,
+    envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
-    gate::{self, Answer, Subject, Verdict, attributes, relay_reply},
+    gate::{self, Answer, Go, Subject, Verdict, attributes, relay_reply},
     message::{MessageId, Trace},
+    parcel::{Message, Parcel},
     plan::Timestamp,
+    queue::NewMessage,
     relay::{Generation, Relay},
+    scheduler::Wait,
+    spool::{Receipt, SpoolError},
+    waves::InstanceState,
+    world::Deadline,
 };
-pub use attempt::Failure;
 
 /// How a message came in.
 #[derive(Clone, Copy, Debug)]
@@ -35,58 +40,55 @@ pub struct Arrival<'a> {
     pub extended: bool,
 }
 
-/// A message: envelope, bytes, and what is known of them.
-#[derive(Debug)]
-pub struct Parcel {
-    /// Sender and its parameters.
-    pub mail: Mail,
-    /// Recipients and their parameters.
-    pub recipients: Vec<Rcpt>,
-    /// The bytes.
-    pub body: Body,
-    /// What the receiver learned of them.
-    pub facts: BodyFacts,
-}
-
 /// What the client is told, and what became of the message.
 #[derive(Debug)]
 pub struct Handed {
     /// The reply to the end of data.
     pub reply: Reply,
     id: Option<MessageId>,
-    outcome: Outcome,
+    promised: bool,
 }
 
 impl Handed {
     /// A message that could not even be kept.
     pub fn refused(reply: Reply) -> Self {
-        Self { reply, id: None, outcome: Outcome::Deferred }
+        Self { reply, id: None, promised: false }
     }
 
     /// The client did not wait for the reply.
     pub fn reply_lost(&self, relay: &Relay) {
         if let Some(id) = self.id {
-            let delivered = self.outcome == Outcome::Delivered;
-            relay.emit(&Event::ReplyLost { id, delivered });
+            relay.emit(&Event::ReplyLost { id, delivered: self.promised });
         }
     }
 }
 
-/// What became of a message and where.
-struct Result {
+/// What the client is told, and what became of the recipients.
+struct Told {
     reply: Reply,
-    outcome: Outcome,
+    /// How many came to which end.
+    ends: Vec<(Outcome, u64)>,
     upstream: Option<String>,
 }
 
-impl Result {
-    fn of_relay(reply: Reply, outcome: Outcome, upstream: Option<String>) -> Self {
-        Self { reply, outcome, upstream }
-    }
+/// A new message on its way.
+struct Incoming<'a> {
+    relay: &'a Arc<Relay>,
+    generation: Arc<Generation>,
+    arrival: &'a Arrival<'a>,
+    instance: Option<Arc<InstanceState>>,
+    message: Arc<Message>,
+    now: Timestamp,
 }
 
-/// Asks the gate and hands the message off directly.
-pub async fn deliver(relay: &Arc<Relay>, arrival: &Arrival<'_>, parcel: Parcel) -> Handed {
+/// Asks the gate and hands the message off, or has it spooled. `patience` is the session's timer,
+/// which has no other use meanwhile.
+pub async fn deliver(
+    relay: &Arc<Relay>,
+    arrival: &Arrival<'_>,
+    parcel: Parcel,
+    patience: &mut Deadline,
+) -> Handed {
     let begun = Instant::now();
     let now = relay.waves.now();
     let id = MessageId::new(now, relay.world.entropy.next());
@@ -98,19 +100,140 @@ pub async fn deliver(relay: &Arc<Relay>, arrival: &Arrival<'_>, parcel: Parcel) 
     let size = parcel.facts.size;
     relay.emit(&Event::Received { instance: name.as_deref(), id, recipients, size });
     let mut account = Account { relay, name, id, recipients, begun, settled: false };
-    let result = match verdict {
-        Verdict::Go(go) => {
+    let told = match verdict {
+        Verdict::Defer(reply) => Told::of_all(recipients, reply, Outcome::Deferred),
+        Verdict::Refuse(reply) => Told::of_all(recipients, reply, Outcome::Refused),
+        verdict => {
             let head = trace(&generation, arrival, &parcel, id, now);
-            let job = attempt::Job { relay, generation: &generation, instance, parcel, head, id };
-            attempt::direct(job, go).await
+            let message = Arc::new(Message::new(id, head, parcel));
+            let incoming = Incoming { relay, generation, arrival, instance, message, now };
+            match verdict {
+                Verdict::Go(shares) => incoming.go(shares, patience).await,
+                Verdict::Hold { until, reason } => incoming.hold(until, &reason).await,
+                Verdict::Defer(_) | Verdict::Refuse(_) => unreachable!("answered above"),
+            }
         }
-        Verdict::Hold { until, reason } => hold(until, &reason),
-        Verdict::Defer(reply) => Result::of_relay(reply, Outcome::Deferred, None),
-        Verdict::Refuse(reply) => Result::of_relay(reply, Outcome::Refused, None),
     };
-    account.settle(&result);
+    account.settle(&told);
     drop(account);
-    Handed { reply: result.reply, id: Some(id), outcome: result.outcome }
+    Handed { promised: told.reply.is_positive(), reply: told.reply, id: Some(id) }
+}
+
+impl Told {
+    fn of_all(recipients: u64, reply: Reply, outcome: Outcome) -> Self {
+        Self { reply, ends: vec![(outcome, recipients)], upstream: None }
+    }
+}
+
+impl Incoming<'_> {
+    /// The gate lets it go: directly, where that is wanted and can be now, else by the spool.
+    async fn go(self, mut shares: Vec<Go>, patience: &mut Deadline) -> Told {
+        if let Some(reason) = self.relay.queue.all_held() {
+            let progress = self.progress();
+            return self.spool(progress, Wait::Turn, Some(&reason)).await;
+        }
+        // Several upstreams have several answers, and the client gets one.
+        if shares.len() != 1 {
+            let progress = self.progress();
+            return self.spool(progress, Wait::Turn, None).await;
+        }
+        let go = shares.remove(0);
+        let Some(upstream) = self.generation.upstream(&go.upstream).cloned() else {
+            unreachable!("the gate names configured upstreams only")
+        };
+        let queued = match upstream.config.handoff {
+            Handoff::Queued => true,
+            Handoff::Direct => false,
+            Handoff::Auto => {
+                upstream.is_slow() || self.relay.queue.must_wait(&go.upstream, &go.charges)
+            }
+        };
+        if queued {
+            let progress = self.progress();
+            return self.spool(progress, Wait::Turn, None).await;
+        }
+        self.direct(upstream, go, patience).await
+    }
+
+    async fn hold(self, until: Option<Timestamp>, reason: &str) -> Told {
+        let progress = self.progress();
+        let wait = match (self.frozen(), until) {
+            // The end of a window is a change of phase, whatever time is named for it.
+            (Some(phase), _) => phase,
+            (None, Some(until)) => Wait::HoldUntil(until),
+            (None, None) => Wait::Change,
+        };
+        self.spool(progress, wait, Some(reason)).await
+    }
+
+    fn frozen(&self) -> Option<Wait> {
+        gate::frozen(self.relay, self.instance.as_deref(), self.arrival.client)
+    }
+
+    fn progress(&self) -> Progress {
+        let instance = self.instance.as_ref().map(|instance| instance.name().to_string());
+        Progress { instance, ..Progress::default() }
+    }
+
+    /// The envelope as the spool keeps it, which has the head in the body.
+    fn envelope(&self) -> Arc<Envelope> {
+        let Message { id, head, parcel, .. } = &*self.message;
+        let mut facts = parcel.facts;
+        facts.size += head.len() as u64;
+        facts.header_size += head.len() as u64;
+        facts.received += u32::from(!head.is_empty());
+        Arc::new(Envelope {
+            id: *id,
+            received: self.now,
+            client: self.arrival.client,
+            listener: self.arrival.listener.to_owned(),
+            helo: self.arrival.helo.to_owned(),
+            on_behalf: None,
+            mail: parcel.mail.clone(),
+            recipients: parcel.recipients.clone(),
+            facts,
+        })
+    }
+
+    /// Has the spool take what has no end yet, and says so once it is durable.
+    async fn spool(self, mut progress: Progress, wait: Wait, reason: Option<&str>) -> Told {
+        // What a window holds says so by itself.
+        if let Some(reason) = reason
+            && !matches!(wait, Wait::Phase(_))
+        {
+            progress.last = Some(LastWord::new(None, reason, self.now));
+        }
+        let recipients = self.message.parcel.recipients.len() as u64;
+        let new = self.new_message(progress, wait.clone());
+        match self.relay.queue.accept(vec![new]).await {
+            Ok(accepted) => {
+                delivery::line(self.relay, wait);
+                let reply = taken(self.message.id, &accepted[0].receipt);
+                Told::of_all(recipients, reply, Outcome::Spooled)
+            }
+            Err(error) => Told::of_all(recipients, no_spool(&error), Outcome::Deferred),
+        }
+    }
+
+    fn new_message(&self, progress: Progress, wait: Wait) -> NewMessage {
+        let envelope = self.envelope();
+        NewMessage { message: Arc::clone(&self.message), envelope, progress, wait }
+    }
+}
+
+/// The spool has it: the promise, with the id that it is found by.
+fn taken(id: MessageId, _receipt: &Receipt) -> Reply {
+    relay_reply(250, Enhanced(2, 0, 0), &format!("queued as {id}"))
+}
+
+/// The spool cannot take it.
+fn no_spool(error: &SpoolError) -> Reply {
+    // Each message has its line with this reply, within bounds; why is said once, by the spool.
+    tracing::debug!(%error, "a message cannot be spooled");
+    match error {
+        SpoolError::Full(_) => relay_reply(452, Enhanced(4, 3, 1), "no room for this message now"),
+        _ => relay_reply(451, Enhanced(4, 3, 0), "this message cannot be kept now"),
+    }
 }
 
 /// A received message that must be accounted for, whatever happens to its session.
@@ -124,17 +247,19 @@ struct Account<'a> {
 }
 
 impl Account<'_> {
-    fn settle(&mut self, result: &Result) {
+    fn settle(&mut self, told: &Told) {
         self.settled = true;
-        self.relay.emit(&Event::Settled {
-            instance: self.name.as_deref(),
-            id: self.id,
-            upstream: result.upstream.as_deref(),
-            recipients: self.recipients,
-            outcome: result.outcome,
-            reply: &result.reply,
-            elapsed: self.begun.elapsed(),
-        });
+        for &(outcome, recipients) in &told.ends {
+            self.relay.emit(&Event::Settled {
+                instance: self.name.as_deref(),
+                id: self.id,
+                upstream: told.upstream.as_deref(),
+                recipients,
+                outcome,
+                reply: &told.reply,
+                elapsed: self.begun.elapsed(),
+            });
+        }
     }
 }
 
@@ -143,7 +268,7 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         if !self.settled {
             let reply = Reply::fixed(421, Enhanced(4, 3, 0), "session cut off");
-            self.settle(&Result::of_relay(reply, Outcome::InDoubt, None));
+            self.settle(&Told::of_all(self.recipients, reply, Outcome::InDoubt));
         }
     }
 }
@@ -159,7 +284,7 @@ fn ask(
     let recipients: Vec<&str> =
         parcel.recipients.iter().map(|rcpt| rcpt.recipient.as_str()).collect();
     let headers = if attributes::wants_headers(generation.policies.needs()) {
-        body::header_block(parcel)
+        parcel.header_block()
     } else {
         Vec::new()
     };
@@ -172,26 +297,12 @@ fn ask(
         sender_domain: parcel.mail.sender.domain(),
         recipients: &recipients,
         size: parcel.facts.size,
+        on_behalf: None,
         attempts: 0,
         headers: &headers,
     };
     let plan = relay.waves.current();
     gate::ask(relay, generation, &plan, &subject, now, None)
-}
-
-fn hold(until: Option<Timestamp>, reason: &str) -> Result {
-    Result::of_relay(held_reply(until, reason), Outcome::Held, None)
-}
-
-/// Until there is a spool, what is held stays with the sender; this reply says why.
-pub fn held_reply(until: Option<Timestamp>, reason: &str) -> Reply {
-    let text = match until {
-        Some(until) if !reason.contains(&until.to_string()) => {
-            format!("held: {reason}; not before {until}")
-        }
-        _ => format!("held: {reason}"),
-    };
-    relay_reply(451, Enhanced(4, 7, 0), &text)
 }
 
 /// The `Received` line, if one is wanted.

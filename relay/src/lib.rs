@@ -7,29 +7,41 @@
 // Floor 0: plain values and pure functions.
 pub mod plan;
 pub mod message;
+pub mod envelope;
+pub mod notification;
 pub mod decision;
 pub mod gcra;
+pub mod retry;
 pub mod event;
 // Floor 1: the outside world as traits; configuration.
 pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod body;
+pub mod parcel;
+pub mod spool;
+pub mod portable;
 pub mod policy;
 pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
+pub mod scheduler;
+pub mod queue;
 pub mod relay;
 pub mod generation;
 pub mod gate;
+pub mod attempt;
+pub mod delivery;
 pub mod handoff;
 pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;
 pub mod worker;
 pub mod telemetry;
+pub mod http;
 pub mod admin;
+pub mod control;
 pub mod learned;
 pub mod process;
 pub mod cli;

@@ -23,9 +23,53 @@ impl MessageId {
         Self(text)
     }
 
+    /// The id of a key of the spool; none where it is not one.
+    pub fn from_key(key: [u8; 16]) -> Option<Self> {
+        key.iter().all(|byte| ALPHABET.contains(byte)).then_some(Self(key))
+    }
+
+    /// The time of receipt that it was given at.
+    pub fn time(self) -> Timestamp {
+        let digit = |byte: &u8| ALPHABET.iter().position(|digit| digit == byte).unwrap_or(0);
+        let value = self.0.iter().fold(0_u128, |value, byte| value << 5 | digit(byte) as u128);
+        Timestamp(u64::try_from(value >> 35).unwrap_or(u64::MAX))
+    }
+
+    /// The id as the spool's key.
+    pub fn key(self) -> [u8; 16] {
+        self.0
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// A text that is no message's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a message: 16 digits and capital letters")]
+pub struct NotAnId;
+
+impl std::str::FromStr for MessageId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let key = text.as_bytes().try_into().map_err(|_| NotAnId)?;
+        Self::from_key(key).ok_or(NotAnId)
+    }
+}
+
+impl serde::Serialize for MessageId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for MessageId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -139,6 +183,16 @@ mod tests {
              id {id};\r\n\tTue, 20 Jan 2026 06:00:00 +0000\r\n"
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn an_id_is_its_key() {
+        let id = MessageId::new(Timestamp(1_768_888_800_123), 42);
+        assert_eq!(MessageId::from_key(id.key()), Some(id));
+        assert_eq!(id.time(), Timestamp(1_768_888_800_123));
+        assert_eq!(id.as_str().parse(), Ok(id));
+        assert_eq!(MessageId::from_key(*b"0123456789ABCDEU"), None);
+        assert!("short".parse::<MessageId>().is_err());
     }
 
     #[test]

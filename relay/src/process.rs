@@ -2,7 +2,7 @@
 //! Floor 4.
 //!
 //! Workers carry mail; one more thread, the control thread, does all else: the admin pages,
-//! the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
+//! queue control, the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
 //! thread of its own while it lasts.
 
 mod reload;
@@ -17,19 +17,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot, watch as channel};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
-    body::BodyStore,
     config::{self, Config, Diagnostic, Diagnostics},
-    generation, learned,
-    limits::Limits,
+    control,
+    generation::{self, Surroundings},
+    learned,
     listener::{self, Bound},
     policy::{HostOptions, PolicyHost},
+    queue::{Found, OpenedQueue, Queue},
     relay::Relay,
+    spool::Shutdown,
     telemetry::Telemetry,
-    waves::Waves,
     worker::Workers,
     world::World,
 };
@@ -114,6 +115,9 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     for (name, address) in running.addresses.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         tracing::info!(listener = name, %address, "listening");
     }
+    if let Some(address) = running.admin {
+        tracing::info!(%address, "monitors are answered");
+    }
     if running.control.join().is_err() {
         tracing::error!("the control thread panicked");
     }
@@ -164,23 +168,26 @@ impl Running {
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;
+        let queue = open_queue(&state_dir, &config, &world)?;
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
-        let policies = generation::load_policies(&host, &config)?;
+        let telemetry = Telemetry::new(Arc::clone(&world.clock));
+        let around = Surroundings {
+            world,
+            host,
+            observer: Arc::clone(&telemetry) as _,
+            spill: &spill,
+            queue,
+            known: &learned::load(&state_dir),
+        };
+        let relay = generation::assemble(config, around)?;
+        relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
+        let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
-        let workers = config.relay.workers;
-        let known = learned::load(&state_dir);
-        let telemetry = Telemetry::new(Arc::clone(&world.clock));
-        let limits = &config.limits;
-        let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-        let table = Limits::new(limits.limit_keys, limits.direct_queue);
-        let bodies = BodyStore::new(&spill, limits.message_memory, limits.memory, limits.spill);
-        let first = generation::build(&world, config, policies, None, &known);
-        let relay =
-            Relay::new(world, waves, table, bodies, host, Arc::clone(&telemetry) as _, first);
-        let workers =
-            Workers::start(&relay, workers).map_err(StartError::system("start a worker"))?;
+        let socket = bind_control(&state_dir)?;
+        let workers = Workers::start(&relay, config.relay.workers)
+            .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let reloader = Reloader::new(path, &relay, workers, bound)?;
         let addresses = reloader.addresses();
@@ -195,12 +202,35 @@ impl Running {
             signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
-        let control = Control { relay: Arc::clone(&relay), reloader, telemetry, admin, signals };
+        let control =
+            Control { relay: Arc::clone(&relay), reloader, telemetry, admin, socket, signals };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
             .map_err(StartError::system("start the control thread"))?;
         Ok(Self { relay, addresses, admin: admin_address, requests, control })
     }
+}
+
+/// Opens the spool, and tells what an earlier process left in it.
+fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Queue>, StartError> {
+    let directory = state_dir.join("spool");
+    let clock = Arc::clone(&world.clock);
+    let opened = Queue::open(&directory, &config.spool, clock, config.relay.workers);
+    let OpenedQueue { queue, found } = opened.map_err(|error| {
+        let place = directory.display();
+        StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, error.to_string())]))
+    })?;
+    for damage in &found.damage {
+        tracing::error!(%damage, "damage in the spool");
+    }
+    let Found { shutdown, messages, doubtful, .. } = found;
+    if messages > 0 || !matches!(shutdown, Shutdown::New | Shutdown::Clean) {
+        tracing::info!(messages, doubtful, ?shutdown, "the spool is open");
+    }
+    if let Some(reason) = queue.all_held() {
+        tracing::warn!(%reason, "everything is held");
+    }
+    Ok(queue)
 }
 
 /// Makes the state directory fit for use; says where bodies spill.
@@ -246,12 +276,25 @@ fn bind_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartErr
         .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
 }
 
+fn bind_control(state_dir: &Path) -> Result<control::Socket, StartError> {
+    control::Socket::bind(state_dir).map_err(|error| match error {
+        control::SocketError::Io { source, .. } => {
+            StartError::System { what: "make the control socket", source }
+        }
+        error => {
+            let place = state_dir.display();
+            StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, error.to_string())]))
+        }
+    })
+}
+
 /// The control thread.
 struct Control {
     relay: Arc<Relay>,
     reloader: Reloader,
     telemetry: Arc<Telemetry>,
     admin: Option<std::net::TcpListener>,
+    socket: control::Socket,
     signals: Option<watch::Signals>,
 }
 
@@ -262,30 +305,25 @@ impl Control {
         inbox: mpsc::Receiver<Request>,
         requests: mpsc::Sender<Request>,
     ) {
-        let relay = Arc::clone(&self.relay);
-        let reloader = runtime.block_on(self.serve(inbox, requests));
-        let patience = relay.generation().config.limits.shutdown_timeout;
-        reloader.stop(patience);
+        runtime.block_on(self.serve(inbox, requests));
         tracing::info!("stopped");
     }
 
-    async fn serve(
-        self,
-        mut inbox: mpsc::Receiver<Request>,
-        requests: mpsc::Sender<Request>,
-    ) -> Arc<Reloader> {
-        let Self { relay, reloader, telemetry, admin, signals } = self;
-        let (stop, stopped) = channel::channel(false);
+    async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
+        let Self { relay, reloader, telemetry, admin, socket, signals } = self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
-                    let serving =
-                        admin::serve(socket, Arc::clone(&relay), telemetry, until(stopped));
-                    tokio::spawn(serving);
+                    // To the end of the runtime, and that is the end of the process: who asks
+                    // during the drain is told of it.
+                    tokio::spawn(admin::serve(socket, Arc::clone(&relay), telemetry));
                 }
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
         }
+        let serving = Arc::clone(&relay);
+        // To the end of the runtime too; its file goes with it.
+        tokio::spawn(async move { control::serve(&socket, serving).await });
         if let Some(signals) = signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
             tokio::spawn(watch::files(Arc::clone(&relay), requests));
@@ -314,18 +352,27 @@ impl Control {
                 Some(Request::Stop) | None => break,
             }
         }
-        // Workers and the admin address end together: who asks is refused, which is not ready.
-        relay.stop();
-        let _ = stop.send(true);
-        reloader.save_learned();
-        reloader
+        // Who waits for a reload, or asks for one from now on, hears that it stops.
+        drop(inbox);
+        drain(&relay, reloader).await;
+    }
+}
+
+/// Ends the sessions and the workers; upstreams are kept and monitors answered meanwhile.
+async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
+    relay.stop();
+    reloader.save_learned();
+    let patience = relay.generation().config.limits.shutdown_timeout;
+    let queue = Arc::clone(&relay.queue);
+    let draining = tokio::task::spawn_blocking(move || {
+        reloader.stop(patience);
+        queue.save_accounts();
+        queue.spool().close();
+    });
+    if draining.await.is_err() {
+        tracing::error!("stopping panicked");
     }
 }
 
 /// How often what upstreams offer is written down, if it changed.
 const SAVING: Duration = Duration::from_secs(10);
-
-async fn until(mut stopped: channel::Receiver<bool>) {
-    // The sender's end means the same.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
-}

@@ -7,7 +7,7 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -23,6 +23,7 @@ use crate::{
     event::{Event, Observer},
     limits::Limits,
     policy::{PolicyHost, PolicySet, WorkerPolicies},
+    queue::Queue,
     upstream::Upstream,
     waves::Waves,
     world::World,
@@ -38,7 +39,7 @@ pub struct Generation {
     /// The policies.
     pub policies: Arc<PolicySet>,
     /// The upstreams by name.
-    pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    pub upstreams: BTreeMap<Arc<str>, Arc<Upstream>>,
     /// The names of the policies as scopes of their limit keys, in order.
     pub scopes: Vec<Arc<str>>,
     /// The listeners by name.
@@ -55,6 +56,8 @@ pub struct Relay {
     pub limits: Arc<Limits>,
     /// Where bodies live.
     pub bodies: Arc<BodyStore>,
+    /// The messages that wait.
+    pub queue: Arc<Queue>,
     /// The policy host.
     pub policy_host: Arc<PolicyHost>,
     /// Who hears of events.
@@ -114,11 +117,13 @@ pub struct ListenerSettings {
 
 impl Relay {
     /// A relay with its first generation.
+    #[allow(clippy::too_many_arguments, reason = "one place puts it together from its parts")]
     pub fn new(
         world: World,
         waves: Arc<Waves>,
         limits: Arc<Limits>,
         bodies: Arc<BodyStore>,
+        queue: Arc<Queue>,
         policy_host: Arc<PolicyHost>,
         observer: Arc<dyn Observer>,
         first: Generation,
@@ -128,6 +133,7 @@ impl Relay {
             waves,
             limits,
             bodies,
+            queue,
             policy_host,
             observer,
             current: ArcSwap::from_pointee(first),
@@ -153,13 +159,16 @@ impl Relay {
         self.limits.resize(limits.limit_keys, limits.direct_queue);
         self.bodies.resize(limits.message_memory, limits.memory, limits.spill);
         self.waves.replace(Arc::clone(&config.plan));
+        self.queue.spool().resize(&config.spool);
         self.current.store(Arc::new(next));
+        self.queue.plan_changed();
     }
 
     /// Goes back to an older generation's configuration and policies. The plan in force stays:
     /// going back never changes a window.
     pub fn roll_back(&self, older: Generation) {
         self.current.store(Arc::new(older));
+        self.queue.plan_changed();
     }
 
     /// Tells the observer.
@@ -170,6 +179,7 @@ impl Relay {
     /// Sessions end at the next boundary from now on.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
+        self.queue.stop();
     }
 
     /// Whether sessions are to end.

@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{BodyFacts, Enhanced, Helo, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{BodyFacts, Closing, Enhanced, Helo, Reply, Server, ServerConfig, Step};
 
 use crate::{
     config::ListenerConfig,
@@ -40,8 +40,8 @@ const STRESS_FLOOR: Duration = Duration::from_secs(5);
 static STOPPING: Reply = Reply::fixed(421, Enhanced(4, 3, 2), "relay is stopping, come back");
 static TIMEOUT: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "timeout, closing");
 static SLOW: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "too slow, closing");
-static ONE_RECIPIENT: Reply =
-    Reply::fixed(452, Enhanced(4, 5, 3), "one recipient a message; send the rest again");
+static TOO_MANY: Reply =
+    Reply::fixed(452, Enhanced(4, 5, 3), "too many recipients; send the rest again");
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
@@ -182,9 +182,10 @@ impl Session {
     fn end(&mut self, reason: Ended) {
         self.relay.emit(&Event::SessionEnded { client: self.peer.ip(), reason });
         self.server.close(match reason {
-            Ended::Timeout | Ended::Misbehaved => &TIMEOUT,
+            Ended::Timeout => &TIMEOUT,
             Ended::TooSlow => &SLOW,
             Ended::Stopping => &STOPPING,
+            Ended::Misbehaved => unreachable!("the state machine ends that by itself"),
         });
     }
 
@@ -268,7 +269,14 @@ impl Session {
                     self.check_rate()?;
                     return Ok(Next::Read);
                 }
-                Step::Close => return Ok(Next::Close),
+                Step::Close(closing) => {
+                    // It has its answer from the state machine.
+                    if closing == Closing::Misbehaved {
+                        let (client, reason) = (self.peer.ip(), Ended::Misbehaved);
+                        self.relay.emit(&Event::SessionEnded { client, reason });
+                    }
+                    return Ok(Next::Close);
+                }
                 Step::End(facts) => {
                     self.pending.extend_from_slice(&input[at..]);
                     return Ok(Next::HandOff(facts));
@@ -283,10 +291,13 @@ impl Session {
                     self.server.accept();
                 }
                 Step::Rcpt(rcpt) => match &mut self.message {
-                    // Results must not be mixed while there is no spool to sort them out.
-                    Some(message) if message.has_recipient() => self.server.reply(&ONE_RECIPIENT),
+                    Some(message)
+                        if message.recipients() >= self.relay.look().config.limits.recipients =>
+                    {
+                        self.server.reply(&TOO_MANY);
+                    }
                     Some(message) => {
-                        message.set_recipient(rcpt);
+                        message.add_recipient(rcpt);
                         self.server.accept();
                     }
                     None => unreachable!("a recipient belongs to a transaction"),
@@ -304,9 +315,8 @@ impl Session {
                 }
                 Step::Dropped(fault) => {
                     self.message = None;
-                    let reason = fault.to_string();
                     let client = self.peer.ip();
-                    self.relay.emit(&Event::MessageRejected { client, reason: &reason });
+                    self.relay.emit(&Event::MessageRejected { client, fault });
                 }
                 Step::Reset => self.message = None,
             }
@@ -343,7 +353,10 @@ impl Session {
         };
         // Boxed, so that a session that waits for commands is small.
         let handed = match message.into_parcel(facts) {
-            Ok(parcel) => Box::pin(handoff::deliver(&self.relay, &arrival, parcel)).await,
+            Ok(parcel) => {
+                let deadline = &mut self.deadline;
+                Box::pin(handoff::deliver(&self.relay, &arrival, parcel, deadline)).await
+            }
             Err(refusal) => handoff::Handed::refused(refusal),
         };
         self.server.reply(&handed.reply);

@@ -16,6 +16,7 @@ mod ledger;
 mod log;
 mod process;
 mod render;
+mod spool;
 
 use std::sync::{
     Arc,
@@ -54,7 +55,7 @@ pub struct Telemetry {
     gate: Histogram,
     refused: [AtomicU64; Refused::ALL.len()],
     ended: [AtomicU64; Ended::ALL.len()],
-    rejected: [AtomicU64; REJECTED.len()],
+    rejected: [AtomicU64; MessageFault::ALL.len()],
     replies_lost: AtomicU64,
     replies_lost_delivered: AtomicU64,
     panics: AtomicU64,
@@ -64,17 +65,6 @@ pub struct Telemetry {
     last_reload: AtomicU64,
     last_reload_good: AtomicBool,
 }
-
-/// Why messages are rejected at their end; what is none of these is "other".
-const REJECTED: [(Option<MessageFault>, &str); 7] = [
-    (Some(MessageFault::TooLarge), "too_large"),
-    (Some(MessageFault::Nul), "nul"),
-    (Some(MessageFault::BareLineEnd), "bare_line_end"),
-    (Some(MessageFault::LongLine), "long_line"),
-    (Some(MessageFault::LargeHeader), "large_header"),
-    (Some(MessageFault::Loop), "loop"),
-    (None, "other"),
-];
 
 impl Telemetry {
     /// Nothing counted yet. The configuration that the process starts with counts as taken now.
@@ -161,8 +151,13 @@ impl Telemetry {
             Event::ReplyLost { delivered: false, .. } => {
                 self.replies_lost.fetch_add(1, Relaxed);
             }
-            // Counted by the policy host, by kind.
-            Event::PolicyFailed { .. } => {}
+            // Counted by the policy host, by kind; by the queue's accounts; told in the log only.
+            Event::PolicyFailed { .. }
+            | Event::Ended { .. }
+            | Event::Released { .. }
+            | Event::HeldTooLong { .. }
+            | Event::Operator { .. }
+            | Event::Unreadable { .. } => {}
             event => self.count_process(event),
         }
     }
@@ -190,13 +185,8 @@ impl Telemetry {
             Event::SessionEnded { reason, .. } => {
                 self.ended[*reason as usize].fetch_add(1, Relaxed);
             }
-            Event::MessageRejected { reason, .. } => {
-                let is_it = |fault: Option<MessageFault>| {
-                    fault.is_none_or(|fault| fault.to_string() == *reason)
-                };
-                if let Some(index) = REJECTED.iter().position(|(fault, _)| is_it(*fault)) {
-                    self.rejected[index].fetch_add(1, Relaxed);
-                }
+            Event::MessageRejected { fault, .. } => {
+                self.rejected[*fault as usize].fetch_add(1, Relaxed);
             }
             Event::SessionPanicked => {
                 self.panics.fetch_add(1, Relaxed);

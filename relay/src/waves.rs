@@ -156,6 +156,11 @@ impl PlanState {
         self.plan.attribute(origin)
     }
 
+    /// The plan's index of an instance.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.instances.iter().position(|state| *state.name == *name)
+    }
+
     /// Whether mail of no instance from `client` might be a frozen instance's.
     pub fn owner_may_not_start(&self, client: IpAddr, now: Timestamp) -> Option<usize> {
         self.plan.owner_of_network(client, |index| !self.instances[index].phase(now).may_start())

@@ -27,6 +27,7 @@ use tokio::{
 };
 
 use crate::{
+    delivery,
     listener::{Clients, Counted, refusal},
     relay::{Relay, with_policies},
     session::{self, Client, stopping},
@@ -145,6 +146,10 @@ impl Worker {
         let worker = Arc::new(self);
         let mut acceptors: HashMap<String, AbortHandle> = HashMap::new();
         worker.warm();
+        tokio::spawn(delivery::serve(Arc::clone(&worker.shared.relay)));
+        if worker.number == 0 {
+            tokio::spawn(delivery::keeper::keep(Arc::clone(&worker.shared.relay)));
+        }
         while let Some(command) = commands.recv().await {
             match command {
                 Command::Listen(name, socket) => match TcpListener::from_std(socket) {
@@ -261,6 +266,8 @@ impl Worker {
             while self.shared.sessions[self.number].load(Ordering::Relaxed) > 0 {
                 self.shared.idle[self.number].notified().await;
             }
+            // What is under way from the spool ends too; all else stays there.
+            self.shared.relay.queue.quiet().await;
         };
         if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!("sessions are cut off (limits.shutdown_timeout)");

@@ -26,6 +26,11 @@ fn sending(sim: &Arc<Sim>, mut sender: Sender, name: String) -> JoinHandle<(Stri
     })
 }
 
+/// The spool has it.
+fn is_queued(reply: &str) -> bool {
+    reply.starts_with("250 2.0.0 queued as ")
+}
+
 async fn world(setup: Setup) -> (Arc<Sim>, sim::Sink) {
     let sim = Arc::new(setup.build());
     let legacy = sim.sink(2601);
@@ -47,19 +52,23 @@ async fn a_rate_is_waited_for_in_order_and_at_most_200_ms() {
         told.push(task.await.unwrap());
     }
     assert_eq!(legacy.names(), ["0", "1", "2"], "first come, first served");
-    let times: Vec<u64> = legacy.arrived().iter().map(|one| one.at).collect();
-    assert!((99..=102).contains(&(times[1] - times[0])), "{times:?}");
-    assert!((99..=102).contains(&(times[2] - times[1])), "{times:?}");
-    for (reply, took) in &told[3..] {
-        assert!(reply.starts_with("451 4.7.0 try again later: limit "), "{reply}");
-        assert!(reply.contains("of policy \"throttle\" is reached"), "{reply}");
-        assert!(*took <= 202, "{took}");
+    for (reply, _) in &told[..3] {
+        assert!(!is_queued(reply), "{reply}");
     }
-    assert_eq!(sim.relay.limits.stats().waiting, 0);
-    // Those that gave up took nothing of the rate.
+    for (reply, took) in &told[3..] {
+        assert!(is_queued(reply) && *took <= 202, "{reply} after {took} ms");
+    }
     tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(legacy.names(), ["0", "1", "2", "3", "4"], "the spool goes on in order");
+    let times: Vec<u64> = legacy.arrived().iter().map(|one| one.at).collect();
+    for pair in times.windows(2) {
+        assert!((99..=102).contains(&(pair[1] - pair[0])), "{times:?}");
+    }
+    assert_eq!((sim.relay.limits.stats().waiting, sim.spooled()), (0, 0));
+    // Nobody took more of the rate than he used.
     let sender = sim.sender("10.0.2.1").await;
     assert_eq!(sending(&sim, sender, "later".into()).await.unwrap().1, 0);
+    assert_eq!(legacy.names().len(), 6);
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,22 +82,24 @@ async fn a_concurrency_limit_passes_on_when_its_holder_is_done() {
         tasks.push(sending(&sim, sender, number.to_string()));
         tokio::task::yield_now().await;
     }
-    let mut taken = 0;
-    for task in tasks {
+    for (number, task) in tasks.into_iter().enumerate() {
         let (reply, took) = task.await.unwrap();
-        if reply.starts_with("250") {
-            taken += 1;
-        } else {
-            assert!(reply.starts_with("451 4.7.0 try again later: limit "), "{reply}");
-            assert!((199..=203).contains(&took), "{took}");
-        }
+        assert!(reply.starts_with("250"), "{reply}");
+        assert_eq!(is_queued(&reply), number >= 3, "{reply}");
+        assert!(number < 3 || (199..=203).contains(&took), "{took}");
     }
-    assert_eq!((taken, legacy.names()), (3, vec!["0".into(), "1".into(), "2".into()]));
+    assert_eq!(legacy.names(), ["0", "1", "2"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut names = legacy.names();
+    names.sort();
+    assert_eq!(names, ["0", "1", "2", "3", "4"]);
+    let times: Vec<u64> = legacy.arrived().iter().map(|one| one.at).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= 80), "one at a time: {times:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_connection_serves_two_sessions_in_turn() {
-    let legacy = "connections = 1";
+    let legacy = "connections = 1\ndirect_budget = '1h'";
     let (sim, legacy) = world(Setup { legacy, ..Setup::default() }).await;
     legacy.at(Point::End, Act::after(150));
     let one = sending(&sim, sim.sender("10.0.2.1").await, "one".into());
@@ -103,10 +114,13 @@ async fn one_connection_serves_two_sessions_in_turn() {
     let one = sending(&sim, sim.sender("10.0.2.1").await, "three".into());
     settle().await;
     let (reply, took) = sending(&sim, sim.sender("10.0.2.1").await, "four".into()).await.unwrap();
-    assert_eq!(reply, "451 4.4.1 upstream legacy: all 1 connections are busy (connections)");
+    assert!(is_queued(&reply), "{reply}");
     assert!((199..=203).contains(&took), "{took}");
     assert!(one.await.unwrap().0.starts_with("250"));
-    assert_eq!(sim.upstream("legacy").status().waiting, 0);
+    assert_eq!(legacy.names().len(), 3);
+    tokio::time::sleep(Duration::from_millis(5_010)).await;
+    assert_eq!(legacy.names(), ["one", "two", "three", "four"], "as soon as it comes free");
+    assert_eq!((legacy.opened(), sim.upstream("legacy").status().waiting), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,23 +136,68 @@ async fn a_full_queue_answers_at_once() {
             waiting.push(sending(&sim, sim.sender("10.0.2.1").await, number.to_string()));
             settle().await;
         }
-        let fourth = sending(&sim, sim.sender("10.0.2.1").await, "four".into());
+        let fourth = sending(&sim, sim.sender("10.0.2.1").await, "3".into());
         let (reply, took) = fourth.await.unwrap();
-        assert!(reply.starts_with("451 4."), "{reply}");
-        assert!(reply.contains("2 attempts wait already (limits.direct_queue)"), "{reply}");
+        assert!(is_queued(&reply), "{reply}");
         assert_eq!(took, 0);
         let mut replies = Vec::new();
         for task in waiting {
             replies.push(task.await.unwrap().0);
         }
-        assert!(replies[0].starts_with("250") && replies[1].starts_with("451"), "{replies:?}");
+        assert!(replies[0].starts_with("250") && !is_queued(&replies[0]), "{replies:?}");
+        assert!(is_queued(&replies[1]) && is_queued(&replies[2]), "{replies:?}");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let mut names = legacy.names();
+        names.sort();
+        assert_eq!((names, sim.spooled()), (["0", "1", "2", "3"].map(str::to_owned).into(), 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_spool_the_client_is_told_what_blocks() {
+    let busy = "451 4.4.1 upstream legacy: all 1 connections are busy (connections)";
+    let limited = "451 4.7.0 try again later: limit ";
+    let full = "1 attempts wait already (limits.direct_queue)";
+    let direct =
+        |legacy, queue, policies| Setup { legacy, limits: queue, policies, ..Setup::default() };
+    let limit = |queue| direct("handoff = 'direct'", queue, limits("{ concurrency = 1 }"));
+    let connection = |queue| {
+        let legacy = "handoff = 'direct'\nconnections = 1";
+        direct(legacy, queue, sim::THREE_POLICIES.to_owned())
+    };
+    let cases = [
+        (limit(""), [limited, limited]),
+        (limit("direct_queue = 1"), [limited, full]),
+        (connection(""), [busy, busy]),
+        (connection("direct_queue = 1"), [busy, full]),
+    ];
+    for (setup, wanted) in cases {
+        let (sim, legacy) = world(setup).await;
+        legacy.at(Point::End, Act::after(5_000));
+        let mut tasks = Vec::new();
+        for number in 0..3 {
+            tasks.push(sending(&sim, sim.sender("10.0.2.1").await, number.to_string()));
+            settle().await;
+        }
+        let mut told = Vec::new();
+        for task in tasks {
+            told.push(task.await.unwrap());
+        }
+        assert!(told[0].0.starts_with("250"), "{told:?}");
+        for ((reply, took), wanted) in told[1..].iter().zip(wanted) {
+            assert!(reply.starts_with("451 ") && reply.contains(wanted), "{reply}, not {wanted}");
+            let waited = if wanted == full { 0..=0 } else { 199..=203 };
+            assert!(waited.contains(took), "{reply} after {took} ms");
+        }
+        assert_eq!((legacy.names(), sim.spooled()), (vec!["0".to_owned()], 0));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_sent_nothing_gives_its_limit_back() {
     let policies = limits("{ rate = '1/h', burst = 2 }");
-    let (sim, legacy) = world(Setup { policies, ..Setup::default() }).await;
+    let direct = "handoff = 'direct'";
+    let (sim, legacy) = world(Setup { policies, legacy: direct, ..Setup::default() }).await;
     legacy.refuse();
     for _ in 0..3 {
         let (reply, _) = sending(&sim, sim.sender("10.0.2.1").await, "no".into()).await.unwrap();
@@ -157,14 +216,15 @@ async fn a_held_attempt_gives_its_limit_back() {
     let setup = Setup { policies, limits: "command_timeout = '1h'", ..Setup::default() };
     let (sim, legacy) = world(setup).await;
     legacy.without_chunking();
-    legacy.at(Point::Data, Act::after(20_000));
+    legacy.at(Point::Data, Act::after(15_000));
     let mut sender = sim.sender("10.0.1.1").await;
     let reply = tokio::spawn(async move { sender.mail("a@acme.example", "held").await });
     settle().await;
     let sooner = plan("1s", "05:00:10", "05:01:00");
     let policies = limits("{ rate = '1/d', burst = 1 }");
     sim.reload(&Setup { policies, plan: sooner, ..Setup::default() });
-    assert!(reply.await.unwrap().starts_with("451 4.7.0 held"));
+    assert!(is_queued(&reply.await.unwrap()));
+    assert_eq!(legacy.names().len(), 0);
     legacy.at(Point::Data, Act::GO);
     let (reply, _) = sending(&sim, sim.sender("10.0.2.1").await, "yes".into()).await.unwrap();
     assert!(reply.starts_with("250"), "{reply}");
@@ -193,6 +253,9 @@ async fn two_hundred_messages_at_once_never_exceed_the_connections() {
     while let Some(reply) = tasks.join_next().await {
         taken += usize::from(reply.unwrap().starts_with("250"));
     }
+    // The few that were spooled, because the upstream became slow.
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(sim.spooled(), 0);
     assert_eq!(legacy.most_open(), 7);
     let mut names = legacy.names();
     names.sort();
@@ -205,7 +268,7 @@ async fn two_hundred_messages_at_once_never_exceed_the_connections() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_pipelined_behind_another_does_not_delay_its_reply() {
-    let (_sim, legacy) = world(Setup::default()).await;
+    let (sim, legacy) = world(Setup::default()).await;
     let mut slow = false;
     legacy.script(move |point, _| {
         if point == Point::End && std::mem::replace(&mut slow, true) {
@@ -213,7 +276,7 @@ async fn a_message_that_is_pipelined_behind_another_does_not_delay_its_reply() {
         }
         Act::GO
     });
-    let mut sender = _sim.sender("10.0.2.1").await;
+    let mut sender = sim.sender("10.0.2.1").await;
     let mut text = String::new();
     for name in ["one", "two"] {
         let body = format!("Subject: test\r\n\r\nname={name}\r\n");
@@ -224,9 +287,13 @@ async fn a_message_that_is_pipelined_behind_another_does_not_delay_its_reply() {
     for _ in 0..3 {
         assert!(sender.reply().await.starts_with("250"));
     }
-    assert!(_sim.elapsed() < 1000, "the first reply came after {} ms", _sim.elapsed());
+    assert!(sim.elapsed() < 1000, "the first reply came after {} ms", sim.elapsed());
     for _ in 0..3 {
         assert!(sender.reply().await.starts_with("250"));
     }
-    assert_eq!(legacy.names(), ["one", "two"]);
+    assert!((20_000..20_100).contains(&sim.elapsed()), "limits.direct_deadline");
+    assert_eq!((legacy.names(), sim.spooled()), (vec!["one".to_owned()], 1));
+    sim.until(at(2, 0)).await;
+    assert_eq!((legacy.names(), sim.spooled()), (vec!["one".into(), "two".into()], 0));
+    assert_eq!(sim.log.count(&["InDoubt {"]), 0, "the reply came late, and was heard");
 }

@@ -29,7 +29,8 @@ async fn acme(sim: &Sim, name: &str) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_target_is_ejected_and_a_probe_lets_it_back() {
-    let legacy = "eject_after = 3\neject_for = '1s'\neject_max = '4s'\nidle_timeout = '1s'";
+    let legacy = "handoff = 'direct'\neject_after = 3\neject_for = '1s'\neject_max = '4s'\n\
+                  idle_timeout = '1s'";
     let sim = Setup { legacy, ..Setup::default() }.build();
     let sink = sim.sink(2601);
     sim.keep_house();
@@ -62,8 +63,62 @@ async fn a_target_is_ejected_and_a_probe_lets_it_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_down_upstream_cannot_have_waits_and_goes_when_a_probe_lets_it_back() {
+    let legacy = "eject_after = 3\neject_for = '1s'\neject_max = '4s'";
+    let sim = Setup { legacy, ..Setup::default() }.build();
+    let sink = sim.sink(2601);
+    sim.keep_house();
+    settle().await;
+    sink.refuse();
+    let names: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    for name in &names {
+        let reply = mail(&sim, name).await;
+        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    }
+    sim.until(at(5, 0)).await;
+    assert!(sim.upstream("legacy").is_down());
+    assert_eq!((sink.names().len(), sim.spooled()), (0, 20));
+    let failed = sim.upstream("legacy").status().failed;
+    assert!(failed < 200, "probes asked, not messages: {failed} connections failed");
+    sink.listen();
+    // The longest pause and a quarter of it.
+    sim.until(at(5, 6)).await;
+    let mut arrived = sink.names();
+    arrived.sort_by_key(|name| name.parse::<u32>().unwrap());
+    assert_eq!((arrived, sim.spooled()), (names, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_reply_is_heard_and_a_lost_one_means_another_attempt() {
+    let legacy = "final_timeout = '1min'\nretry_first = '30s'";
+    for (code, arrivals, doubts) in [(250, 1, 0), (451, 2, 0), (0, 2, 1)] {
+        let sim = Setup { legacy, ..Setup::default() }.build();
+        let sink = sim.sink(2601);
+        let mut first = true;
+        sink.script(move |point, _| {
+            if point != Point::End || !std::mem::take(&mut first) {
+                return Act::GO;
+            }
+            let late = Act::after(50_000);
+            match code {
+                250 => late,
+                0 => Act { what: Act::CLOSE.what, ..late },
+                code => Act { what: Act::reply(code).what, ..late },
+            }
+        });
+        let reply = mail(&sim, "late").await;
+        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!((20_000..20_100).contains(&sim.elapsed()), "limits.direct_deadline");
+        sim.until(at(5, 0)).await;
+        let arrived = sink.arrived();
+        assert_eq!(arrived.iter().filter(|one| one.name() == "late").count(), arrivals, "{code}");
+        assert_eq!((sim.log.count(&["InDoubt {"]), sim.spooled()), (doubts, 0), "{code}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_fails_does_not_let_it_back() {
-    let legacy = "eject_after = 1\nconnect_timeout = '1s'\neject_max = '2s'";
+    let legacy = "handoff = 'direct'\neject_after = 1\nconnect_timeout = '1s'\neject_max = '2s'";
     let sim = Setup { legacy, ..Setup::default() }.build();
     let sink = sim.sink(2601);
     sink.at(Point::Greeting, Act::reply(554));
@@ -128,7 +183,11 @@ async fn stale_pooled_connections_cost_no_message() {
     let pool = 8;
     // They close while idle, or say 421 to the next message, or close at it.
     for act in [None, Some(Act::reply(421)), Some(Act::CLOSE)] {
-        for legacy in ["connections = 8", "connections = 20"] {
+        for connections in [8, 20] {
+            let legacy = match connections {
+                8 => "handoff = 'direct'\nconnections = 8",
+                _ => "handoff = 'direct'\nconnections = 20",
+            };
             let sim = Setup { legacy, ..Setup::default() }.build();
             let sink = sim.sink(2601);
             // With it the whole message is out at once, and in doubt if nothing comes back.
@@ -149,14 +208,16 @@ async fn stale_pooled_connections_cost_no_message() {
             }
             assert!(!sim.upstream("legacy").is_down(), "an old connection says nothing of it");
             assert_eq!(sink.names().len(), pool + 20);
-            assert!(sink.most_open() <= 8 || legacy != "connections = 8");
+            assert!(sink.most_open() <= connections);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_in_doubt_is_not_tried_again() {
-    let sim = Setup { legacy: "final_timeout = '30s'", ..Setup::default() }.build();
+    let legacy = "handoff = 'direct'\nfinal_timeout = '30s'";
+    let limits = "direct_deadline = '1min'";
+    let sim = Setup { legacy, limits, ..Setup::default() }.build();
     let sink = sim.sink(2601);
     for (number, act) in [Act::CLOSE, Act::after(31_000)].into_iter().enumerate() {
         sink.at(Point::End, act);
@@ -189,7 +250,7 @@ async fn a_whole_message_that_was_written_at_once_is_in_doubt_after_a_close() {
 
 #[tokio::test(start_paused = true)]
 async fn the_upstreams_own_refusals_reach_the_client() {
-    let sim = Setup::default().build();
+    let sim = Setup { legacy: "deferred = 'pass'", ..Setup::default() }.build();
     let sink = sim.sink(2601);
     for point in [Point::Mail, Point::Data, Point::End] {
         for code in [451, 550] {
@@ -227,7 +288,7 @@ async fn connections_are_closed_after_their_messages_and_when_idle() {
 
 #[tokio::test(start_paused = true)]
 async fn a_retired_upstream_keeps_nothing_and_a_revived_one_does() {
-    let sim = Setup::default().build();
+    let sim = Setup { legacy: "handoff = 'direct'", ..Setup::default() }.build();
     let sink = sim.sink(2601);
     fill_pool(&sim, &sink, 3).await;
     let upstream = sim.upstream("legacy");

@@ -1,8 +1,8 @@
 //! Test harness and benchmark tools of wavegate.
 //!
 //! Owns the load generator, the SMTP sink, the benchmark that drives them against the relay and
-//! its peers, and how tests find tools of others. Knows nothing of the relay's code: it is driven
-//! over SMTP and its command line.
+//! its peers, and how tests find tools of others. Knows nothing of the relay's code, which is driven
+//! over SMTP and its command line; only a benchmark fills a spool through the relay's store.
 
 #![allow(
     clippy::disallowed_methods,

@@ -479,3 +479,38 @@ fn no_open_relay() {
     assert!(relay.hello().small().starts_with("250"), "a client that is allowed");
     assert_eq!(sink.counts().messages, 1);
 }
+
+#[test]
+fn sessions_that_end_by_misbehaviour_are_counted() {
+    let sink = recording();
+    let relay = Relay::start(&Config::to(&[sink.addr()]).admin());
+    let counted = || relay.metrics().value("sessions_ended_total{reason=\"misbehaved\"}");
+    // Neither of these is misbehaviour.
+    relay.hello().expect("QUIT", "221");
+    drop(relay.hello());
+    assert_eq!(counted(), 0.0);
+    let ends: [(&[u8], &str); 4] = [
+        (b"GET / HTTP/1.1\r\n\r\n", ""),
+        (b"\x16\x03\x01", ""),
+        (b"DATA\r\nSubject: early\r\n", "554 5.5.0"),
+        (b"BDAT x\r\n", "521 5.5.4"),
+    ];
+    for (number, (bytes, reply)) in (1..).zip(ends) {
+        let mut client = relay.hello();
+        client.envelope("a@example.com", "b@example.org");
+        client.try_send(bytes);
+        if !reply.is_empty() {
+            client.expect_reply(reply);
+        }
+        client.expect_closed();
+        assert_eq!(counted(), f64::from(number), "{}", bytes.escape_ascii());
+    }
+    let mut client = relay.hello();
+    for _ in 0..20 {
+        client.command("XYZZY");
+    }
+    assert_eq!(counted(), 4.0, "not yet");
+    client.expect("XYZZY", "421 4.7.0");
+    client.expect_closed();
+    assert_eq!(counted(), 5.0);
+}

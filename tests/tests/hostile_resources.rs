@@ -176,7 +176,7 @@ fn memory_pressure_spills_and_loses_nothing() {
     let relay = Relay::start(&config);
     let message = load::message::build(200_000, "mkt.acme.example");
     let (most, rest) = message.stuffed.split_at(message.stuffed.len() - 5);
-    let mut clients: Vec<_> = (0..40).map(|_| relay.hello()).collect();
+    let mut clients: Vec<_> = (0..100).map(|_| relay.hello()).collect();
     let before = relay.memory();
     for client in &mut clients {
         client.begin_data();
@@ -184,13 +184,14 @@ fn memory_pressure_spills_and_loses_nothing() {
         client.drained();
     }
     let grown = relay.memory().saturating_sub(before);
-    assert!(grown < 5_000_000, "8 MB of messages took {grown} bytes of memory");
+    // A part of what is given back stays with the allocator; it does not grow with the messages.
+    assert!(grown < 10_000_000, "20 MB of messages took {grown} bytes of memory");
     for client in &mut clients {
         client.send(rest);
         client.expect_reply("250");
     }
     let messages = sink.messages();
-    assert_eq!(messages.len(), 40);
+    assert_eq!(messages.len(), 100);
     assert!(messages.iter().all(|one| one.content.as_ref() == Some(&message.plain)));
 }
 

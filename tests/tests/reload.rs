@@ -10,43 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use wavegate_tests::harness::{Client, Config, Relay, recording, until, variant};
+use wavegate_tests::harness::{Client, Config, Relay, plan_of_held, recording, until, variant};
 use wavegate_tests::load::{self, LoadOptions, Transfer};
 
 const FREEZE: &[u8] = include_bytes!("../../plugins/dist/freeze.wasm");
 /// Where the builds differ: the words that held mail gets.
 const WORDS: &str = "instance  is being upgraded";
-
-/// The instance `held` is in its window now and for long; all other mail is of no instance.
-fn plan() -> String {
-    let day = 24 * 3600;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let hour = |offset: u64| {
-        // Of 2026-01-01 the seconds are known; a window may be a day long at most.
-        let since = now.as_secs() - 1_767_225_600 + offset;
-        let (mut days, mut year) = (since / day, 2026);
-        let length = |year: u64| 365 + u64::from(year.is_multiple_of(4));
-        while days >= length(year) {
-            days -= length(year);
-            year += 1;
-        }
-        let mut month = 0;
-        let months = [31, 27 + length(year) - 364, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-        while days >= months[month] {
-            days -= months[month];
-            month += 1;
-        }
-        let (hour, minute) = (since % day / 3600, since % 3600 / 60);
-        format!("{year}-{:02}-{:02}T{hour:02}:{minute:02}:00Z", month + 1, days + 1)
-    };
-    format!(
-        "[[instance]]\nname = \"held\"\nproduct = \"classic\"\nenvironment = \"production\"\n\
-         match = {{ senders = [\"held.example\"] }}\n[[wave]]\nid = \"w\"\n\
-         environment = \"production\"\ninstances = [\"held\"]\nopens = \"{}\"\ncloses = \"{}\"\n",
-        hour(0),
-        hour(3600)
-    )
-}
 
 fn held(client: &mut Client) -> String {
     client.envelope("a@held.example", "b@example.org");
@@ -60,11 +29,12 @@ fn two_hundred_reloads_under_load_each_with_another_build() {
     let sink = recording_without_content();
     let config = Config::to(&[sink.addr()]).relay("plan = \"waves.toml\"").section(
         "[migration]\nbefore = \"up\"\nafter = \"up\"\n[[policy]]\nplugin = \"freeze.wasm\"\n\
+         settings = { in_window = \"defer\" }\n\
          [[policy]]\nplugin = \"builtin:routing\"\n",
     );
     let builds: Vec<_> = (0..20).map(|number| variant(FREEZE, WORDS, number)).collect();
     let files: [(&str, &[u8]); 2] =
-        [("freeze.wasm", &builds[19]), ("waves.toml", plan().leak().as_bytes())];
+        [("freeze.wasm", &builds[19]), ("waves.toml", plan_of_held().leak().as_bytes())];
     let mut relay = Relay::start_with(&config.to_string(), &files);
     let mut idle: Vec<_> = (0..20).map(|_| relay.hello()).collect();
     // A transaction that stands open over all reloads.
@@ -140,10 +110,11 @@ fn what_is_bad_keeps_the_old_generation() {
     let sink = recording();
     let config = Config::to(&[sink.addr()]).relay("plan = \"waves.toml\"").section(
         "[migration]\nbefore = \"up\"\nafter = \"up\"\n[[policy]]\nplugin = \"freeze.wasm\"\n\
+         settings = { in_window = \"defer\" }\n\
          [[policy]]\nplugin = \"builtin:routing\"\n",
     );
     let good = config.to_string();
-    let waves = plan();
+    let waves = plan_of_held();
     let files: [(&str, &[u8]); 2] = [("freeze.wasm", FREEZE), ("waves.toml", waves.as_bytes())];
     let mut relay = Relay::start_with(&good, &files);
     let mut client = relay.hello();

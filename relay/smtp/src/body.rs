@@ -55,7 +55,8 @@ pub enum MessageFault {
 }
 
 impl MessageFault {
-    const ALL: [MessageFault; 6] = [
+    /// All of them, in their order.
+    pub const ALL: [MessageFault; 6] = [
         MessageFault::TooLarge,
         MessageFault::Nul,
         MessageFault::BareLineEnd,
@@ -80,6 +81,18 @@ impl MessageFault {
             MessageFault::LongLine => &LINE,
             MessageFault::LargeHeader => &HEADER,
             MessageFault::Loop => &LOOP,
+        }
+    }
+
+    /// A word for it, for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MessageFault::TooLarge => "too_large",
+            MessageFault::Nul => "nul",
+            MessageFault::BareLineEnd => "bare_line_end",
+            MessageFault::LongLine => "long_line",
+            MessageFault::LargeHeader => "large_header",
+            MessageFault::Loop => "loop",
         }
     }
 

@@ -31,4 +31,4 @@ pub use command::{Mail, Rcpt};
 pub use extensions::{Extension, Extensions};
 pub use limits::Limits;
 pub use reply::{Enhanced, Reply};
-pub use server::{Helo, Server, ServerConfig, Step};
+pub use server::{Closing, Helo, Server, ServerConfig, Step};

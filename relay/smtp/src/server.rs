@@ -81,7 +81,19 @@ pub enum Step<'a> {
     /// RSET, already answered: a transaction that was open has ended.
     Reset,
     /// Write the output and close. A transaction that was open has ended.
-    Close,
+    Close(Closing),
+}
+
+/// Why a session closes. If there are several reasons, the first counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// The client said QUIT.
+    Quit,
+    /// The embedder wants it: [`Server::close`], or a `421` for an answer.
+    Told,
+    /// The client speaks something else, spoke before its turn, or went
+    /// beyond a limit of the session; an answer could be nothing it expects.
+    Misbehaved,
 }
 
 /// What the session is reading.
@@ -104,7 +116,7 @@ enum Phase {
         remaining: u64,
         reply: SkipReply,
     },
-    Closed,
+    Closed(Closing),
 }
 
 /// The answer to a BDAT whose payload is skipped.
@@ -207,7 +219,7 @@ impl Server {
                 return (used, Step::NeedInput);
             }
             let (taken, step) = match &mut self.phase {
-                Phase::Closed => return (input.len(), Step::Close),
+                Phase::Closed(closing) => return (input.len(), Step::Close(*closing)),
                 Phase::Command => self.command_line(rest),
                 Phase::LongLine { last_cr } => {
                     let (taken, ended) = line_end(rest, last_cr);
@@ -221,7 +233,7 @@ impl Server {
                 Phase::Chunk { .. } => self.chunk(rest),
                 Phase::Skip { .. } => self.skip_payload(rest),
                 Phase::Greeting => {
-                    self.close(&replies::EARLY);
+                    self.refuse(&replies::EARLY);
                     (rest.len(), None)
                 }
             };
@@ -235,7 +247,7 @@ impl Server {
     /// Whether nothing more can be said without input.
     fn needs_input(&self) -> bool {
         match &self.phase {
-            Phase::Closed | Phase::Skip { remaining: 0, .. } => false,
+            Phase::Closed(_) | Phase::Skip { remaining: 0, .. } => false,
             Phase::Chunk { .. } => self.chunks.as_ref().is_some_and(|chunks| !chunks.is_complete()),
             _ => true,
         }
@@ -340,21 +352,32 @@ impl Server {
             }
         }
         if reply.code() == 421 {
-            self.shut();
+            self.shut(Closing::Told);
         }
     }
 
     /// Queues a last reply, whatever the session is at, such as `421 4.4.2`
     /// at a deadline. The next step is [`Step::Close`].
     pub fn close(&mut self, reply: &Reply) {
-        if !matches!(self.phase, Phase::Closed) {
-            reply.write(&mut self.output);
-        }
-        self.shut();
+        self.finish(reply, Closing::Told);
     }
 
-    fn shut(&mut self) {
-        self.phase = Phase::Closed;
+    /// Closes on a client that misbehaves.
+    fn refuse(&mut self, reply: &Reply) {
+        self.finish(reply, Closing::Misbehaved);
+    }
+
+    fn finish(&mut self, reply: &Reply, closing: Closing) {
+        if !matches!(self.phase, Phase::Closed(_)) {
+            reply.write(&mut self.output);
+        }
+        self.shut(closing);
+    }
+
+    fn shut(&mut self, closing: Closing) {
+        if !matches!(self.phase, Phase::Closed(_)) {
+            self.phase = Phase::Closed(closing);
+        }
         self.awaited = Awaited::Nothing;
         self.end_transaction();
         self.line = Vec::new();
@@ -395,7 +418,7 @@ impl Server {
     fn error(&mut self, reply: &Reply) {
         self.errors += 1;
         if self.errors > self.config.limits.errors {
-            return self.close(&replies::TOO_MANY_ERRORS);
+            return self.refuse(&replies::TOO_MANY_ERRORS);
         }
         reply.write(&mut self.output);
     }
@@ -404,7 +427,7 @@ impl Server {
     fn idle(&mut self, reply: &Reply) {
         self.idle_commands += 1;
         if self.idle_commands > self.config.limits.idle_commands {
-            return self.close(&replies::TOO_MANY_IDLE);
+            return self.refuse(&replies::TOO_MANY_IDLE);
         }
         reply.write(&mut self.output);
     }

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use wavegate_smtp::params::{BodyType, Notify, Ret};
 use wavegate_smtp::{
-    Address, BodyForm, BodyShape, Client, ClientEvent, Enhanced, Extension, Extensions, Limits,
-    Mail, Rcpt, Reply, ReversePath, Server, Settled, Step, stuff,
+    Address, BodyForm, BodyShape, Client, ClientEvent, Closing, Enhanced, Extension, Extensions,
+    Limits, Mail, Rcpt, Reply, ReversePath, Server, Settled, Step, stuff,
 };
 
 #[derive(Clone, Debug)]
@@ -233,7 +233,7 @@ fn check(
         .filter_map(|seen| if let Seen::Message(body, _) = seen { Some(body) } else { None })
         .collect();
     prop_assert_eq!(messages, if taken > 0 { vec![&message.body] } else { vec![] });
-    let dropped = seen.iter().any(|seen| matches!(seen, Seen::Dropped(_) | Seen::Close));
+    let dropped = seen.iter().any(|seen| matches!(seen, Seen::Dropped(_) | Seen::Close(_)));
     prop_assert!(!dropped);
     Ok(())
 }
@@ -278,7 +278,7 @@ fn an_idle_session_is_small() {
 fn talking_before_the_greeting() {
     let mut server = Server::new(Arc::new(config(Extensions::NONE, Limits::default())));
     assert_eq!(server.step(b""), (0, Step::NeedInput));
-    assert_eq!(server.step(b"EHLO x\r\n"), (8, Step::Close));
+    assert_eq!(server.step(b"EHLO x\r\n"), (8, Step::Close(Closing::Misbehaved)));
     assert!(server.output().starts_with(b"554 5.5.0 "));
     assert_eq!(server.output().iter().filter(|byte| **byte == b'\n').count(), 1);
 }
@@ -310,6 +310,6 @@ fn answers_can_come_later_and_be_refusals() {
     assert_eq!(server.output(), b"450 4.3.2 Not now\r\n");
     server.close(&Reply::fixed(421, Enhanced(4, 4, 2), "Timeout"));
     assert!(!server.is_awaiting());
-    assert_eq!(server.step(b"x"), (1, Step::Close));
+    assert_eq!(server.step(b"x"), (1, Step::Close(Closing::Told)));
     assert!(server.output().ends_with(b"421 4.4.2 Timeout\r\n"));
 }

@@ -8,7 +8,7 @@
 //! S: what the server must have answered by now
 //! M: a message that was given to the embedder, escaped
 //! D: the fault for which a message was dropped
-//! X  the session is closed
+//! X: the session is closed, and why
 //! ```
 //!
 //! Every dialogue runs as written, and with each packet cut into single
@@ -45,7 +45,7 @@ fn parse(text: &str) -> Vec<Dialogue> {
             "S:" => 'S',
             "M:" => 'M',
             "D:" => 'D',
-            "X" => 'X',
+            "X:" => 'X',
             _ => panic!("not a transcript line: {line}"),
         };
         let content = line.get(3..).unwrap_or("");
@@ -171,7 +171,13 @@ fn run(dialogue: &Dialogue, whole_packets: bool) {
                 let found = found.unwrap_or_else(|| panic!("{place}, line {at}: {fresh:?}"));
                 seen_before += found + 1;
             }
-            'X' => assert!(closed && answers.is_empty(), "{place}: not closed: {answers:?}"),
+            'X' => {
+                assert!(closed && answers.is_empty(), "{place}: not closed: {answers:?}");
+                let Some(Seen::Close(closing)) = embedder.seen.last() else {
+                    panic!("{place}: closed, and then more: {:?}", embedder.seen);
+                };
+                assert_eq!(format!("{closing:?}").as_bytes(), content, "{place}");
+            }
             _ => panic!("{place}: a `C+` without a `C:`"),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The relay is the real one, started from a configuration file, spoken to over loopback
 //! sockets. Only its surroundings are played: two sinks for the legacy and the cloud
-//! infrastructure, and three instances that send and try their 451s again.
+//! infrastructure, and three instances that send. What the window holds is in the relay's spool.
 
 mod report;
 mod sender;
@@ -33,11 +33,12 @@ use self::{
 use super::DemoArgs;
 use crate::{
     process::Running,
+    queue::Queue,
     waves::Waves,
     world::{WallClock, World},
 };
 
-/// How long senders go on trying what they still have when the last message is made.
+/// How long everything may take to arrive when the last message is made.
 const DRAIN: Duration = Duration::from_secs(10);
 /// What a shell says of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -64,6 +65,7 @@ pub(super) fn demo(args: &DemoArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
         relay: running.listener_address("listener-1").context("the relay does not listen")?,
         admin: running.admin_address(),
         waves: &running.relay().waves,
+        queue: &running.relay().queue,
         clock: &clock,
         ledger: &ledger,
     };
@@ -92,6 +94,7 @@ struct Stage<'a> {
     relay: SocketAddr,
     admin: Option<SocketAddr>,
     waves: &'a Waves,
+    queue: &'a Queue,
     clock: &'a Arc<dyn WallClock>,
     ledger: &'a Arc<report::Ledger>,
 }
@@ -114,7 +117,7 @@ impl Stage<'_> {
             };
             senders.spawn(sender.run());
         }
-        self.watch(senders, begin, out).await?;
+        self.watch(senders, begin, until + DRAIN, out).await?;
         let report = Report::of(&self.ledger.accounts());
         report.print(out)?;
         out.flush()?;
@@ -137,32 +140,45 @@ impl Stage<'_> {
         writeln!(out)
     }
 
-    /// Draws until all senders are done.
+    /// Draws until all senders are done and the spool is empty, at most until `patience`.
     async fn watch(
         &self,
         mut senders: JoinSet<()>,
         begin: Instant,
+        patience: Instant,
         out: &mut dyn Write,
     ) -> io::Result<()> {
         let mut view = View::new(io::stdout().is_terminal());
         let mut next = begin;
         loop {
             let drawn = |view: &mut View, out: &mut dyn Write| {
+                self.book_spool();
                 let (now, accounts) = (self.clock.now(), self.ledger.accounts());
                 view.draw(out, begin.elapsed(), now, &self.waves.status(), &accounts)
             };
             tokio::select! {
                 biased;
-                done = senders.join_next() => {
-                    if done.is_none() {
-                        return drawn(&mut view, out);
-                    }
-                }
+                Some(_) = senders.join_next() => {}
                 () = sleep_until(next) => {
                     drawn(&mut view, out)?;
+                    let done = senders.is_empty() && self.queue.is_empty();
+                    if done || Instant::now() >= patience {
+                        return Ok(());
+                    }
                     next += view.pause();
                 }
             }
+        }
+    }
+
+    /// Books how much of each instance is in the spool.
+    fn book_spool(&self) {
+        let snapshot = self.queue.snapshot();
+        for (index, instance) in INSTANCES.iter().enumerate() {
+            let named = |name: &Option<Arc<str>>| name.as_deref() == Some(instance.name);
+            let figures = snapshot.instances.iter().find(|(name, ..)| named(name));
+            let waiting = figures.map_or(0, |(_, _, figures)| figures.all().messages);
+            self.ledger.book(index, |account| account.waiting = waiting);
         }
     }
 }

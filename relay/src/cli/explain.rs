@@ -6,7 +6,7 @@
 
 mod answer;
 
-use std::{io::Write, sync::Arc};
+use std::{collections::HashMap, io::Write, sync::Arc};
 
 use wavegate_smtp::{Extensions, Reply, Server, ServerConfig, Step, reply::ReplyReader};
 
@@ -16,17 +16,14 @@ use super::{
     output::{json, list},
 };
 use crate::{
-    body::BodyStore,
     config::{self, Config, ListenerConfig},
-    event::{Event, Observer},
+    event::Silent,
     gate::{self, Note, Subject, Verdict},
-    generation,
-    handoff::held_reply,
-    limits::Limits,
+    generation::{self, Surroundings},
     message::MessageId,
     plan::Timestamp,
+    queue::Queue,
     relay::Relay,
-    waves::Waves,
     world::{SystemClock, WallClock, World, memory::MemoryNetwork},
 };
 use answer::{Answer, Instance, Outcome};
@@ -64,23 +61,18 @@ fn listener<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a ListenerCo
 
 /// A relay that carries nothing.
 fn relay(config: Config, at: Timestamp) -> Result<Arc<Relay>, Failed> {
-    let host = check::policy_host(&config)?;
-    let policies = generation::load_policies(&host, &config)
-        .map_err(|found| Failed::new(exit::CONFIG, format!("the policies:\n{found}")))?;
     let world = World::simulated(MemoryNetwork::default(), at, 0);
-    let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-    let limits = Limits::new(config.limits.limit_keys, config.limits.direct_queue);
-    // Never written to.
-    let bodies = BodyStore::new(&config.relay.state_dir, 0, 0, 0);
-    let first = generation::build(&world, config, policies, None, &Default::default());
-    Ok(Relay::new(world, waves, limits, bodies, host, Arc::new(Silent), first))
-}
-
-/// What happens in an explanation has not happened.
-struct Silent;
-
-impl Observer for Silent {
-    fn observe(&self, _: &Event<'_>) {}
+    let around = Surroundings {
+        queue: Queue::in_memory(Arc::clone(&world.clock)),
+        world,
+        host: check::policy_host(&config)?,
+        // What happens in an explanation has not happened.
+        observer: Arc::new(Silent),
+        spill: &config.relay.state_dir.clone(),
+        known: &HashMap::new(),
+    };
+    generation::assemble(config, around)
+        .map_err(|found| Failed::new(exit::CONFIG, format!("the policies:\n{found}")))
 }
 
 fn ask(
@@ -101,6 +93,7 @@ fn ask(
         sender_domain: args.from.domain(),
         recipients: &[args.to.as_str()],
         size: message.size,
+        on_behalf: None,
         attempts: 0,
         headers: &message.headers,
     };
@@ -118,10 +111,9 @@ fn ask(
     });
     let outcome = match (&refusal, verdict) {
         (Some(reply), _) => Outcome::not_allowed(reply, listener),
-        (None, Verdict::Go(go)) => Outcome::deliver(&generation.config, &go),
-        (None, Verdict::Hold { until, reason }) => {
-            Outcome::hold(&held_reply(until, &reason), until, reason)
-        }
+        // There is one recipient, so there is one share.
+        (None, Verdict::Go(shares)) => Outcome::deliver(&generation.config, &shares[0]),
+        (None, Verdict::Hold { until, reason }) => Outcome::hold(until, reason),
         (None, Verdict::Defer(reply)) => Outcome::defer(&reply),
         (None, Verdict::Refuse(reply)) => Outcome::refuse(&reply),
     };

@@ -39,6 +39,8 @@ pub struct Config {
     pub relay: RelayConfig,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[spool]`.
+    pub spool: SpoolConfig,
     /// `[[listener]]`, at least one.
     pub listeners: Vec<ListenerConfig>,
     /// `[[upstream]]`, at least one, names unique.
@@ -127,6 +129,7 @@ fn read_relay(path: &Path, shown: &str, report: &Report) -> Option<Config> {
         files: files.chain(plugins).collect(),
         relay: draft.relay,
         limits: draft.limits,
+        spool: draft.spool,
         listeners: draft.listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams,
         migration: draft.migration.and_then(|migration| migration.config()),
@@ -159,7 +162,7 @@ pub struct RelayConfig {
 pub enum Unmatched {
     /// It goes to `[migration] before`, without a migration to the default upstream.
     Before,
-    /// It is held (until there is a spool: `451`).
+    /// It is held in the spool.
     Hold,
     /// `550 5.7.1`.
     Refuse,
@@ -191,6 +194,13 @@ pub struct Limits {
     pub direct_wait: Duration,
     /// `direct_queue`: how many direct attempts may wait, in all.
     pub direct_queue: usize,
+    /// `direct_deadline`: how long a client waits for an upstream's final reply before the
+    /// message is taken over by the spool.
+    pub direct_deadline: Duration,
+    /// `recipients`: recipients of one message; RFC 5321 4.5.3.1.8 wants at least 100.
+    pub recipients: usize,
+    /// `spool_attempts`: spooled messages that a worker attempts at once.
+    pub spool_attempts: usize,
     /// `limit_keys`: cells in the throttling table.
     pub limit_keys: usize,
     /// `shutdown_timeout`: how long sessions may finish after SIGTERM.
@@ -211,8 +221,39 @@ impl Default for Limits {
             data_rate: 1024,
             direct_wait: Duration::from_millis(200),
             direct_queue: 10_000,
+            direct_deadline: Duration::from_secs(20),
+            recipients: 1000,
+            spool_attempts: 256,
             limit_keys: 100_000,
             shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[spool]`: messages that wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// `quota`: bytes that the spool may take; beyond it `452 4.3.1`.
+    pub quota: u64,
+    /// `reserve`: bytes of the disk that it leaves free.
+    pub reserve: u64,
+    /// `max_hold`: a message that is held for longer raises an alert; it is never bounced for it.
+    pub max_hold: Duration,
+    /// `release_rate`: messages a second that leave what a window has held; none: as fast as
+    /// connections and limits allow.
+    pub release_rate: Option<u32>,
+    /// `release_ramp`: time in which a release comes up to `release_rate`.
+    pub release_ramp: Duration,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self {
+            quota: 50 << 30,
+            reserve: 1 << 30,
+            max_hold: Duration::from_secs(24 * 3600),
+            release_rate: None,
+            release_ramp: Duration::from_secs(60),
         }
     }
 }
@@ -262,6 +303,19 @@ pub struct UpstreamConfig {
     pub eject_for: Duration,
     /// Longest pause of an ejected target (default 60 s).
     pub eject_max: Duration,
+    /// `auto` goes direct while replies come within this time (default 100 ms).
+    pub direct_budget: Duration,
+    /// What becomes of a new message that this upstream defers with a `4xx` (default: spool).
+    pub deferred: Deferred,
+    /// First pause before a spooled message is tried again; doubles up to `retry_max` (1 min).
+    pub retry_first: Duration,
+    /// Longest pause before a spooled message is tried again (default 1 h).
+    pub retry_max: Duration,
+    /// Age at which a spooled message is given up; time on hold does not count (default 5 days,
+    /// RFC 5321 4.5.4.1).
+    pub expire: Duration,
+    /// What the sender hears of a message that cannot be delivered (default: a notification).
+    pub bounces: Bounces,
     /// Extensions to take for granted instead of asking, such as `["8BITMIME", "DSN"]`.
     pub extensions: Option<Vec<String>>,
     /// SIZE to take for granted with `extensions` (0: no limit stated).
@@ -271,10 +325,30 @@ pub struct UpstreamConfig {
 /// How messages are handed to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handoff {
-    /// The default. Until there is a spool it means direct.
+    /// The default: direct while the upstream answers fast and a connection is free, else queued.
     Auto,
     /// While the client waits.
     Direct,
+    /// From the spool.
+    Queued,
+}
+
+/// What becomes of a new message that an upstream defers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deferred {
+    /// The spool takes it; the client gets `250`.
+    Spool,
+    /// The client gets the `4xx`.
+    Pass,
+}
+
+/// What the sender hears of a message that cannot be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bounces {
+    /// A delivery status notification (RFC 3464).
+    Send,
+    /// Nothing; there is an event.
+    Event,
 }
 
 /// `[migration]`.
@@ -317,7 +391,7 @@ pub enum PluginSource {
 /// What happens when a plugin traps, runs out of time or memory, or answers nonsense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailMode {
-    /// The message is held (`451 4.7.0` until there is a spool). Default of freeze policies.
+    /// The message is held in the spool. Default of freeze policies.
     Hold,
     /// `451 4.3.0`. Default of routing policies.
     Defer,

@@ -11,8 +11,8 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
-    AdminConfig, Handoff, Limits, ListenerConfig, MigrationConfig, PolicyConfig, RelayConfig,
-    TableConfig, Unmatched, UpstreamConfig,
+    AdminConfig, Bounces, Deferred, Handoff, Limits, ListenerConfig, MigrationConfig, PolicyConfig,
+    RelayConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -28,6 +28,7 @@ const MESSAGE_SIZE_RFC: u64 = 64 * 1024;
 
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Bounds of most timeouts. The low one is for tests on a loopback.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 /// Bounds of most counts.
@@ -43,6 +44,7 @@ pub(super) struct Draft {
     pub(super) unmatched: Place,
     pub(super) plan: Option<Located<PathBuf>>,
     pub(super) limits: Limits,
+    pub(super) spool: SpoolConfig,
     pub(super) listeners: Vec<(ListenerConfig, ListenerPlaces)>,
     pub(super) upstreams: Vec<(UpstreamConfig, UpstreamPlaces)>,
     pub(super) migration: Option<Migration>,
@@ -84,6 +86,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         None => (default_relay(base), place.clone(), None),
     };
     let limits = root.section("limits").map(read_limits).unwrap_or_default();
+    let spool = root.section("spool").map(read_spool).unwrap_or_default();
     let at_least_one = |key, example: &str| {
         if root.get(key).is_none() || root.empty_list(key).is_some() {
             let place = Place { key: key.into(), ..root.place() };
@@ -105,6 +108,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         unmatched,
         plan,
         limits,
+        spool,
         listeners,
         upstreams,
         migration,
@@ -175,6 +179,9 @@ fn read_limits(section: Section<'_>) -> Limits {
         data_rate: section.size("data_rate", d.data_rate, 1..=64 * MIB),
         direct_wait: section.duration("direct_wait", d.direct_wait, MS..=60_000 * MS),
         direct_queue: section.integer("direct_queue", d.direct_queue, COUNT),
+        direct_deadline: section.duration("direct_deadline", d.direct_deadline, TIMEOUT),
+        recipients: section.integer("recipients", d.recipients, 100..=100_000),
+        spool_attempts: section.integer("spool_attempts", d.spool_attempts, 1..=100_000),
         limit_keys: section.integer("limit_keys", d.limit_keys, 1..=10_000_000),
         shutdown_timeout: section.duration("shutdown_timeout", d.shutdown_timeout, TIMEOUT),
     };
@@ -183,6 +190,20 @@ fn read_limits(section: Section<'_>) -> Limits {
     }
     section.finish();
     limits
+}
+
+fn read_spool(section: Section<'_>) -> SpoolConfig {
+    let d = SpoolConfig::default();
+    let rate = section.integer("release_rate", 0, 0..=1_000_000);
+    let spool = SpoolConfig {
+        quota: section.size("quota", d.quota, 16 * MIB..=64 * TIB),
+        reserve: section.size("reserve", d.reserve, 0..=TIB),
+        max_hold: section.duration("max_hold", d.max_hold, TIMEOUT.start().to_owned()..=400 * DAY),
+        release_rate: u32::try_from(rate).ok().filter(|rate| *rate > 0),
+        release_ramp: section.duration("release_ramp", d.release_ramp, Duration::ZERO..=DAY),
+    };
+    section.finish();
+    spool
 }
 
 /// What must hold between limits that are each in their bounds.
@@ -298,18 +319,26 @@ fn read_upstream(section: Section<'_>) -> (UpstreamConfig, UpstreamPlaces) {
     let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
     let targets = read_targets(&section);
     section.choice("type", "a type of upstream", &[("smtp", ())]);
-    let handoff = section.parsed("handoff", "\"auto\" or \"direct\"", |text| match text {
-        "auto" => Ok(Handoff::Auto),
-        "direct" => Ok(Handoff::Direct),
-        "queued" => Err("\"queued\" needs the spool, which this version does not have; use \
-                         \"direct\" or \"auto\""
-            .into()),
-        _ => Err(format!("{} is not a hand-off; use \"auto\" or \"direct\"", quote(text))),
-    });
+    let handoff = section.choice(
+        "handoff",
+        "a hand-off",
+        &[("auto", Handoff::Auto), ("direct", Handoff::Direct), ("queued", Handoff::Queued)],
+    );
+    let deferred = section.choice(
+        "deferred",
+        "a way to treat what the upstream defers",
+        &[("spool", Deferred::Spool), ("pass", Deferred::Pass)],
+    );
+    let bounces = section.choice(
+        "bounces",
+        "a way to tell the sender",
+        &[("send", Bounces::Send), ("event", Bounces::Event)],
+    );
     let seconds = Duration::from_secs;
     let connections = section.integer("connections", 50, 1..=10_000);
     let eject_for = section.duration("eject_for", seconds(1), MS..=HOUR);
     let (extensions, size) = read_extensions(&section);
+    let retry_first = section.duration("retry_first", seconds(60), MS..=DAY);
     let upstream = UpstreamConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
         targets: targets.iter().map(|found| found.value).collect(),
@@ -325,6 +354,12 @@ fn read_upstream(section: Section<'_>) -> (UpstreamConfig, UpstreamPlaces) {
         eject_after: small(&section, "eject_after", 5, 1..=1000),
         eject_for,
         eject_max: section.duration("eject_max", seconds(60).max(eject_for), eject_for..=24 * HOUR),
+        direct_budget: section.duration("direct_budget", 100 * MS, MS..=HOUR),
+        deferred: deferred.map_or(Deferred::Spool, |found| found.value),
+        retry_first,
+        retry_max: section.duration("retry_max", HOUR.max(retry_first), retry_first..=7 * DAY),
+        expire: section.duration("expire", 5 * DAY, seconds(1)..=60 * DAY),
+        bounces: bounces.map_or(Bounces::Send, |found| found.value),
         extensions,
         size,
     };

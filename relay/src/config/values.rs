@@ -21,8 +21,8 @@ const LABEL_MAX: usize = 63;
 /// As much of a bad value as a message repeats.
 const QUOTE_MAX: usize = 60;
 
-const DURATION_UNITS: [(&str, u64); 4] =
-    [("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000)];
+const DURATION_UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("B", 1),
@@ -48,7 +48,7 @@ pub(super) fn quote(text: &str) -> String {
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let bad = |hint: &str| {
         Err(format!(
-            "{} is not a duration; {hint}write a whole number with ms, s, min or h, such as \
+            "{} is not a duration; {hint}write a whole number with ms, s, min, h or d, such as \
              \"60s\"",
             quote(text)
         ))

@@ -78,6 +78,7 @@ mod tests {
             sender_domain: "b.example",
             recipients: &["c@d.example"],
             size: 1,
+            on_behalf: None,
             attempts: 0,
             headers,
         }

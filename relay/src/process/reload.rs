@@ -228,9 +228,16 @@ impl Reloader {
         }
     }
 
-    /// Ends the workers. Blocks.
+    /// Ends the workers. Blocks. Who connects from now on is refused by the kernel, rather than
+    /// kept in its queue for nobody.
     pub(super) fn stop(&self, patience: Duration) {
-        let workers = self.lock().workers.take();
+        let (workers, bound) = {
+            let mut state = self.lock();
+            (state.workers.take(), std::mem::take(&mut state.bound))
+        };
+        for one in bound {
+            self.relay.emit(&Event::ListenerClosed { listener: &one.name });
+        }
         if let Some(workers) = workers {
             workers.stop(patience);
         }

@@ -7,7 +7,7 @@ use wavegate_smtp::{BodyFacts, Enhanced, Mail, Rcpt, Reply};
 
 use crate::{
     body::{BodyError, BodyStore, BodyWriter},
-    handoff::Parcel,
+    parcel::Parcel,
 };
 
 static NO_ROOM: Reply = Reply::fixed(452, Enhanced(4, 3, 1), "no room for this message now");
@@ -28,11 +28,11 @@ impl Collected {
         Self { mail, recipients: Vec::new(), body: None, begun: None, bytes: 0, failed: None }
     }
 
-    pub(super) fn has_recipient(&self) -> bool {
-        !self.recipients.is_empty()
+    pub(super) fn recipients(&self) -> usize {
+        self.recipients.len()
     }
 
-    pub(super) fn set_recipient(&mut self, rcpt: Rcpt) {
+    pub(super) fn add_recipient(&mut self, rcpt: Rcpt) {
         self.recipients.push(rcpt);
     }
 

@@ -14,7 +14,12 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::event::{Event, Outcome};
+use wavegate_smtp::Reply;
+
+use crate::{
+    event::{End, Event, Outcome},
+    message::MessageId,
+};
 
 /// Lines a second of one kind: enough to see what goes on, far too few to fill a disk.
 const PER_SECOND: u32 = 10;
@@ -32,6 +37,8 @@ pub(super) struct Log {
     policies: Bound,
     lost: Bound,
     panics: Bound,
+    ended: Bound,
+    unreadable: Bound,
     suppressed: AtomicU64,
 }
 
@@ -62,11 +69,52 @@ impl Log {
         self.suppressed.load(Relaxed)
     }
 
+    /// A recipient that was not delivered is worth a line.
+    #[allow(clippy::too_many_arguments, reason = "the fields of one event")]
+    fn ended(
+        &self,
+        instance: Option<&str>,
+        id: &MessageId,
+        upstream: Option<&str>,
+        recipient: &str,
+        end: End,
+        reply: Option<&Reply>,
+        age: Duration,
+    ) {
+        let instance = instance.unwrap_or("-");
+        let upstream = upstream.unwrap_or("-");
+        let (recipient, seconds) = (Clean(recipient), age.as_secs_f64());
+        let reply = reply.map(ToString::to_string).unwrap_or_default();
+        let reply = Clean(&reply);
+        let end = end.as_str();
+        match self.admit(&self.ended) {
+            Some(suppressed) if end != End::Delivered.as_str() => {
+                tracing::info!(%id, instance, upstream, %recipient, %reply, seconds, suppressed, "{end}");
+            }
+            _ => {
+                tracing::debug!(%id, instance, upstream, %recipient, %reply, seconds, "{end}");
+            }
+        }
+    }
+
+    /// Whoever looks for one message finds it also where a flood is left out.
+    fn in_doubt(&self, instance: Option<&str>, id: &MessageId, upstream: &str, error: &str) {
+        const WORDS: &str = "the upstream's reply was lost: the message may arrive twice";
+        let instance = instance.unwrap_or("-");
+        let error = Clean(error);
+        match self.admit(&self.in_doubt) {
+            Some(suppressed) => {
+                tracing::warn!(%id, instance, upstream, %error, suppressed, "{WORDS}");
+            }
+            None => tracing::debug!(%id, instance, upstream, %error, "{WORDS}"),
+        }
+    }
+
     /// Writes an event down, if it is worth a line.
     pub(super) fn write(&self, event: &Event<'_>) {
         match event {
             Event::Settled {
-                outcome: Outcome::Held | Outcome::Deferred | Outcome::Refused,
+                outcome: Outcome::Deferred | Outcome::Refused | Outcome::Bounced,
                 ..
             } => match self.admit(&self.settled) {
                 Some(suppressed) => settled!(info, suppressed, event),
@@ -75,15 +123,28 @@ impl Log {
             // One in doubt has its own line.
             Event::Settled { .. } => settled!(debug, None::<u64>, event),
             Event::InDoubt { instance, id, upstream, error } => {
-                if let Some(suppressed) = self.admit(&self.in_doubt) {
-                    tracing::warn!(
-                        %id,
-                        instance = instance.unwrap_or("-"),
-                        upstream,
-                        error = %Clean(error),
-                        suppressed,
-                        "the upstream's reply was lost: the message may arrive twice"
-                    );
+                self.in_doubt(*instance, id, upstream, error);
+            }
+            Event::Ended { instance, id, upstream, recipient, end, reply, age } => {
+                self.ended(*instance, id, *upstream, recipient, *end, *reply, *age);
+            }
+            Event::Released { instance, messages } => {
+                tracing::info!(instance, messages, "a window has ended: its mail is released");
+            }
+            Event::HeldTooLong { instance, messages, age } => {
+                let instance = instance.unwrap_or("-");
+                let hours = age.as_secs() / 3600;
+                tracing::warn!(
+                    instance,
+                    messages,
+                    hours,
+                    "mail is held for too long (spool.max_hold)"
+                );
+            }
+            Event::Unreadable { slot, error } => {
+                if let Some(suppressed) = self.admit(&self.unreadable) {
+                    let error = Clean(error);
+                    tracing::error!(slot, %error, suppressed, "a spooled message cannot be read");
                 }
             }
             Event::ReplyLost { id, delivered: true } => {
@@ -110,10 +171,9 @@ impl Log {
             Event::SessionEnded { client, reason } => {
                 tracing::debug!(%client, reason = reason.as_str(), "a session was ended");
             }
-            Event::MessageRejected { client, reason } => {
+            Event::MessageRejected { client, fault } => {
                 if let Some(suppressed) = self.admit(&self.rejected) {
-                    let reason = Clean(reason);
-                    tracing::info!(%client, %reason, suppressed, "a message was rejected");
+                    tracing::info!(%client, %fault, suppressed, "a message was rejected");
                 }
             }
             Event::AttemptRetried { upstream, error } => {
@@ -155,6 +215,15 @@ impl Log {
             }
             Event::Reloaded { generation } => {
                 tracing::info!(generation, "a new generation is in force");
+            }
+            Event::Operator { action, reason, selection, messages, recipients, refused, ids } => {
+                let (reason, selection) = (Clean(reason), Clean(selection));
+                let ids: Vec<&str> = ids.iter().map(MessageId::as_str).collect();
+                let ids = ids.join(" ");
+                tracing::warn!(
+                    action, %reason, %selection, messages, recipients, refused, ids,
+                    "an operator changed the queue"
+                );
             }
             Event::ReloadRefused { error } => {
                 // Several lines are wanted here: one an error. The words are those of files.

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus::core::Metric;
+use wavegate_smtp::MessageFault;
 
 use super::{
-    REJECTED, Telemetry,
+    Telemetry,
     families::{Families, distribution_ns, number},
-    process,
+    process, spool,
 };
 use crate::{
     event::{Ended, Outcome, Refused},
@@ -30,6 +31,7 @@ impl Telemetry {
         self.know(&generation.config);
         let mut families = Families::default();
         self.accounts_of_instances(&mut families);
+        spool::collect(&mut families, relay);
         instances(&mut families, relay);
         self.handoff(&mut families);
         upstreams(&mut families, &generation);
@@ -165,8 +167,9 @@ impl Telemetry {
             "wavegate_messages_rejected_total",
             "Messages refused at their end because the protocol forbids them.",
         );
-        for ((_, reason), value) in REJECTED.iter().zip(&self.rejected) {
-            family.count(&[("reason", reason)], value.load(Relaxed));
+        for fault in MessageFault::ALL {
+            let value = self.rejected[fault as usize].load(Relaxed);
+            family.count(&[("reason", fault.as_str())], value);
         }
         let mut family = families.counter(
             "wavegate_replies_lost_total",

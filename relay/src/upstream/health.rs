@@ -91,6 +91,7 @@ impl Upstream {
             return;
         }
         if health.ejected {
+            self.recovered.notify_waiters();
             tracing::info!(upstream = self.config.name, target = %health.address, "target is back");
         }
         health.failures = 0;

@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -27,6 +28,9 @@ pub use health::{TargetHealth, TargetStatus};
 
 use crate::{config::UpstreamConfig, world::World};
 
+/// How long somebody patient stands in line before he looks around.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
 /// A named next hop.
 pub struct Upstream {
     /// Its configuration.
@@ -36,6 +40,8 @@ pub struct Upstream {
     state: Mutex<State>,
     /// Wakes the watchers of targets when one was ejected.
     wake_watchers: Notify,
+    /// Wakes those who wait until a target may be used again.
+    recovered: Notify,
     stats: Stats,
 }
 
@@ -73,6 +79,8 @@ struct Stats {
     stale: AtomicU64,
     waited: AtomicU64,
     ticket: AtomicU64,
+    /// How long hand-offs take: a moving average in microseconds.
+    pace: AtomicU64,
 }
 
 /// Figures for telemetry.
@@ -173,6 +181,7 @@ impl Upstream {
             hostname,
             state: Mutex::new(state),
             wake_watchers: Notify::new(),
+            recovered: Notify::new(),
             stats: Stats::default(),
         })
     }
@@ -216,6 +225,42 @@ impl Upstream {
         self.open(slot, avoid).await
     }
 
+    /// A connection, however long that takes; none once the upstream is retired. For those who
+    /// have nobody waiting.
+    pub async fn lease_patiently(self: &Arc<Self>) -> Option<Lease> {
+        loop {
+            let recovered = self.recovered.notified();
+            if self.lock().retired {
+                return None;
+            }
+            if self.is_down() {
+                recovered.await;
+                continue;
+            }
+            match self.lease(Instant::now() + PATIENCE, usize::MAX, None, false).await {
+                Ok(lease) => return Some(lease),
+                Err(LeaseError::Busy { .. } | LeaseError::QueueFull { .. }) => {}
+                // The targets that are not ejected yet do not answer.
+                Err(LeaseError::AllDown { .. } | LeaseError::Connect { .. }) => {
+                    tokio::time::sleep(self.config.eject_for).await;
+                }
+            }
+        }
+    }
+
+    /// A hand-off took so long, from its first command to its last reply.
+    pub fn report_time(&self, time: Duration) {
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX >> 8).min(u64::MAX >> 8);
+        let old = self.stats.pace.load(Ordering::Relaxed);
+        // Each counts for an eighth, the first too: one hiccup makes no upstream slow.
+        self.stats.pace.store((old * 7 + time) / 8, Ordering::Relaxed);
+    }
+
+    /// Whether hand-offs take longer than a client should wait (`direct_budget`).
+    pub fn is_slow(&self) -> bool {
+        u128::from(self.stats.pace.load(Ordering::Relaxed)) > self.config.direct_budget.as_micros()
+    }
+
     /// Figures for telemetry.
     pub fn status(&self) -> UpstreamStatus {
         let state = self.lock();
@@ -243,6 +288,7 @@ impl Upstream {
         state.retired = true;
         let idle = std::mem::take(&mut state.idle);
         drop(state);
+        self.recovered.notify_waiters();
         idle.into_iter().for_each(Connection::quit);
     }
 

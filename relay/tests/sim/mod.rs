@@ -17,16 +17,15 @@ use std::{
 
 use tokio::time::Instant;
 use wavegate::{
-    body::BodyStore,
     config::{self, Config},
+    delivery,
     event::{Event, Observer},
-    generation,
-    limits::Limits,
+    generation::{self, Surroundings},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
+    queue::Queue,
     relay::Relay,
     upstream::Upstream,
-    waves::Waves,
     world::{World, memory::MemoryNetwork},
 };
 
@@ -71,7 +70,7 @@ impl Log {
 }
 
 /// Compiled code that all tests of a file share.
-fn cache() -> &'static Path {
+pub fn cache() -> &'static Path {
     static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
     CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
 }
@@ -135,18 +134,14 @@ impl Setup {
         let world = World::simulated(network.clone(), START, self.seed);
         let compiled = Some(cache().join("compiled"));
         let host = PolicyHost::new(compiled, HostOptions::simulation(self.seed)).unwrap();
-        let config = read(directory.path());
-        let policies = generation::load_policies(&host, &config).unwrap();
-        let limits = &config.limits;
-        let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
-        let table = Limits::new(limits.limit_keys, limits.direct_queue);
-        let spill = directory.path();
-        let bodies = BodyStore::new(spill, limits.message_memory, limits.memory, limits.spill);
-        let first = generation::build(&world, config, policies, None, &HashMap::new());
         let begun = Instant::now();
         let log = Arc::new(Log { begun, lines: Mutex::default() });
         let observer = Arc::clone(&log) as Arc<dyn Observer>;
-        let relay = Relay::new(world, waves, table, bodies, host, observer, first);
+        let spill = directory.path();
+        let queue = Queue::in_memory(Arc::clone(&world.clock));
+        let around = Surroundings { world, host, observer, spill, queue, known: &HashMap::new() };
+        let relay = generation::assemble(read(spill), around).unwrap();
+        deliver_spooled(&relay);
         Sim { relay, network, log, begun, directory }
     }
 
@@ -165,7 +160,20 @@ impl Setup {
     }
 }
 
-fn read(directory: &Path) -> Config {
+/// What a worker runs beside its sessions, and what the thread of the spool does once a second.
+pub fn deliver_spooled(relay: &Arc<Relay>) {
+    tokio::spawn(delivery::serve(Arc::clone(relay)));
+    tokio::spawn(delivery::keeper::keep(Arc::clone(relay)));
+    let relay = Arc::clone(relay);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            relay.queue.spool().tend();
+        }
+    });
+}
+
+pub fn read(directory: &Path) -> Config {
     config::read(&directory.join("relay.toml")).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
@@ -210,6 +218,11 @@ impl Sim {
         let world = &self.relay.world;
         let known = HashMap::new();
         self.relay.replace(generation::build(world, config, policies, Some(&current), &known));
+    }
+
+    /// Messages in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.relay.queue.spool().usage().messages
     }
 
     /// What of an instance is in flight: not committed, in doubt, and whether its barrier is

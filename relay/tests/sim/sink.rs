@@ -58,6 +58,10 @@ impl Act {
 
 /// The script: the point and the number of the connection.
 type Script = Box<dyn FnMut(Point, usize) -> Act + Send>;
+/// The code that a recipient is refused with, if it is.
+type RecipientJudge = Box<dyn FnMut(&str) -> Option<u16> + Send>;
+/// The code that a message is refused with, if it is and the script has nothing against it.
+type MessageJudge = Box<dyn FnMut(&Arrived) -> Option<u16> + Send>;
 
 /// A message whose end of data arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,12 +70,20 @@ pub struct Arrived {
     pub at: u64,
     pub connection: usize,
     pub from: String,
+    /// Recipients that were not refused.
+    pub to: Vec<String>,
     pub body: String,
     /// The code that it was answered with; 0 when the connection was closed instead.
     pub code: u16,
 }
 
 impl Arrived {
+    /// The id that the relay gave it: it is in the `Received` line.
+    pub fn id(&self) -> &str {
+        let rest = self.body.split(" id ").nth(1).unwrap_or_default();
+        rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default()
+    }
+
     /// What `Sender::mail` named it.
     pub fn name(&self) -> &str {
         self.body.split("name=").nth(1).map_or("", str::trim_end)
@@ -80,6 +92,8 @@ impl Arrived {
 
 struct State {
     script: Script,
+    recipients: RecipientJudge,
+    messages: MessageJudge,
     extensions: Extensions,
     pace: Option<(usize, Duration)>,
     arrived: Vec<Arrived>,
@@ -102,9 +116,11 @@ pub struct Sink {
 }
 
 impl Sink {
-    pub(super) fn start(network: &MemoryNetwork, port: u16, begun: Instant) -> Self {
+    pub fn start(network: &MemoryNetwork, port: u16, begun: Instant) -> Self {
         let state = State {
             script: Box::new(|_, _| Act::GO),
+            recipients: Box::new(|_| None),
+            messages: Box::new(|_| None),
             extensions: Extensions::full(0),
             pace: None,
             arrived: Vec::new(),
@@ -140,6 +156,17 @@ impl Sink {
 
     pub fn script(&self, script: impl FnMut(Point, usize) -> Act + Send + 'static) {
         self.lock().script = Box::new(script);
+    }
+
+    /// Refuses recipients, and messages, by what they are.
+    pub fn judge(
+        &self,
+        recipients: impl FnMut(&str) -> Option<u16> + Send + 'static,
+        messages: impl FnMut(&Arrived) -> Option<u16> + Send + 'static,
+    ) {
+        let mut state = self.lock();
+        state.recipients = Box::new(recipients);
+        state.messages = Box::new(messages);
     }
 
     /// Does `act` at `point`, and nothing special elsewhere.
@@ -253,6 +280,7 @@ struct Dialogue {
     writer: WriteHalf<DuplexStream>,
     server: Server,
     from: String,
+    to: Vec<String>,
     body: Vec<u8>,
 }
 
@@ -265,7 +293,7 @@ impl Dialogue {
             may_relay: true,
         };
         let server = Server::new(Arc::new(config));
-        Self { sink, number, writer, server, from: String::new(), body: Vec::new() }
+        Self { sink, number, writer, server, from: String::new(), to: Vec::new(), body: Vec::new() }
     }
 
     /// What the script says; none when the connection is to be closed.
@@ -327,13 +355,25 @@ impl Dialogue {
             used += count;
             match step {
                 Step::NeedInput => return Some(()),
-                Step::Close => {
+                Step::Close(_) => {
                     self.sink.lock().quits.push(at);
                     self.flush().await;
                     return None;
                 }
-                Step::Helo(_) | Step::Rcpt(_) => self.server.accept(),
+                Step::Helo(_) => self.server.accept(),
+                Step::Rcpt(rcpt) => {
+                    let recipient = rcpt.recipient.as_str();
+                    let refused = (self.sink.lock().recipients)(recipient);
+                    match refused.map(|code| Reply::new(code, None, "as judged").unwrap()) {
+                        Some(reply) => self.server.reply(&reply),
+                        None => {
+                            self.to.push(recipient.to_owned());
+                            self.server.accept();
+                        }
+                    }
+                }
                 Step::Mail(mail) => {
+                    self.to.clear();
                     self.from = mail.sender.as_str().to_owned();
                     self.answer(Point::Mail).await?;
                 }
@@ -356,15 +396,18 @@ impl Dialogue {
     async fn end(&mut self, at: u64) -> Option<()> {
         let body = String::from_utf8(std::mem::take(&mut self.body)).unwrap();
         let (connection, from) = (self.number, std::mem::take(&mut self.from));
-        let arrived = Arrived { at, connection, from, body, code: 0 };
-        let place = {
+        let to = std::mem::take(&mut self.to);
+        let arrived = Arrived { at, connection, from, to, body, code: 0 };
+        let (place, refused) = {
             let mut state = self.sink.lock();
+            let refused = (state.messages)(&arrived);
             state.arrived.push(arrived);
-            state.arrived.len() - 1
+            (state.arrived.len() - 1, refused)
         };
-        let reply = match self.act(Point::End).await? {
-            None => Reply::new(250, None, "taken").unwrap(),
-            Some(reply) => reply,
+        let reply = match (self.act(Point::End).await?, refused) {
+            (Some(reply), _) => reply,
+            (None, Some(code)) => Reply::new(code, None, "as judged").unwrap(),
+            (None, None) => Reply::new(250, None, "taken").unwrap(),
         };
         self.sink.lock().arrived[place].code = reply.code();
         self.server.reply(&reply);

@@ -52,6 +52,9 @@ pub struct MemoryOptions {
     /// Folder of the configurations
     #[arg(long, default_value = "tests/bench")]
     pub configs: PathBuf,
+    /// For tests/bench/run: do not build the relay first
+    #[arg(long)]
+    pub no_build: bool,
 }
 
 /// What was measured, bytes.

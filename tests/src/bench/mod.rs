@@ -6,9 +6,14 @@
 pub mod cpu;
 pub mod memory;
 pub mod run;
+pub mod slow;
+pub mod spool;
 
+mod metrics;
+mod mta;
 mod peer;
 mod process;
+mod relay;
 mod table;
 mod workload;
 

@@ -114,6 +114,14 @@ impl Process {
         ended.with_context(|| format!("{} did not end within {limit:?}", self.name))
     }
 
+    /// Asks it to end, and waits until it has: in order, or that is an error.
+    pub(super) fn stop(mut self, limit: Duration) -> anyhow::Result<()> {
+        kill(pid(self.id()), Signal::SIGTERM)?;
+        let status = self.wait(limit)?;
+        anyhow::ensure!(status.success(), "{} ended: {status}; {}", self.name, self.output());
+        Ok(())
+    }
+
     /// The last lines of what it printed.
     pub(super) fn output(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
@@ -139,6 +147,11 @@ impl Drop for Process {
             let gone = descendants.iter().filter(|&&child| is_reaped(child)).count();
             Ok((gone == descendants.len()).then_some(()))
         });
+        // Orphans that have ended before stay as zombies until somebody waits for them.
+        let group = Pid::from_raw(-pid(id).as_raw());
+        while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
+            waitpid(group, Some(WaitPidFlag::WNOHANG))
+        {}
         alive(|alive| alive.processes.retain(|&other| other != id));
     }
 }
@@ -152,6 +165,15 @@ fn is_reaped(child: i32) -> bool {
 /// Calls `look` until it gives something, or `limit` is over.
 pub(super) fn until<T>(
     limit: Duration,
+    look: impl FnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<Option<T>> {
+    until_every(LOOK, limit, look)
+}
+
+/// The same with this pause between two looks, where a look costs something.
+pub(super) fn until_every<T>(
+    pause: Duration,
+    limit: Duration,
     mut look: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<Option<T>> {
     let deadline = Instant::now() + limit;
@@ -162,12 +184,25 @@ pub(super) fn until<T>(
         if Instant::now() >= deadline {
             return Ok(None);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(pause);
     }
 }
 
 /// A temporary folder that is removed at every end.
 pub(super) struct Folder(tempfile::TempDir);
+
+/// An error where what is written to a folder goes to no disk: nothing that syncs is to be measured
+/// there.
+pub(super) fn is_on_disk(folder: &Path) -> anyhow::Result<()> {
+    let memory =
+        nix::sys::statfs::statfs(folder)?.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC;
+    anyhow::ensure!(
+        !memory,
+        "{} is in memory (tmpfs), where a sync costs nothing: have TMPDIR name a folder on a disk",
+        folder.display()
+    );
+    Ok(())
+}
 
 impl Folder {
     pub(super) fn new() -> io::Result<Self> {

@@ -18,7 +18,7 @@ pub use super::workload::{Measure, Workload};
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunOptions {
     /// Peers to measure; HAProxy and none are what the others are compared with
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::None, Peer::Haproxy, Peer::Postfix, Peer::Wavegate])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::None, Peer::Haproxy, Peer::Postfix, Peer::Exim, Peer::Opensmtpd, Peer::Wavegate, Peer::WavegateQueued])]
     pub rows: Vec<Peer>,
     /// Workloads to run
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Workload::SourceMany, Workload::SourceOne, Workload::PlainMany, Workload::PlainOne, Workload::Pipelining, Workload::Bdat, Workload::Mixed])]
@@ -29,9 +29,9 @@ pub struct RunOptions {
     /// Messages of a run (half of it with one a session)
     #[arg(long, default_value_t = 8000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub messages: u64,
-    /// Messages of a run of Postfix, which is slower by far
-    #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub postfix_messages: u64,
+    /// Messages of a run of Postfix, Exim and OpenSMTPD, which are slower by far
+    #[arg(long, alias = "postfix-messages", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub slow_messages: u64,
     /// Sessions at a time
     #[arg(long, default_value_t = 20)]
     pub sessions: usize,
@@ -57,7 +57,7 @@ pub struct RunOptions {
 
 impl RunOptions {
     pub(super) fn count(&self, peer: Peer, one_a_session: bool) -> u64 {
-        let all = if peer == Peer::Postfix { self.postfix_messages } else { self.messages };
+        let all = if peer.is_slow() { self.slow_messages } else { self.messages };
         if one_a_session { all.div_ceil(2) } else { all }
     }
 }
@@ -78,7 +78,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
     let mut results = Results::new();
     for round in 1..=options.rounds {
         for &workload in &options.workloads {
-            for &peer in &options.rows {
+            for &peer in options.rows.iter().filter(|peer| peer.offers(workload)) {
                 let runs = results.entry((workload, peer)).or_default();
                 // What failed once is not tried in every round: its row is an error already.
                 if runs.error.is_some() {
@@ -101,7 +101,9 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
         }
     }
     let table = table::build(&results);
-    std::io::stdout().write_all(table::markdown(&table, options).as_bytes())?;
+    let mut text = table::markdown(&table, options);
+    text.push_str(&table::aims(&table));
+    std::io::stdout().write_all(text.as_bytes())?;
     if let Some(path) = &options.json {
         let runs: Vec<_> = results
             .iter()

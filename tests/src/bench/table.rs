@@ -25,6 +25,7 @@ pub(super) struct Row {
     added_p50_us: Option<f64>,
     added_p99_us: Option<f64>,
     tools_us: Option<f64>,
+    written: Option<f64>,
     error: Option<String>,
 }
 
@@ -48,6 +49,7 @@ pub(super) fn build(results: &Results) -> Vec<Row> {
             added_p50_us: against(Peer::None, |m| m.p50_us, |a, b| a - b),
             added_p99_us: against(Peer::None, |m| m.p99_us, |a, b| a - b),
             tools_us: own(|m| m.tools_us),
+            written: own(|m| m.written),
             error: runs.error.clone(),
         }
     };
@@ -59,7 +61,7 @@ fn values(runs: &Runs, get: fn(&Measure) -> Option<f64>) -> impl Iterator<Item =
 }
 
 /// The median of what is there; of an even number, the mean of the middle two.
-fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+pub(super) fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let mut values: Vec<f64> = values.flatten().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -72,25 +74,26 @@ fn median(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
 
 pub(super) fn markdown(rows: &[Row], options: &RunOptions) -> String {
     let mut text = format!(
-        "Medians of {} alternating rounds; {} sessions, messages of {} bytes, {} a run ({} for Postfix), \
+        "Medians of {} alternating rounds; {} sessions, messages of {} bytes, {} a run ({} for slow peers), \
          half with one a session.\nProcessor time is the peer's alone. Latency is the own generator's; \
-         with one a session it begins at connect. \"added\" is the difference to no relay in the same round.\n\n",
-        options.rounds, options.sessions, options.size, options.messages, options.postfix_messages
+         with one a session it begins at connect. \"added\" is the difference to no relay in the same round.\nThose that spool are measured until their \
+         queue is empty; \"written\" is the bytes that they had written to the disk for a byte accepted.\n\n",
+        options.rounds, options.sessions, options.size, options.messages, options.slow_messages
     );
     text.push_str(
         "| workload | peer | messages/s | x HAProxy | us/message | x HAProxy | p50 us | p99 us \
-         | added p50 | added p99 | tools us |\n\
-         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+         | added p50 | added p99 | tools us | written |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for row in rows {
         let (workload, peer) = (row.workload.label(), row.peer.label());
         // A row of which one round failed shows no figures: they would be of fewer rounds.
         let line = if let Some(error) = &row.error {
-            writeln!(text, "| {workload} | {peer} | error: {} |||||||||", error.replace('|', "/"))
+            writeln!(text, "| {workload} | {peer} | error: {} ||||||||||", error.replace('|', "/"))
         } else {
             writeln!(
                 text,
-                "| {workload} | {peer} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {workload} | {peer} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 show(row.rate, 0),
                 show(row.rate_to_haproxy, 2),
                 show(row.cpu_us, 1),
@@ -100,11 +103,51 @@ pub(super) fn markdown(rows: &[Row], options: &RunOptions) -> String {
                 show(row.added_p50_us, 0),
                 show(row.added_p99_us, 0),
                 show(row.tools_us, 1),
+                show(row.written, 2),
             )
         };
         debug_assert!(line.is_ok(), "a String takes every write");
     }
     text
+}
+
+/// Processor time of the relay in queued mode, compared with HAProxy's direct pass.
+const QUEUED_TIME: f64 = 1.8;
+/// Bytes written to the disk for a byte accepted.
+const QUEUED_WRITTEN: f64 = 1.3;
+
+/// What is to be reached, and whether it was. Empty where it was not measured.
+pub(super) fn aims(rows: &[Row]) -> String {
+    let is_it = |row: &&Row| {
+        (row.workload, row.peer) == (Workload::SourceMany, Peer::WavegateQueued)
+            && row.error.is_none()
+    };
+    let Some(row) = rows.iter().find(is_it) else { return String::new() };
+    let what = "queued, smtp-source, many a session";
+    let mut text = String::from("\n");
+    if let Some(ratio) = row.cpu_to_haproxy {
+        text.push_str(&at_most(
+            &format!("{what}: processor time to HAProxy's"),
+            ratio,
+            QUEUED_TIME,
+        ));
+    }
+    if let Some(ratio) = row.written {
+        text.push_str(&at_most(&format!("{what}: bytes written for one"), ratio, QUEUED_WRITTEN));
+    }
+    text
+}
+
+/// A line that says whether an aim is met.
+pub(super) fn at_most(what: &str, value: f64, aim: f64) -> String {
+    let met = if value <= aim { "met" } else { "MISSED" };
+    format!("aim {met}: {what}: {value:.2}, at most {aim:.2}\n")
+}
+
+/// The same for what is to be reached or passed.
+pub(super) fn at_least(what: &str, value: f64, aim: f64) -> String {
+    let met = if value >= aim { "met" } else { "MISSED" };
+    format!("aim {met}: {what}: {value:.2}, at least {aim:.2}\n")
 }
 
 fn show(value: Option<f64>, digits: usize) -> String {
@@ -123,6 +166,7 @@ mod tests {
                 p50_us: Some(rate * 2.0),
                 p99_us: None,
                 tools_us: None,
+                written: Some(rate / 100.0),
             })
         };
         Runs { measures: rates.iter().map(measure).collect(), error: None }
@@ -141,6 +185,19 @@ mod tests {
         // 300 - 20, 200 - 40, 1600 - 60
         assert_eq!((row.added_p50_us, row.added_p99_us), (Some(280.0), None));
         assert_eq!(rows[1].rate_to_haproxy, None, "HAProxy is not compared with itself");
+    }
+
+    #[test]
+    fn aims_are_judged_by_the_row_that_they_are_of() {
+        let mut results = Results::new();
+        results.insert((Workload::SourceMany, Peer::Haproxy), runs(&[100.0]));
+        assert_eq!(aims(&build(&results)), "");
+        results.insert((Workload::SourceMany, Peer::WavegateQueued), runs(&[170.0]));
+        let text = aims(&build(&results));
+        assert!(text.contains("aim met: queued, smtp-source, many a session: processor"), "{text}");
+        assert!(text.contains("aim MISSED: queued, smtp-source, many a session: bytes"), "{text}");
+        assert!(at_least("x", 0.9, 0.9).contains("met"));
+        assert!(at_least("x", 0.89, 0.9).contains("MISSED"));
     }
 
     #[test]

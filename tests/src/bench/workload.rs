@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::peer::{Peer, Places, Running, free_address};
+use super::peer::{Peer, Places, Running};
 use super::process::{Folder, Process, until};
+use super::relay::free_address;
 use super::{cpu, run::RunOptions};
 use crate::load::{self, LoadOptions, Transfer};
 use crate::sink::{Extensions, Sink, SinkHandle, SinkOptions};
@@ -50,7 +51,7 @@ impl Workload {
         }
     }
 
-    fn is_own(self) -> bool {
+    pub(super) fn is_own(self) -> bool {
         !matches!(self, Self::SourceMany | Self::SourceOne)
     }
 
@@ -76,6 +77,8 @@ pub struct Measure {
     pub p99_us: Option<f64>,
     /// Processor microseconds of generator and sink a message; own tools only.
     pub tools_us: Option<f64>,
+    /// Bytes that the peer had written to the disk for a byte that it accepted; of those that spool.
+    pub written: Option<f64>,
 }
 
 /// Starts the sink and the peer, warms them up, measures, ends them.
@@ -93,25 +96,38 @@ pub(super) fn measure(
     send(workload, running.addr, warm_up, options)?;
     running.drain()?;
     let already = sink.messages();
+    let delivered = running.delivered()?;
+    let written = |running: &Running| {
+        running.process().filter(|_| peer.spools()).map(cpu::tree_written).transpose()
+    };
+    let written_before = written(&running)?;
     let time = |running: &Running| running.process().map(cpu::tree_time).transpose();
     let (cpu_before, own_before, begun) = (time(&running)?, cpu::own(), Instant::now());
     let report = send(workload, running.addr, messages, options)?;
     running.drain()?;
     let took = begun.elapsed();
     let (cpu_after, own_after) = (time(&running)?, cpu::own());
+    let written_after = written(&running)?;
     running.check()?;
+    if let (Some(before), Some(after)) = (delivered, running.delivered()?) {
+        let came = after - before;
+        anyhow::ensure!(came == messages as f64, "{came} of {messages} messages are delivered");
+    }
     if let (Some(before), Some(after)) = (already, sink.messages()) {
         let came = after - before;
         anyhow::ensure!(came == messages, "{came} of {messages} messages came to the sink");
     }
     let each = |time: Duration| time.as_secs_f64() * 1e6 / messages as f64;
     let cpu = cpu_before.zip(cpu_after).map(|(before, after)| each(after.saturating_sub(before)));
+    let accepted = report.as_ref().map_or(messages * options.size as u64, |report| report.bytes);
+    let written = written_before.zip(written_after);
     Ok(Measure {
         rate: messages as f64 / took.as_secs_f64(),
         cpu_us: cpu,
         p50_us: report.as_ref().map(|report| report.p50_us),
         p99_us: report.as_ref().map(|report| report.p99_us),
         tools_us: report.is_some().then(|| each(own_after.saturating_sub(own_before))),
+        written: written.map(|(before, after)| (after - before) as f64 / accepted as f64),
     })
 }
 

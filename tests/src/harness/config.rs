@@ -1,10 +1,11 @@
 //! Configurations of the relay, as short as a test can say them.
 //!
 //! Owns the sections that every test needs; the lines a test cares about it gives itself.
-//! Floor: none (pure).
+//! Floor: none (pure, but that a plan is made for now).
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A configuration file in the making.
 #[derive(Clone, Debug, Default)]
@@ -54,11 +55,51 @@ impl Config {
         self
     }
 
+    /// With the pages for monitors, see [`super::Relay::get`].
+    pub fn admin(self) -> Self {
+        self.section("[admin]\naddress = \"127.0.0.1:0\"")
+    }
+
     /// Whole sections.
     pub fn section(mut self, text: &str) -> Self {
         add(&mut self.rest, text);
         self
     }
+}
+
+/// A plan: the instance `held`, known by senders of `held.example`, is in its window now and for an
+/// hour; all other mail is of no instance.
+pub fn plan_of_held() -> String {
+    let now = now_ms();
+    format!(
+        "[[instance]]\nname = \"held\"\nproduct = \"classic\"\nenvironment = \"production\"\n\
+         match = {{ senders = [\"held.example\"] }}\n[[wave]]\nid = \"w\"\n\
+         environment = \"production\"\ninstances = [\"held\"]\nopens = \"{}\"\ncloses = \"{}\"\n",
+        rfc3339(now),
+        rfc3339(now + 3_600_000)
+    )
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+/// Milliseconds since 1970 as plans write times.
+pub fn rfc3339(ms: u64) -> String {
+    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Days to a date, by the cycle of 400 years that begins on 1 March.
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let (day, month) = (doy - (153 * ((5 * doy + 2) / 153) + 2) / 5 + 1, (5 * doy + 2) / 153);
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    let (seconds, ms) = (of_day / 1000, of_day % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
 fn add(to: &mut String, lines: &str) {

@@ -13,6 +13,8 @@
 
 mod client;
 mod config;
+mod monitor;
+mod promise;
 mod relay;
 mod upstream;
 mod variants;
@@ -22,7 +24,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use client::{Client, smtp_reply};
-pub use config::Config;
+pub use config::{Config, now_ms, plan_of_held, rfc3339};
+pub use monitor::{Metrics, http_get};
+pub use promise::{Watch, assert_promise};
 pub use relay::{Relay, binary};
 pub use upstream::{Peer, Script};
 pub use variants::variant;

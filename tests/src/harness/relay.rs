@@ -13,10 +13,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Client, Config, until};
+use super::{Client, Config, Metrics, http_get, until};
 
 /// The log says this once for each listener.
 const LISTENING: &str = "listening listener=";
+/// The log says this once if there are pages for monitors.
+const MONITORS: &str = "monitors are answered address=";
 /// The log says this once for each reload that was made.
 const RELOADED: &str = "a new generation is in force";
 /// The log says this in each line about a reload that was not made.
@@ -44,7 +46,10 @@ pub fn binary() -> PathBuf {
 pub struct Relay {
     child: Child,
     folder: TempDir,
+    level: String,
     listeners: HashMap<String, SocketAddr>,
+    /// Logs of earlier processes in this folder.
+    old_logs: usize,
 }
 
 impl Relay {
@@ -55,34 +60,60 @@ impl Relay {
 
     /// The same, with more files beside the configuration.
     pub fn start_with(config: &str, files: &[(&str, &[u8])]) -> Self {
+        Self::start_logging(config, files, "info,wavegate::telemetry=debug")
+    }
+
+    /// The same, with another level of its log: every message has a line otherwise.
+    pub fn start_logging(config: &str, files: &[(&str, &[u8])], level: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("wavegate-test-").tempdir().unwrap();
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
         }
         fs::write(folder.path().join("relay.toml"), config).unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(binary())
-            .args(["run", "--config"])
-            .arg(folder.path().join("relay.toml"))
-            .env("RUST_LOG", "info,wavegate::telemetry=debug")
-            .env("WAVEGATE_LOG", "info,wavegate::telemetry=debug")
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut relay = Self { child, folder, listeners: HashMap::new() };
+        let child = spawn(folder.path(), level);
+        let (level, listeners) = (level.to_owned(), HashMap::new());
+        let mut relay = Self { child, folder, level, listeners, old_logs: 0 };
+        relay.wait_ready();
+        relay
+    }
+
+    /// Waits until it listens and hears signals.
+    fn wait_ready(&mut self) {
+        let config = fs::read_to_string(self.folder().join("relay.toml")).unwrap();
         let count = config.matches("[[listener]]").count();
-        relay.listeners = until("the relay listens", || {
-            if let Some(status) = relay.child.try_wait().unwrap() {
-                panic!("the relay ended: {status}\n{}", relay.log());
+        self.listeners = until("the relay listens", || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the relay ended: {status}\n{}", self.log());
             }
-            let found = listeners(&relay.log());
+            let found = listeners(&self.log());
             (found.len() == count).then_some(found)
         });
-        until("the relay handles SIGHUP", || relay.handles_hangup().then_some(()));
-        relay
+        until("the relay handles SIGHUP", || self.handles_hangup().then_some(()));
+    }
+
+    /// Starts the next process in the same folder, with what the last one left there, and waits
+    /// until it listens. One that still runs is killed. Ports are new.
+    pub fn restart(&mut self) {
+        self.spawn_again();
+        self.wait_ready();
+    }
+
+    /// The same, but waits for nothing.
+    pub fn spawn_again(&mut self) {
+        self.crash();
+        let old = self.folder().join(format!("log.{}", self.old_logs));
+        fs::rename(self.folder().join("log"), old).unwrap();
+        self.old_logs += 1;
+        self.listeners.clear();
+        self.child = spawn(self.folder(), &self.level);
+    }
+
+    /// Starts the next process in the same folder, which must end by itself: its exit code and
+    /// what it said.
+    pub fn restart_fails(&mut self) -> (Option<i32>, String) {
+        self.spawn_again();
+        let status = until("the relay's end", || self.child.try_wait().unwrap());
+        (status.code(), self.log())
     }
 
     /// Whether SIGHUP would reach its handler, and not end it.
@@ -181,9 +212,47 @@ impl Relay {
         self.child.wait().unwrap();
     }
 
+    /// Its admin address, which [`Config::admin`] gives it.
+    pub fn admin_addr(&self) -> SocketAddr {
+        until("an admin address", || {
+            let log = self.log();
+            let (_, rest) = log.split_once(MONITORS)?;
+            // A line that is still being written has no end yet.
+            rest.split_once('\n')?.0.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    /// Asks for a page of its admin address: the status and the text; none when nobody answers.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        http_get(self.admin_addr(), path)
+    }
+
+    /// One scrape of its metrics.
+    pub fn metrics(&self) -> Metrics {
+        let (status, text) = self.get("/metrics").expect("an answer");
+        assert_eq!(status, 200, "{text}");
+        Metrics::new(text)
+    }
+
+    /// Scrapes its metrics until `wanted` says that they are right, and gives those.
+    pub fn wait_metrics(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+        until(what, || Some(self.metrics()).filter(&wanted))
+    }
+
     /// Asks it to end and waits for that.
-    pub fn stop(mut self) -> ExitStatus {
+    pub fn stop(self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Asks it to end and waits for that; its folder stays for [`Relay::restart`].
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        until("the relay's end", || self.child.try_wait().unwrap())
+    }
+
+    /// Waits for its end.
+    pub fn ended(mut self) -> ExitStatus {
         until("the relay's end", || self.child.try_wait().unwrap())
     }
 
@@ -200,11 +269,23 @@ impl Relay {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// What all processes in its folder have logged, one after the other.
+    pub fn logs(&self) -> String {
+        let old = (0..self.old_logs).map(|number| self.folder().join(format!("log.{number}")));
+        let old = old.map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned());
+        old.chain([self.log()]).collect()
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.id())).unwrap().count()
     }
 
     fn pid(&self) -> Pid {
@@ -226,6 +307,20 @@ impl Drop for Relay {
             }
         }
     }
+}
+
+fn spawn(folder: &Path, level: &str) -> Child {
+    let log = File::create(folder.join("log")).unwrap();
+    Command::new(binary())
+        .args(["run", "--config"])
+        .arg(folder.join("relay.toml"))
+        .env("WAVEGATE_LOG", level)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 fn listeners(log: &str) -> HashMap<String, SocketAddr> {

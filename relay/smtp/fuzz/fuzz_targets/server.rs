@@ -17,7 +17,7 @@ fn session(server: &mut Server, mut input: &[u8], body: &mut Vec<u8>) -> bool {
         input = &input[used..];
         match step {
             Step::NeedInput => return true,
-            Step::Close => return false,
+            Step::Close(_) => return false,
             Step::Body(span) => body.extend_from_slice(span),
             Step::End(facts) => {
                 assert_eq!(facts.size, body.len() as u64);

@@ -7,7 +7,7 @@
 
 use memchr::memchr;
 
-use super::{Awaited, Helo, Phase, Server, SkipReply, Step, Transaction, replies};
+use super::{Awaited, Closing, Helo, Phase, Server, SkipReply, Step, Transaction, replies};
 use crate::body::MessageFault;
 use crate::command::{self, Command, CommandError, Mail, Rcpt};
 
@@ -16,7 +16,7 @@ impl Server {
     pub(super) fn command_line<'a>(&mut self, input: &'a [u8]) -> (usize, Option<Step<'a>>) {
         // A TLS handshake begins with this byte; no command does.
         if self.line.is_empty() && input[0] == 0x16 {
-            self.shut();
+            self.shut(Closing::Misbehaved);
             return (input.len(), None);
         }
         let mut last_cr = self.line.last() == Some(&b'\r');
@@ -50,7 +50,7 @@ impl Server {
         let command = match command::parse(line, &self.offered, smtputf8) {
             Ok(command) => command,
             Err(CommandError::Bdat) => {
-                self.close(CommandError::Bdat.reply());
+                self.refuse(CommandError::Bdat.reply());
                 return None;
             }
             Err(error) => {
@@ -61,7 +61,7 @@ impl Server {
         match command {
             // Both must be the last of a group (RFC 2920 3.1): what is there
             // behind them was sent without waiting for our answer.
-            Command::Helo { .. } | Command::Data if more => self.close(&replies::EARLY),
+            Command::Helo { .. } | Command::Data if more => self.refuse(&replies::EARLY),
             Command::Helo { extended, name } => {
                 self.end_transaction();
                 self.awaited = Awaited::Helo { extended };
@@ -74,15 +74,15 @@ impl Server {
             Command::Rset => {
                 self.end_transaction();
                 self.idle(&replies::OK);
-                return (!matches!(self.phase, Phase::Closed)).then_some(Step::Reset);
+                return (!matches!(self.phase, Phase::Closed(_))).then_some(Step::Reset);
             }
             Command::Noop => self.idle(&replies::OK),
             Command::Vrfy => self.idle(&replies::CANNOT_VERIFY),
             Command::Expn => self.idle(&replies::NOT_IMPLEMENTED),
             Command::Help => self.idle(&replies::HELP),
             Command::StartTls | Command::Auth => self.error(&replies::NOT_IMPLEMENTED),
-            Command::Quit => self.close(&replies::BYE),
-            Command::Http => self.shut(),
+            Command::Quit => self.finish(&replies::BYE, Closing::Quit),
+            Command::Http => self.shut(Closing::Misbehaved),
         }
         None
     }

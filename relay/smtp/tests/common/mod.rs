@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use wavegate_smtp::{
-    BodyFacts, Enhanced, Extensions, Limits, Mail, MessageFault, Rcpt, Reply, Server, ServerConfig,
-    Step,
+    BodyFacts, Closing, Enhanced, Extensions, Limits, Mail, MessageFault, Rcpt, Reply, Server,
+    ServerConfig, Step,
 };
 
 /// What an embedder saw of a session, in order.
@@ -19,7 +19,7 @@ pub enum Seen {
     Message(Vec<u8>, BodyFacts),
     Dropped(MessageFault),
     Reset,
-    Close,
+    Close(Closing),
 }
 
 /// Answers every step at once, and keeps what it saw.
@@ -57,8 +57,8 @@ impl Embedder {
                     self.body.extend_from_slice(span);
                     continue;
                 }
-                Step::Close => {
-                    self.seen.push(Seen::Close);
+                Step::Close(closing) => {
+                    self.seen.push(Seen::Close(closing));
                     return false;
                 }
                 Step::Helo(helo) => Seen::Helo(helo.name.into(), helo.extended),

@@ -39,7 +39,9 @@ pub(super) struct Account {
     pub(super) confirmed: u64,
     /// Answers 4xx; a message may get many.
     pub(super) deferrals: u64,
-    /// Messages that the sender waits to try again.
+    /// Messages that the spool took, of those.
+    pub(super) spooled: u64,
+    /// Messages that are in the spool now.
     pub(super) waiting: u64,
     pub(super) arrivals: Vec<Arrival>,
 }
@@ -47,7 +49,7 @@ pub(super) struct Account {
 impl Account {
     pub(super) fn new(name: &'static str, window: Option<Window>) -> Self {
         let arrivals = Vec::new();
-        Self { name, window, sent: 0, confirmed: 0, deferrals: 0, waiting: 0, arrivals }
+        Self { name, window, sent: 0, confirmed: 0, deferrals: 0, spooled: 0, waiting: 0, arrivals }
     }
 
     /// Arrivals at one sink.
@@ -112,6 +114,7 @@ struct Line {
     /// Messages, not arrivals, by the first of these.
     legacy: u64,
     cloud: u64,
+    spooled: u64,
     deferrals: u64,
     /// Sent and arrived nowhere.
     lost: u64,
@@ -140,15 +143,24 @@ impl Report {
     pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "\n{:16} {:>7} {:>7} {:>7} {:>7} {:>6} {:>6} {:>7} {:>10}",
-            "instance", "sent", "legacy", "cloud", "451s", "lost", "twice", "leaked", "misrouted"
+            "\n{:16} {:>7} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>7} {:>10}",
+            "instance",
+            "sent",
+            "legacy",
+            "cloud",
+            "spooled",
+            "451s",
+            "lost",
+            "twice",
+            "leaked",
+            "misrouted"
         )?;
         for line in &self.lines {
-            let Line { name, sent, legacy, cloud, deferrals, .. } = line;
+            let Line { name, sent, legacy, cloud, spooled, deferrals, .. } = line;
             let Line { lost, duplicated, leaked, misrouted, .. } = line;
             writeln!(
                 out,
-                "{name:16} {sent:>7} {legacy:>7} {cloud:>7} {deferrals:>7} {lost:>6} \
+                "{name:16} {sent:>7} {legacy:>7} {cloud:>7} {spooled:>7} {deferrals:>6} {lost:>6} \
                  {duplicated:>6} {leaked:>7} {misrouted:>10}"
             )?;
         }
@@ -158,8 +170,9 @@ impl Report {
         if self.adds_up() {
             return writeln!(
                 out,
-                "It adds up: {sent} sent = {legacy} at legacy + {cloud} at cloud; none lost, none \
-                 twice, none in its window, none in the wrong place."
+                "It adds up: {sent} sent = {legacy} at legacy + {cloud} at cloud, {} of them \
+                 spooled first; none lost, none twice, none in its window, none in the wrong place.",
+                self.total(|line| line.spooled),
             );
         }
         let unexplained = self.total(|line| line.unexplained);
@@ -181,8 +194,8 @@ impl Report {
 
 impl Line {
     fn of(account: &Account) -> Self {
-        let Account { name, sent, deferrals, .. } = *account;
-        let mut line = Self { name, sent, deferrals, ..Self::default() };
+        let Account { name, sent, spooled, deferrals, .. } = *account;
+        let mut line = Self { name, sent, spooled, deferrals, ..Self::default() };
         let mut seen = HashSet::new();
         for arrival in &account.arrivals {
             if arrival.number >= sent {
@@ -223,6 +236,7 @@ mod tests {
         let mut account = Account::new("a", window);
         account.sent = 6;
         account.confirmed = 6;
+        account.spooled = 2;
         account.deferrals = 9;
         for (number, sink, at) in [
             (0, Sink::Legacy, 0),
@@ -253,8 +267,15 @@ mod tests {
     fn a_good_run_adds_up() {
         let report = Report::of(&[good()]);
         assert!(report.adds_up());
-        let expected =
-            Line { name: "a", sent: 6, legacy: 3, cloud: 3, deferrals: 9, ..Line::default() };
+        let expected = Line {
+            name: "a",
+            sent: 6,
+            legacy: 3,
+            cloud: 3,
+            spooled: 2,
+            deferrals: 9,
+            ..Line::default()
+        };
         assert_eq!(report.lines, [expected]);
         let mut out = Vec::new();
         report.print(&mut out).unwrap();

@@ -60,9 +60,13 @@ impl Sender {
             };
             let answer = self.transmit(&mut connection, number).await;
             let mut deferrals = 0;
-            let mut confirmed = 0;
+            let (mut confirmed, mut spooled) = (0, 0);
             match answer {
-                Ok(reply) if reply.is_positive() => confirmed = 1,
+                Ok(reply) if reply.is_positive() => {
+                    confirmed = 1;
+                    // The relay's own promise has the id that it is found by.
+                    spooled = u64::from(reply.lines().any(|line| line.contains("queued as ")));
+                }
                 // A 5xx is a loss that the report will show.
                 Ok(reply) if reply.is_permanent() => {}
                 Ok(_) => {
@@ -76,8 +80,8 @@ impl Sender {
             }
             self.ledger.book(self.index, |account| {
                 account.confirmed += confirmed;
+                account.spooled += spooled;
                 account.deferrals += deferrals;
-                account.waiting = resting.len() as u64;
             });
         }
     }

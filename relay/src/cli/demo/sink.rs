@@ -110,7 +110,7 @@ async fn session(mut stream: TcpStream, mut server: Server, book: Book) -> io::R
                     server.reply(&TAKEN);
                 }
                 Step::Dropped(_) | Step::Reset => message.clear(),
-                Step::Close => return stream.write_all(server.output()).await,
+                Step::Close(_) => return stream.write_all(server.output()).await,
             }
         }
     }

@@ -68,15 +68,15 @@ impl View {
         writeln!(
             out,
             "{:16} {:12} {:>7} {:>7} {:>7} {:>7} {:>8}\x1b[K",
-            "instance", "phase", "sent", "legacy", "cloud", "451s", "retrying"
+            "instance", "phase", "sent", "legacy", "cloud", "spooled", "in spool"
         )?;
         self.drawn = 2;
         for (phase, account) in rows {
-            let Account { name, sent, deferrals, waiting, .. } = account;
+            let Account { name, sent, spooled, waiting, .. } = account;
             let (legacy, cloud) = (account.arrived(Sink::Legacy), account.arrived(Sink::Cloud));
             writeln!(
                 out,
-                "{name:16} {phase:12} {sent:>7} {legacy:>7} {cloud:>7} {deferrals:>7} \
+                "{name:16} {phase:12} {sent:>7} {legacy:>7} {cloud:>7} {spooled:>7} \
                  {waiting:>8}\x1b[K"
             )?;
             self.drawn += 1;
@@ -97,7 +97,7 @@ fn plain<'a>(
         let (legacy, cloud) = (account.arrived(Sink::Legacy), account.arrived(Sink::Cloud));
         write!(
             out,
-            " | {name} {phase}: {sent} sent, {legacy} legacy, {cloud} cloud, {waiting} retrying"
+            " | {name} {phase}: {sent} sent, {legacy} legacy, {cloud} cloud, {waiting} in spool"
         )?;
     }
     writeln!(out)
@@ -144,7 +144,7 @@ mod tests {
         let mut view = View::new(false);
         let line = draw(&mut view, 1000);
         let expected = "   1 s  window opens in 3.0 s | acme-prod-1 -: 0 sent, 0 legacy, 0 cloud, \
-                        0 retrying\n";
+                        0 in spool\n";
         assert_eq!(line, expected);
         assert!(draw(&mut view, 3999).contains("opens in 0.1 s"));
         assert!(draw(&mut view, 4000).contains("window open, closes in 4.0 s"));

@@ -10,7 +10,7 @@ use wavegate_smtp::Reply;
 
 use crate::{
     cli::output::{field, list},
-    config::{Config, ListenerConfig},
+    config::{Config, Handoff, ListenerConfig},
     gate::{Go, Note},
     plan::{Phase, Timestamp},
 };
@@ -133,12 +133,12 @@ impl Outcome {
         Self { reason: Some(reason), ..Self::new("refuse", meaning).with_reply(reply) }
     }
 
-    pub(super) fn hold(reply: &Reply, until: Option<Timestamp>, reason: String) -> Self {
-        let meaning = "held: it stays in the sender's queue, which tries again";
+    pub(super) fn hold(until: Option<Timestamp>, reason: String) -> Self {
+        let meaning = "held: the spool takes it, and the client gets 250";
         Self {
             until: until.map(|until| until.to_string()),
             reason: Some(reason),
-            ..Self::new("hold", meaning).with_reply(reply)
+            ..Self::new("hold", meaning)
         }
     }
 
@@ -171,8 +171,18 @@ impl Outcome {
                 limit: one.limit,
             }));
         }
-        let meaning =
-            format!("handed to {} at once; the client gets that upstream's reply", go.upstream);
+        let name = &go.upstream;
+        let handoff = config.upstreams.iter().find(|one| one.name == *name);
+        let meaning = match handoff.map_or(Handoff::Auto, |one| one.handoff) {
+            Handoff::Direct => {
+                format!("handed to {name} at once; the client gets that upstream's reply")
+            }
+            Handoff::Queued => format!("taken by the spool and handed to {name} from there"),
+            Handoff::Auto => format!(
+                "handed to {name} at once, and the client gets that upstream's reply; where that \
+                 cannot be, it is taken by the spool"
+            ),
+        };
         let upstream = Upstream { name: go.upstream.clone(), targets: targets.unwrap_or_default() };
         Self { upstream: Some(upstream), limits, ..Self::new("deliver", &meaning) }
     }

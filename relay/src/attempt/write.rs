@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use wavegate_smtp::{BodyForm, stuff};
 
-use super::Parcel;
 use crate::{
     body::Body,
     upstream::connection::{Commit, Connection, ConnectionError, WriteError},
@@ -13,26 +12,9 @@ use crate::{
 /// Bytes read from a spill file at once.
 const SEGMENT: usize = 64 * 1024;
 
-/// The header block of a message, with its empty line; empty when it cannot be read.
-pub(super) fn header_block(parcel: &Parcel) -> Vec<u8> {
-    let length = usize::try_from(parcel.facts.header_size).unwrap_or(usize::MAX);
-    if let Some(bytes) = parcel.body.as_memory() {
-        return bytes[..length.min(bytes.len())].to_vec();
-    }
-    let mut block = vec![0; length];
-    match read_full(&parcel.body, 0, &mut block) {
-        Ok(count) => block.truncate(count),
-        Err(error) => {
-            tracing::error!(%error, "a spill file cannot be read");
-            block.clear();
-        }
-    }
-    block
-}
-
 /// Writes what the state machine has to say, `head`, the body, and what ends it. `time` bounds
 /// the wait for the upstream to take each segment (RFC 5321 4.5.3.2.5).
-pub(super) async fn write<C: Commit>(
+pub(super) async fn message<C: Commit>(
     connection: &mut Connection,
     form: BodyForm,
     head: &[u8],
@@ -47,7 +29,8 @@ pub(super) async fn write<C: Commit>(
     let mut buffer = vec![0; SEGMENT];
     let (mut offset, mut line_start, mut head) = (0, true, head);
     loop {
-        let count = read_full(body, offset, &mut buffer)
+        let count = body
+            .read_full(offset, &mut buffer)
             .map_err(|error| WriteError::Broken(ConnectionError::Io(error)))?;
         let bytes = &buffer[..count];
         offset += count as u64;
@@ -103,16 +86,4 @@ impl Segment<'_> {
         }
         connection.write_slices(&slices, self.last, commit, time).await
     }
-}
-
-fn read_full(body: &Body, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let count = body.read_at(offset + filled as u64, &mut buffer[filled..])?;
-        if count == 0 {
-            break;
-        }
-        filled += count;
-    }
-    Ok(filled)
 }

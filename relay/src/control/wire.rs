@@ -1,0 +1,199 @@
+//! Questions and answers of the control socket, as JSON. Both sides use these types.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    message::MessageId,
+    queue::{Refusal, Selection, Standing},
+};
+
+/// Messages that a list has at most.
+pub const LIST_MOST: usize = 10_000;
+/// Messages that a list has where nothing is said.
+pub const LIST_DEFAULT: usize = 100;
+/// Ids that an answer names at most, of each kind.
+pub const NAMED: usize = 100;
+/// Bytes of a reason.
+pub const REASON: usize = 500;
+
+/// Asks for a change: `POST /v1/queue/ACTION`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// Which messages.
+    #[serde(default)]
+    pub selection: Selection,
+    /// That a selection without criteria means all, and is meant.
+    #[serde(default)]
+    pub all: bool,
+    /// Why.
+    pub reason: String,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What was changed, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// The action.
+    pub action: String,
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Messages.
+    pub messages: u64,
+    /// Their recipients that still wait, or did.
+    pub recipients: u64,
+    /// The ids of the first of them.
+    pub ids: Vec<MessageId>,
+    /// What was selected and not changed.
+    pub refused: Vec<Refused>,
+    /// Messages whose envelope could not be read, and so not be compared.
+    pub unreadable: u64,
+    /// Why nothing may leave, if nothing may.
+    pub all_held: Option<String>,
+}
+
+/// Messages that were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Why.
+    pub why: Refusal,
+    /// The same in words.
+    pub text: String,
+    /// How many.
+    pub messages: u64,
+    /// The ids of the first.
+    pub ids: Vec<MessageId>,
+}
+
+/// A list: `GET /v1/queue`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// All that were found.
+    pub messages: u64,
+    /// Their recipients that still wait.
+    pub recipients: u64,
+    /// Messages whose envelope could not be read, and so not be compared.
+    pub unreadable: u64,
+    /// Why nothing may leave, if nothing may.
+    pub all_held: Option<String>,
+    /// The oldest of them.
+    pub oldest: Vec<Item>,
+}
+
+/// A message in a list. Times are in RFC 3339.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The message.
+    pub id: MessageId,
+    /// Its instance; none where no instance matches.
+    pub instance: Option<String>,
+    /// Where the latest decision sends it; none before the first.
+    pub upstream: Option<String>,
+    /// Where it stands.
+    pub state: Standing,
+    /// What it waits for.
+    pub waits_for: String,
+    /// Since when.
+    pub since: String,
+    /// When it came in.
+    pub received: String,
+    /// Its age in seconds.
+    pub age: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Recipients that still wait.
+    pub recipients: u32,
+    /// Its sender, empty for `<>`; none where its envelope cannot be read.
+    pub sender: Option<String>,
+    /// Its first recipient.
+    pub recipient: Option<String>,
+}
+
+/// One message: `GET /v1/queue/ID`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Show {
+    /// As a list has it.
+    #[serde(flatten)]
+    pub item: Item,
+    /// Why nothing may leave, if nothing may.
+    pub all_held: Option<String>,
+    /// Where it came from.
+    pub client: Option<String>,
+    /// The listener that took it.
+    pub listener: Option<String>,
+    /// What the client called itself.
+    pub helo: Option<String>,
+    /// All its recipients.
+    pub envelope: Vec<Recipient>,
+    /// Why the envelope is not here.
+    pub unreadable: Option<String>,
+    /// What was said last, and when.
+    pub last: Option<Last>,
+    /// An operator holds it, for this reason.
+    pub operator: Option<String>,
+    /// This upstream may have it already.
+    pub in_doubt: Option<String>,
+    /// For how many seconds it was held in all.
+    pub held: u64,
+    /// When it is given up; none while it is held, for its clock stands still.
+    pub expires: Option<String>,
+}
+
+/// A recipient.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipient {
+    /// Its address.
+    pub address: String,
+    /// It came to an end.
+    pub ended: bool,
+}
+
+/// What was said last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Last {
+    /// Where the attempt went; none where it did not come that far.
+    pub upstream: Option<String>,
+    /// The reply, or what went wrong.
+    pub text: String,
+    /// When.
+    pub time: String,
+}
+
+/// Whether everything is held: `GET`, `PUT` and `DELETE /v1/hold-all`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldAll {
+    /// Why nothing may leave, if nothing may.
+    pub all_held: Option<String>,
+    /// Messages that wait.
+    pub messages: u64,
+    /// Of these, attempts that were under way: they go on to their end.
+    pub in_flight: u64,
+}
+
+/// Why something is changed: `PUT` and `DELETE /v1/hold-all`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Why {
+    /// In the operator's words.
+    pub reason: String,
+}
+
+/// What a check of the spool found: `GET /v1/spool/verify`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Messages.
+    pub messages: u64,
+    /// What is not as it was written.
+    pub damage: Vec<String>,
+}
+
+/// Why it was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// In words.
+    pub error: String,
+}

@@ -1,0 +1,494 @@
+//! Delivery of spooled messages: asks the gate again, makes the attempt, writes down what came
+//! of it. Floor 3.
+//!
+//! Nothing polls. A worker waits for a turn; what is blocked waits in the line of the one thing
+//! that blocks it, and each line that somebody stands in is served by tasks that wait for just
+//! that: a connection, or a limit.
+
+pub mod keeper;
+mod report;
+mod serve;
+
+use std::{sync::Arc, time::Duration};
+
+use wavegate_smtp::Settled;
+
+pub use report::{Failure, Report};
+pub use serve::{line, serve};
+
+use crate::{
+    attempt::{self, End, Job, Patience},
+    envelope::{Envelope, LastWord, Progress},
+    event::Event,
+    gate::{self, Answer, Go, Subject, Verdict, attributes},
+    limits::LimitError,
+    parcel::{Message, Parcel},
+    plan::Timestamp,
+    queue::{Ended, Settlement, Taken},
+    relay::{Generation, Relay},
+    retry as backoff,
+    scheduler::{Slot, Wait},
+    spool::{LoadError, Mark},
+    upstream::{Lease, LeaseError, Upstream},
+    waves::InstanceState,
+};
+
+/// Pause after a failure that says nothing of the message: no connection, a full line.
+const SOON: Duration = Duration::from_secs(1);
+/// How long an attempt that serves a line waits for a limit, and then for a connection. Short,
+/// because it counts as in flight meanwhile.
+const SERVER_WAIT: Duration = Duration::from_millis(500);
+/// Pause before a message that cannot be read is tried again: the disk may be back.
+const UNREADABLE: Duration = Duration::from_secs(300);
+
+/// What an attempt has beside its message.
+pub enum Means {
+    /// Nothing; it waits for nothing.
+    None,
+    /// A connection to this upstream.
+    Connection(Arc<Upstream>, Box<Lease>),
+    /// Patience: it stands for a whole line.
+    Patience,
+}
+
+/// A spooled message at its attempt.
+struct Delivery {
+    relay: Arc<Relay>,
+    generation: Arc<Generation>,
+    envelope: Arc<Envelope>,
+    message: Arc<Message>,
+    instance: Option<Arc<InstanceState>>,
+    now: Timestamp,
+    progress: Progress,
+    /// Recipients that came to an end at this attempt.
+    ends: Vec<(Ended, u64)>,
+    failures: Vec<(Arc<Upstream>, Failure)>,
+    /// What those that are left wait for.
+    wait: Option<Wait>,
+    marks: Vec<Mark>,
+}
+
+/// Attempts a spooled message whose turn it is.
+pub async fn attempt(relay: Arc<Relay>, taken: Taken, means: Means) {
+    let (message, envelope) = match load(&relay, &taken).await {
+        Ok(loaded) => loaded,
+        Err(error) => return unreadable(&relay, taken, &error),
+    };
+    let mut delivery = Delivery::new(relay, envelope, message, &taken);
+    if taken.doubtful {
+        delivery.doubt("unknown", "the relay ended while its reply was awaited");
+        delivery.progress.in_doubt = None;
+    }
+    delivery.run(taken.slot, means).await;
+    delivery.settle(taken).await;
+}
+
+/// Waits for what becomes of an attempt whose client was answered, since the spool has the
+/// message too.
+pub async fn late(
+    relay: Arc<Relay>,
+    slot: Slot,
+    upstream: Arc<Upstream>,
+    envelope: Arc<Envelope>,
+    message: Arc<Message>,
+    attempt: impl Future<Output = attempt::Outcome> + Send,
+) {
+    let attempt::Outcome { end, mark } = attempt.await;
+    let Some(taken) = relay.queue.of(slot) else { return };
+    let recipients: Vec<u32> = (0..).take(envelope.recipients.len()).collect();
+    let mut delivery = Delivery::new(relay, envelope, message, &taken);
+    delivery.marks.extend(mark);
+    delivery.ended(&upstream, &recipients, end).await;
+    delivery.settle(taken).await;
+}
+
+/// The message and its envelope: from memory, else from the spool, without keeping the worker.
+async fn load(
+    relay: &Arc<Relay>,
+    taken: &Taken,
+) -> Result<(Arc<Message>, Arc<Envelope>), LoadError> {
+    if let Some(cached) = &taken.message {
+        return Ok(cached.clone());
+    }
+    let at_once = relay.queue.spool().is_at_once();
+    let (relay, handle) = (Arc::clone(relay), taken.handle);
+    let loading = move || {
+        let (envelope, stored) = relay.queue.spool().load(handle)?;
+        let body = relay.bodies.read(stored);
+        if body.as_memory().is_none() {
+            // One that is written piece by piece is checked before its first piece goes out.
+            relay.queue.spool().check(handle)?;
+        }
+        let parcel = Parcel {
+            mail: envelope.mail.clone(),
+            recipients: envelope.recipients.clone(),
+            body,
+            facts: envelope.facts,
+        };
+        Ok((Arc::new(Message::new(envelope.id, Vec::new(), parcel)), Arc::new(envelope)))
+    };
+    if at_once {
+        return loading();
+    }
+    match tokio::task::spawn_blocking(loading).await {
+        Ok(loaded) => loaded,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// A message that cannot be read now is not lost, and not skipped in silence.
+fn unreadable(relay: &Relay, taken: Taken, error: &LoadError) {
+    let mut taken = taken;
+    let error = error.to_string();
+    relay.emit(&Event::Unreadable { slot: taken.slot, error: &error });
+    let now = relay.waves.now();
+    let due = Timestamp(now.0 + millis(UNREADABLE));
+    taken.progress.last = Some(LastWord::new(None, &format!("cannot be read: {error}"), now));
+    taken.progress.due = Some(due.0);
+    taken.progress.due_is_hold = true;
+    relay.queue.block(taken, Wait::HoldUntil(due));
+}
+
+impl Delivery {
+    fn new(
+        relay: Arc<Relay>,
+        envelope: Arc<Envelope>,
+        message: Arc<Message>,
+        taken: &Taken,
+    ) -> Self {
+        let now = relay.waves.now();
+        let mut progress = taken.progress.clone();
+        progress.due = None;
+        progress.due_is_hold = false;
+        // Whoever was in doubt about it has said so by now.
+        progress.in_doubt = None;
+        Self {
+            generation: relay.generation(),
+            relay,
+            envelope,
+            message,
+            instance: None,
+            now,
+            progress,
+            ends: Vec::new(),
+            failures: Vec::new(),
+            wait: None,
+            marks: Vec::new(),
+        }
+    }
+
+    /// Asks the gate about those that are left, and does what it says.
+    async fn run(&mut self, slot: Slot, means: Means) {
+        let pending = self.pending();
+        if pending.is_empty() {
+            return;
+        }
+        let Answer { instance, verdict } = self.ask(&pending);
+        self.instance = instance;
+        match verdict {
+            Verdict::Hold { until, reason } => self.hold(until, &reason),
+            // On a spooled message a policy's "later" is a hold that it is asked about again.
+            Verdict::Defer(reply) => {
+                let pause = backoff::delay(
+                    &backoff::Schedule::default(),
+                    self.progress.attempts.max(1),
+                    self.relay.world.entropy.next(),
+                );
+                let until = Timestamp(self.now.0 + millis(pause));
+                self.hold(Some(until), &reply.to_string());
+            }
+            Verdict::Refuse(reply) => {
+                let upstream = self.generation.upstreams.values().next().map(Arc::clone);
+                if let Some(upstream) = upstream {
+                    let failed = pending.iter().map(|&i| Failure::of_policy(i, reply.clone()));
+                    let failed: Vec<_> = failed.collect();
+                    self.fail(&upstream, failed);
+                }
+            }
+            Verdict::Go(shares) => self.go(slot, &pending, shares, means).await,
+        }
+    }
+
+    fn pending(&self) -> Vec<u32> {
+        let all = (0..).take(self.envelope.recipients.len());
+        all.filter(|&index| !self.progress.has_ended(index)).collect()
+    }
+
+    fn ask(&self, pending: &[u32]) -> Answer {
+        let Envelope { id, client, listener, helo, on_behalf, mail, recipients, facts, .. } =
+            &*self.envelope;
+        let text = |&index: &u32| recipients[index as usize].recipient.as_str();
+        let recipients: Vec<&str> = pending.iter().map(text).collect();
+        let headers = if attributes::wants_headers(self.generation.policies.needs()) {
+            self.message.header_block()
+        } else {
+            Vec::new()
+        };
+        let subject = Subject {
+            id: id.as_str(),
+            client: *client,
+            listener,
+            helo,
+            sender: mail.sender.as_str(),
+            sender_domain: mail.sender.domain(),
+            recipients: &recipients,
+            size: facts.size,
+            on_behalf: on_behalf.as_deref(),
+            attempts: self.progress.attempts,
+            headers: &headers,
+        };
+        let plan = self.relay.waves.current();
+        gate::ask(&self.relay, &self.generation, &plan, &subject, self.now, None)
+    }
+
+    /// Each share goes its way; the first that is blocked says what the message waits for.
+    async fn go(&mut self, slot: Slot, pending: &[u32], shares: Vec<Go>, mut means: Means) {
+        for go in shares {
+            let Some(upstream) = self.generation.upstream(&go.upstream).cloned() else {
+                unreachable!("the gate names configured upstreams only")
+            };
+            self.relay.queue.note_upstream(slot, &go.upstream);
+            let recipients: Vec<u32> = go.recipients.iter().map(|&i| pending[i as usize]).collect();
+            if self.has_expired(&upstream) {
+                let last = self.progress.last.clone();
+                let over = recipients.iter().map(|&i| Failure::expired(i, last.clone())).collect();
+                self.fail(&upstream, over);
+                continue;
+            }
+            let (lease, patience) = match std::mem::replace(&mut means, Means::None) {
+                Means::Connection(of, lease) if Arc::ptr_eq(&of, &upstream) => {
+                    (Some(*lease), Patience::NONE)
+                }
+                Means::Patience => (None, Patience::of(SERVER_WAIT, usize::MAX)),
+                other => {
+                    if let Means::Connection(_, lease) = other {
+                        lease.release();
+                    }
+                    // Others were here first.
+                    if let Some(line) = self.relay.queue.line_of(&go.upstream, &go.charges) {
+                        self.wait.get_or_insert(line);
+                        continue;
+                    }
+                    (None, Patience::NONE)
+                }
+            };
+            let job = Job {
+                relay: Arc::clone(&self.relay),
+                generation: Arc::clone(&self.generation),
+                instance: self.instance.clone(),
+                message: Arc::clone(&self.message),
+                recipients: recipients.clone(),
+                upstream: Arc::clone(&upstream),
+                charges: go.charges,
+                patience,
+                lease,
+                spooled: true,
+            };
+            let attempt::Outcome { end, mark } = attempt::run(job).await;
+            self.marks.extend(mark);
+            self.ended(&upstream, &recipients, end).await;
+        }
+        if let Means::Connection(_, lease) = means {
+            lease.release();
+        }
+    }
+
+    fn has_expired(&self, upstream: &Upstream) -> bool {
+        let age = self.now.0.saturating_sub(self.envelope.received.0);
+        age.saturating_sub(self.progress.held_ms) >= millis(upstream.config.expire)
+    }
+
+    /// What an attempt for some recipients came to.
+    async fn ended(&mut self, upstream: &Arc<Upstream>, recipients: &[u32], end: End) {
+        let name = &upstream.config.name;
+        match end {
+            End::Settled(settled) => self.settled(upstream, recipients, &settled).await,
+            End::Unsupported(unsupported) => {
+                let reply = unsupported.reply();
+                let failed = recipients.iter().map(|&i| Failure::of_policy(i, reply.clone()));
+                let failed = failed.collect();
+                self.fail(upstream, failed);
+            }
+            End::Held(_) => {
+                let wait =
+                    gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
+                self.wait.get_or_insert(wait.unwrap_or(Wait::Turn));
+            }
+            End::InDoubt(error) => {
+                self.doubt(name, &error.to_string());
+                self.retry(upstream, &format!("reply lost: {error}"));
+            }
+            end => {
+                self.progress.last = Some(LastWord::new(Some(name), &end.to_string(), self.now));
+                let wait = wait_after(&end, upstream, self.now);
+                self.wait.get_or_insert(wait);
+            }
+        }
+    }
+
+    async fn settled(&mut self, upstream: &Arc<Upstream>, recipients: &[u32], settled: &Settled) {
+        let mut delivered = Vec::new();
+        let mut failed = Vec::new();
+        let mut deferred = None;
+        for (at, &index) in (0..).zip(recipients) {
+            let reply = settled.for_recipient(at);
+            match reply.code() {
+                200..=299 => delivered.push((index, reply)),
+                500..=599 => failed.push(Failure::of_reply(index, reply)),
+                _ => deferred = Some(reply),
+            }
+        }
+        for (index, reply) in &delivered {
+            self.progress.end(*index);
+            self.relay.emit(&Event::Ended {
+                instance: self.progress.instance.as_deref(),
+                id: self.envelope.id,
+                upstream: Some(&upstream.config.name),
+                recipient: self.envelope.recipients[*index as usize].recipient.as_str(),
+                end: Ended::Delivered,
+                reply: Some(reply),
+                age: self.age(),
+            });
+        }
+        if !delivered.is_empty() {
+            self.ends.push((Ended::Delivered, delivered.len() as u64));
+            let indexes: Vec<u32> = delivered.iter().map(|(index, _)| *index).collect();
+            self.report().relayed(upstream, &self.envelope, &settled.reply, &indexes).await;
+        }
+        if !failed.is_empty() {
+            self.fail(upstream, failed);
+        }
+        if let Some(reply) = deferred {
+            self.retry(upstream, &reply.to_string());
+        }
+    }
+
+    fn age(&self) -> Duration {
+        Duration::from_millis(self.now.0.saturating_sub(self.envelope.received.0))
+    }
+
+    fn report(&self) -> Report<'_> {
+        let instance = self.progress.instance.as_deref();
+        Report { relay: &self.relay, instance, message: &self.message }
+    }
+
+    fn fail(&mut self, upstream: &Arc<Upstream>, failures: Vec<Failure>) {
+        self.failures.extend(failures.into_iter().map(|one| (Arc::clone(upstream), one)));
+    }
+
+    /// It is tried again after a pause that grows.
+    fn retry(&mut self, upstream: &Upstream, why: &str) {
+        self.progress.attempts = self.progress.attempts.saturating_add(1);
+        self.progress.last = Some(LastWord::new(Some(&upstream.config.name), why, self.now));
+        let wait = retry(&self.relay, upstream, &mut self.progress);
+        self.wait.get_or_insert(wait);
+    }
+
+    fn hold(&mut self, until: Option<Timestamp>, reason: &str) {
+        let frozen = gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
+        let wait = match (frozen, until) {
+            // The end of a window is a change of phase, whatever time is named for it.
+            (Some(phase), _) => phase,
+            (None, Some(until)) => {
+                self.progress.due = Some(until.0);
+                self.progress.due_is_hold = true;
+                Wait::HoldUntil(until)
+            }
+            (None, None) => Wait::Change,
+        };
+        if !matches!(wait, Wait::Phase(_)) {
+            self.progress.last = Some(LastWord::new(None, reason, self.now));
+        }
+        self.wait.get_or_insert(wait);
+    }
+
+    /// An upstream may have it already, and it goes on all the same: it may arrive twice.
+    fn doubt(&mut self, upstream: &str, error: &str) {
+        self.relay.emit(&Event::InDoubt {
+            instance: self.progress.instance.as_deref(),
+            id: self.envelope.id,
+            upstream,
+            error,
+        });
+    }
+
+    /// Writes down what came of it. Bounces are durable first: if they cannot be, their recipients
+    /// are tried again.
+    async fn settle(mut self, taken: Taken) {
+        let failures = std::mem::take(&mut self.failures);
+        if !failures.is_empty() {
+            self.bounce(failures).await;
+        }
+        let left = !self.pending().is_empty();
+        let wait = match (left, self.wait.take()) {
+            (false, _) => None,
+            (true, Some(wait)) => Some(wait),
+            (true, None) => Some(Wait::Retry(Timestamp(self.now.0 + millis(SOON)))),
+        };
+        let Self { relay, progress, ends, marks, .. } = self;
+        let line = wait.clone();
+        let taken = Taken { progress, ..taken };
+        relay.queue.settle(taken, Settlement { ends, wait, marks });
+        if let Some(line) = line {
+            serve::line(&relay, line);
+        }
+    }
+
+    async fn bounce(&mut self, failures: Vec<(Arc<Upstream>, Failure)>) {
+        let upstream = Arc::clone(&failures[0].0);
+        let failures: Vec<Failure> = failures.into_iter().map(|(_, failure)| failure).collect();
+        let bounce = self.report().bounce(&upstream, &self.envelope, &failures);
+        if let Some(bounce) = bounce
+            && let Err(error) = self.relay.queue.accept(vec![bounce]).await
+        {
+            tracing::warn!(id = %self.envelope.id, %error, "a bounce cannot be spooled");
+            self.wait = Some(Wait::Retry(Timestamp(self.now.0 + millis(SOON))));
+            return;
+        }
+        for failure in failures {
+            self.progress.end(failure.recipient);
+            let end = failure.end();
+            self.ends.push((end, 1));
+            self.relay.emit(&Event::Ended {
+                instance: self.progress.instance.as_deref(),
+                id: self.envelope.id,
+                upstream: Some(&upstream.config.name),
+                recipient: self.envelope.recipients[failure.recipient as usize].recipient.as_str(),
+                end,
+                reply: failure.reply(),
+                age: self.age(),
+            });
+        }
+    }
+}
+
+/// What a message waits for after an attempt that says nothing of it.
+pub fn wait_after(end: &End, upstream: &Upstream, now: Timestamp) -> Wait {
+    match end {
+        End::NoConnection(
+            LeaseError::AllDown { .. } | LeaseError::Busy { .. } | LeaseError::QueueFull { .. },
+        ) => Wait::Upstream(upstream.config.name.as_str().into()),
+        End::Limited(LimitError::Reached { scope, key }) => {
+            Wait::Limit { scope: scope.as_str().into(), key: key.as_str().into() }
+        }
+        _ => Wait::Retry(Timestamp(now.0 + millis(SOON))),
+    }
+}
+
+/// When a message is tried again that an upstream has deferred.
+pub fn retry(relay: &Relay, upstream: &Upstream, progress: &mut Progress) -> Wait {
+    let schedule = backoff::Schedule {
+        first: upstream.config.retry_first,
+        maximum: upstream.config.retry_max,
+        ..backoff::Schedule::default()
+    };
+    let pause = backoff::delay(&schedule, progress.attempts.max(1), relay.world.entropy.next());
+    let due = Timestamp(relay.waves.now().0 + millis(pause));
+    progress.due = Some(due.0);
+    progress.due_is_hold = false;
+    Wait::Retry(due)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX >> 8)
+}

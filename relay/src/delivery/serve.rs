@@ -1,0 +1,122 @@
+//! Who makes attempts: a worker for what has its turn, and tasks that serve a line.
+
+use std::sync::Arc;
+
+use tokio::{sync::Semaphore, time::Instant};
+
+use super::{Means, SERVER_WAIT, attempt};
+use crate::{relay::Relay, scheduler::Wait};
+
+/// Attempts at once for one limit: more would only stand in the limit's own line.
+const LIMIT_SERVERS: usize = 64;
+
+/// Attempts what has its turn, on the calling worker, until the relay stops.
+pub async fn serve(relay: Arc<Relay>) {
+    let room = Arc::new(Semaphore::new(relay.look().config.limits.spool_attempts));
+    loop {
+        let permit = match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                relay.queue.pass_on();
+                match Arc::clone(&room).acquire_owned().await {
+                    Ok(permit) => permit,
+                    Err(_) => return,
+                }
+            }
+        };
+        let taken = loop {
+            if relay.is_stopping() {
+                return;
+            }
+            match relay.queue.take() {
+                Some(taken) => break taken,
+                None => relay.queue.turn().await,
+            }
+        };
+        let relay = Arc::clone(&relay);
+        tokio::spawn(async move {
+            attempt(relay, taken, Means::None).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Somebody stands in this line: it is served from now on, if it is one that is served and is not
+/// yet.
+pub fn line(relay: &Arc<Relay>, line: Wait) {
+    match &line {
+        Wait::Upstream(name) => {
+            let generation = relay.look();
+            let most = generation.upstream(name).map_or(1, |upstream| upstream.config.connections);
+            if relay.queue.begin_serving(&line, most) {
+                tokio::spawn(serve_upstream(Arc::clone(relay), line));
+            }
+        }
+        Wait::Limit { .. } if relay.queue.begin_serving(&line, LIMIT_SERVERS) => {
+            tokio::spawn(serve_limit(Arc::clone(relay), line));
+        }
+        // All else is woken by what it waits for.
+        _ => {}
+    }
+}
+
+/// Gives each connection that comes free to the next in line.
+async fn serve_upstream(relay: Arc<Relay>, line: Wait) {
+    let Wait::Upstream(name) = &line else { unreachable!("a line of an upstream") };
+    loop {
+        let upstream = relay.generation().upstream(name).cloned();
+        let Some(upstream) = upstream else {
+            // No such upstream any more: the gate has to say where they go now.
+            relay.queue.wake(&line);
+            if relay.queue.end_serving(&line) {
+                return;
+            }
+            continue;
+        };
+        let Some(lease) = upstream.lease_patiently().await else {
+            // A newer generation has it under the same name, or will have in a moment.
+            tokio::task::yield_now().await;
+            if relay.is_stopping() {
+                return;
+            }
+            continue;
+        };
+        if relay.is_stopping() {
+            return;
+        }
+        match relay.queue.take_waiting(&line) {
+            Some(taken) => {
+                let means = Means::Connection(upstream, Box::new(lease));
+                tokio::spawn(attempt(Arc::clone(&relay), taken, means));
+            }
+            None => {
+                lease.release();
+                if relay.queue.end_serving(&line) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Has the next in line wait for the limit.
+async fn serve_limit(relay: Arc<Relay>, line: Wait) {
+    loop {
+        if relay.is_stopping() {
+            return;
+        }
+        match relay.queue.take_waiting(&line) {
+            Some(taken) => {
+                let (slot, begun) = (taken.slot, Instant::now());
+                attempt(Arc::clone(&relay), taken, Means::Patience).await;
+                // A limit that is further away than an attempt may wait refuses at once. The next
+                // one would too, until it is near enough to be waited for exactly.
+                if relay.queue.waits_for(slot, &line) {
+                    tokio::time::sleep_until(begun + SERVER_WAIT).await;
+                }
+            }
+            None if relay.queue.end_serving(&line) => return,
+            None => {}
+        }
+    }
+}

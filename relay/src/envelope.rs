@@ -1,0 +1,344 @@
+//! What the spool keeps of a message beside its bytes: the envelope, which never changes, and
+//! how far its delivery has come, which does. Floor 0.
+//!
+//! Both are written as a version byte and `postcard`; a version that is not known is refused,
+//! never guessed at.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use wavegate_smtp::{
+    Address, BodyFacts, Mail, Rcpt, ReversePath,
+    params::{BodyType, Notify, Ret},
+};
+
+use crate::{message::MessageId, plan::Timestamp};
+
+/// The version that is written.
+const VERSION: u8 = 1;
+
+/// A message as it came in, without its bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Envelope {
+    /// The message.
+    pub id: MessageId,
+    /// When it came in.
+    pub received: Timestamp,
+    /// Where it came from.
+    pub client: IpAddr,
+    /// Name of the listener that took it.
+    pub listener: String,
+    /// What the client called itself.
+    pub helo: String,
+    /// A notification of the relay itself belongs to this instance, whose mail it reports on.
+    pub on_behalf: Option<String>,
+    /// Sender and its parameters.
+    pub mail: Mail,
+    /// Recipients and their parameters.
+    pub recipients: Vec<Rcpt>,
+    /// What is known of the bytes, the relay's own `Received` line included.
+    pub facts: BodyFacts,
+}
+
+/// How far the delivery of a spooled message has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The instance that it was last attributed to.
+    pub instance: Option<String>,
+    /// Recipients that have no end yet.
+    pub pending: u32,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Not before (milliseconds since 1970): a retry's time, or a policy's hold.
+    pub due: Option<u64>,
+    /// `due` is a policy's hold, not a retry.
+    pub due_is_hold: bool,
+    /// Time on hold up to `held_since`, in milliseconds: it does not count toward expiry.
+    pub held_ms: u64,
+    /// On hold since (milliseconds since 1970).
+    pub held_since: Option<u64>,
+    /// An operator holds it, for this reason.
+    pub operator: Option<String>,
+    /// Indexes of the recipients that have come to an end, in order.
+    pub ended: Vec<u32>,
+    /// This upstream may have taken it already: its reply was lost, or is still awaited.
+    pub in_doubt: Option<String>,
+    /// The last thing that was said about it.
+    pub last: Option<LastWord>,
+}
+
+/// Why a message was not delivered at its last attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastWord {
+    /// Where the attempt went; none where it did not come that far.
+    pub upstream: Option<String>,
+    /// The upstream's reply, or what went wrong, cut to [`LAST_WORD`] bytes.
+    pub text: String,
+    /// When (milliseconds since 1970).
+    pub time: u64,
+}
+
+/// Bytes that are kept of a last word.
+pub const LAST_WORD: usize = 300;
+
+/// Why bytes are not what the spool wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A later version of the relay wrote them.
+    #[error("written by a later version of the relay (format {0}, known is {VERSION})")]
+    Version(u8),
+    /// They are damaged.
+    #[error("damaged")]
+    Damaged,
+}
+
+impl LastWord {
+    /// A last word, cut to its bound.
+    pub fn new(upstream: Option<&str>, text: &str, time: Timestamp) -> Self {
+        let text = text[..text.floor_char_boundary(LAST_WORD)].to_owned();
+        Self { upstream: upstream.map(str::to_owned), text, time: time.0 }
+    }
+}
+
+impl Progress {
+    /// Whether a recipient has come to an end.
+    pub fn has_ended(&self, recipient: u32) -> bool {
+        self.ended.binary_search(&recipient).is_ok()
+    }
+
+    /// A recipient has come to an end.
+    pub fn end(&mut self, recipient: u32) {
+        if let Err(at) = self.ended.binary_search(&recipient) {
+            self.ended.insert(at, recipient);
+        }
+    }
+
+    /// Bytes for the spool.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// From the spool's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode(bytes)
+    }
+}
+
+impl Envelope {
+    /// Bytes for the spool.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(&Written {
+            id: self.id.key(),
+            received: self.received.0,
+            client: self.client,
+            listener: &self.listener,
+            helo: &self.helo,
+            on_behalf: self.on_behalf.as_deref(),
+            sender: self.mail.sender.as_str(),
+            eight_bit_mime: self.mail.body.map(|body| body == BodyType::EightBitMime),
+            smtputf8: self.mail.smtputf8,
+            ret_full: self.mail.ret.map(|ret| ret == Ret::Full),
+            envid: self.mail.envid.as_deref(),
+            recipients: self.recipients.iter().map(WrittenRcpt::of).collect(),
+            facts: (
+                self.facts.size,
+                self.facts.header_size,
+                self.facts.received,
+                self.facts.eight_bit,
+                self.facts.leading_dot,
+                self.facts.ends_with_crlf,
+            ),
+        })
+    }
+
+    /// From the spool's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let written: Written<'_> = decode(bytes)?;
+        written.read().ok_or(DecodeError::Damaged)
+    }
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    match postcard::to_extend(value, vec![VERSION]) {
+        Ok(bytes) => bytes,
+        // Neither type has anything that it could not write, and a vector takes everything.
+        Err(error) => unreachable!("an envelope can always be written: {error}"),
+    }
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| DecodeError::Damaged),
+        Some((&version, _)) if version > VERSION => Err(DecodeError::Version(version)),
+        _ => Err(DecodeError::Damaged),
+    }
+}
+
+/// The envelope as written: only types whose form is `postcard`'s or ours.
+#[derive(Serialize, Deserialize)]
+struct Written<'a> {
+    id: [u8; 16],
+    received: u64,
+    client: IpAddr,
+    #[serde(borrow)]
+    listener: &'a str,
+    helo: &'a str,
+    on_behalf: Option<&'a str>,
+    sender: &'a str,
+    eight_bit_mime: Option<bool>,
+    smtputf8: bool,
+    ret_full: Option<bool>,
+    envid: Option<&'a str>,
+    recipients: Vec<WrittenRcpt<'a>>,
+    facts: (u64, u64, u32, bool, bool, bool),
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenRcpt<'a> {
+    #[serde(borrow)]
+    recipient: &'a str,
+    notify: Option<(bool, bool, bool)>,
+    orcpt: Option<&'a str>,
+}
+
+impl<'a> WrittenRcpt<'a> {
+    fn of(rcpt: &'a Rcpt) -> Self {
+        Self {
+            recipient: rcpt.recipient.as_str(),
+            notify: rcpt.notify.map(|notify| (notify.success, notify.failure, notify.delay)),
+            orcpt: rcpt.orcpt.as_deref(),
+        }
+    }
+
+    fn read(&self) -> Option<Rcpt> {
+        let mut rcpt = Rcpt::new(Address::parse(self.recipient).ok()?);
+        rcpt.notify =
+            self.notify.map(|(success, failure, delay)| Notify { success, failure, delay });
+        rcpt.orcpt = self.orcpt.map(Into::into);
+        Some(rcpt)
+    }
+}
+
+impl Written<'_> {
+    fn read(&self) -> Option<Envelope> {
+        let sender = match self.sender {
+            "" => ReversePath::Null,
+            sender => ReversePath::Address(Address::parse(sender).ok()?),
+        };
+        let mut mail = Mail::new(sender);
+        mail.body = self.eight_bit_mime.map(|eight| match eight {
+            true => BodyType::EightBitMime,
+            false => BodyType::SevenBit,
+        });
+        mail.smtputf8 = self.smtputf8;
+        mail.ret = self.ret_full.map(|full| if full { Ret::Full } else { Ret::Headers });
+        mail.envid = self.envid.map(Into::into);
+        let (size, header_size, received, eight_bit, leading_dot, ends_with_crlf) = self.facts;
+        Some(Envelope {
+            id: MessageId::from_key(self.id)?,
+            received: Timestamp(self.received),
+            client: self.client,
+            listener: self.listener.to_owned(),
+            helo: self.helo.to_owned(),
+            on_behalf: self.on_behalf.map(str::to_owned),
+            mail,
+            recipients: self.recipients.iter().map(WrittenRcpt::read).collect::<Option<_>>()?,
+            facts: BodyFacts {
+                size,
+                header_size,
+                received,
+                eight_bit,
+                leading_dot,
+                ends_with_crlf,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn envelope() -> Envelope {
+        let mut mail = Mail::new(ReversePath::Address(Address::parse("a@b.example").unwrap()));
+        mail.envid = Some("QQ+2B1".into());
+        mail.ret = Some(Ret::Headers);
+        mail.body = Some(BodyType::EightBitMime);
+        let mut rcpt = Rcpt::new(Address::parse("c@d.example").unwrap());
+        rcpt.notify = Some(Notify { success: true, failure: false, delay: true });
+        rcpt.orcpt = Some("rfc822;c@d.example".into());
+        let plain = Rcpt::new(Address::parse("\"q q\"@[IPv6:2001:db8::1]").unwrap());
+        Envelope {
+            id: MessageId::new(Timestamp(1_768_888_800_123), 7),
+            received: Timestamp(1_768_888_800_123),
+            client: "2001:db8::1".parse().unwrap(),
+            listener: "listener-1".into(),
+            helo: "mta.example".into(),
+            on_behalf: Some("acme".into()),
+            mail,
+            recipients: vec![rcpt, plain],
+            facts: BodyFacts {
+                size: 1 << 40,
+                header_size: 300,
+                received: 2,
+                eight_bit: true,
+                leading_dot: false,
+                ends_with_crlf: true,
+            },
+        }
+    }
+
+    #[test]
+    fn an_envelope_comes_back_as_it_was() {
+        let mut one = envelope();
+        assert_eq!(Envelope::decode(&one.encode()).unwrap(), one);
+        one.mail = Mail::new(ReversePath::Null);
+        one.on_behalf = None;
+        assert_eq!(Envelope::decode(&one.encode()).unwrap(), one);
+    }
+
+    #[test]
+    fn a_later_version_is_named_and_damage_is_damage() {
+        let mut bytes = envelope().encode();
+        bytes[0] = VERSION + 1;
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::Version(VERSION + 1)));
+        assert_eq!(Envelope::decode(&[]), Err(DecodeError::Damaged));
+        let bytes = envelope().encode();
+        for cut in 1..bytes.len() {
+            assert_eq!(Envelope::decode(&bytes[..cut]), Err(DecodeError::Damaged));
+        }
+    }
+
+    #[test]
+    fn recipients_end_once_and_in_order() {
+        let mut progress = Progress::default();
+        for recipient in [3, 1, 3, 2] {
+            progress.end(recipient);
+        }
+        assert_eq!(progress.ended, [1, 2, 3]);
+        assert!(progress.has_ended(2) && !progress.has_ended(0));
+        assert_eq!(Progress::decode(&progress.encode()).unwrap(), progress);
+    }
+
+    #[test]
+    fn a_last_word_is_cut_between_characters() {
+        let word = LastWord::new(Some("cloud"), &"ä".repeat(LAST_WORD), Timestamp(1));
+        assert_eq!(word.text.len(), LAST_WORD);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Envelope::decode(&bytes);
+            let _ = Progress::decode(&bytes);
+            let mut flipped = envelope().encode();
+            for (at, byte) in bytes.iter().enumerate().take(4) {
+                let place = (usize::from(*byte) * 7 + at) % flipped.len();
+                flipped[place] ^= 1 << (byte % 8);
+            }
+            let _ = Envelope::decode(&flipped);
+        }
+    }
+}

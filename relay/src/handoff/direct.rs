@@ -1,0 +1,263 @@
+//! Direct hand-off of a new message: the client waits for the upstream's own reply. Floor 3.
+//!
+//! What becomes of recipients that do not all come to the same end, and of an upstream that
+//! takes too long, is decided here.
+
+use std::{future::Future, pin::Pin, sync::Arc, task::Poll};
+
+use wavegate_smtp::{Enhanced, Reply, Settled};
+
+use super::{Incoming, Told, no_spool, taken};
+use crate::{
+    attempt::{self, End, Job, Patience},
+    config::{Deferred, Handoff},
+    delivery::{self, Failure, Report},
+    envelope::{LastWord, Progress},
+    event::{Event, Outcome},
+    gate::{Go, relay_reply},
+    queue::{self, Ended},
+    scheduler::Wait,
+    upstream::Upstream,
+    world::Deadline,
+};
+
+impl Incoming<'_> {
+    /// Hands it off while the client waits.
+    pub(super) async fn direct(
+        self,
+        upstream: Arc<Upstream>,
+        go: Go,
+        patience: &mut Deadline,
+    ) -> Told {
+        let limits = &self.generation.config.limits;
+        let job = Job {
+            relay: Arc::clone(self.relay),
+            generation: Arc::clone(&self.generation),
+            instance: self.instance.clone(),
+            message: Arc::clone(&self.message),
+            recipients: go.recipients,
+            upstream: Arc::clone(&upstream),
+            charges: go.charges,
+            patience: Patience::of(limits.direct_wait, limits.direct_queue),
+            lease: None,
+            spooled: false,
+        };
+        // In a box, because one in doubt goes on when the client has been answered.
+        let mut attempt: Pin<Box<_>> = Box::pin(attempt::run(job));
+        patience.set(limits.direct_deadline);
+        let outcome = std::future::poll_fn(|cx| match attempt.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending => patience.poll_passed(cx).map(|()| None),
+        });
+        let end = match outcome.await {
+            Some(outcome) => outcome.end,
+            None if self.message.is_in_doubt() => match self.take_over(&upstream, attempt).await {
+                Ok(told) => return told,
+                Err(end) => end,
+            },
+            None => {
+                // Uncommitted: it is as if it had never begun.
+                drop(attempt);
+                End::Failed(format!("no end within {:?}", limits.direct_deadline))
+            }
+        };
+        let mut told = self.ended(&upstream, end).await;
+        told.upstream = Some(upstream.config.name.clone());
+        told
+    }
+
+    /// The upstream takes its time over the final reply: the spool takes the message as one in
+    /// doubt, the client is answered, and the relay goes on listening. Where the spool cannot,
+    /// the client has to wait on.
+    async fn take_over(
+        &self,
+        upstream: &Arc<Upstream>,
+        attempt: Pin<Box<impl Future<Output = attempt::Outcome> + Send + 'static>>,
+    ) -> Result<Told, End> {
+        let name = &upstream.config.name;
+        let text = "no final reply yet";
+        let mut progress = self.progress();
+        progress.in_doubt = Some(name.clone());
+        progress.attempts = 1;
+        progress.last = Some(LastWord::new(Some(name), text, self.now));
+        match self.relay.queue.accept(vec![self.new_message(progress, Wait::Reply)]).await {
+            Ok(mut accepted) => {
+                let queue::Accepted { slot, receipt } = accepted.remove(0);
+                let upstream = Arc::clone(upstream);
+                let envelope = self.envelope();
+                let message = Arc::clone(&self.message);
+                let relay = Arc::clone(self.relay);
+                let late = delivery::late(relay, slot, upstream, envelope, message, attempt);
+                tokio::spawn(late);
+                let recipients = self.message.parcel.recipients.len() as u64;
+                Ok(Told {
+                    reply: taken(self.message.id, &receipt),
+                    ends: vec![(Outcome::Spooled, recipients)],
+                    upstream: Some(name.clone()),
+                })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a message in doubt cannot be spooled; its client waits on");
+                Err(attempt.await.end)
+            }
+        }
+    }
+
+    async fn ended(self, upstream: &Upstream, end: End) -> Told {
+        let recipients = self.message.parcel.recipients.len() as u64;
+        let spools = upstream.config.handoff != Handoff::Direct;
+        let name = &upstream.config.name;
+        match end {
+            End::Settled(settled) => self.settled(upstream, settled).await,
+            End::Unsupported(unsupported) => {
+                Told::of_all(recipients, unsupported.reply().clone(), Outcome::Refused)
+            }
+            // A window came between the gate and the upstream.
+            End::Held(_) => {
+                let (progress, wait) = (self.progress(), self.frozen());
+                self.spool(progress, wait.unwrap_or(Wait::Turn), None).await
+            }
+            End::InDoubt(error) => {
+                self.relay.emit(&Event::InDoubt {
+                    instance: self.instance.as_ref().map(|instance| &**instance.name()),
+                    id: self.message.id,
+                    upstream: name,
+                    error: &error.to_string(),
+                });
+                let text =
+                    format!("upstream {name} may have taken it, its reply was lost: {error}");
+                let reply = relay_reply(451, Enhanced(4, 4, 2), &text);
+                Told::of_all(recipients, reply, Outcome::InDoubt)
+            }
+            End::Limited(error) if !spools => {
+                let text = format!("try again later: {error}");
+                let reply = relay_reply(451, Enhanced(4, 7, 0), &text);
+                Told::of_all(recipients, reply, Outcome::Deferred)
+            }
+            End::NoConnection(_) | End::Failed(_) if !spools => {
+                let error = end.to_string();
+                let text = match error.contains(name.as_str()) {
+                    true => error,
+                    false => format!("upstream {name}: {error}"),
+                };
+                let reply = relay_reply(451, Enhanced(4, 4, 1), &text);
+                Told::of_all(recipients, reply, Outcome::Deferred)
+            }
+            End::NoConnection(_) | End::Failed(_) | End::Limited(_) => {
+                let progress = self.progress();
+                let wait = delivery::wait_after(&end, upstream, self.now);
+                let reason = end.to_string();
+                self.spool(progress, wait, Some(&reason)).await
+            }
+        }
+    }
+
+    /// The upstream has replied: passed on as it is, if it is the same for all recipients.
+    async fn settled(self, upstream: &Upstream, settled: Settled) -> Told {
+        let all = Sorted::new(&settled, self.message.parcel.recipients.len());
+        let instance = self.instance_name();
+        let recipients = &self.message.parcel.recipients;
+        let asked = recipients.iter().any(|rcpt| rcpt.notify.is_some_and(|notify| notify.success));
+        self.relay.queue.note_direct(instance, all.delivered.len() as u64);
+        if asked && !all.delivered.is_empty() {
+            let report = Report { relay: self.relay, instance, message: &self.message };
+            report.relayed(upstream, &self.envelope(), &settled.reply, &all.delivered).await;
+        }
+        let spools = upstream.config.handoff != Handoff::Direct
+            && upstream.config.deferred == Deferred::Spool;
+        match all.only() {
+            Some(outcome) if outcome != Outcome::Deferred || !spools => {
+                Told::of_all(all.count(), without_421(settled.for_recipient(0)), outcome)
+            }
+            _ => self.mixed(upstream, &settled, &all).await,
+        }
+    }
+
+    /// Recipients with different ends: one reply cannot say that. What is refused is bounced, what
+    /// is deferred is spooled, and once both are durable the client is told `250`.
+    async fn mixed(self, upstream: &Upstream, settled: &Settled, all: &Sorted) -> Told {
+        let name = &upstream.config.name;
+        let instance = self.instance_name();
+        let envelope = self.envelope();
+        let mut new = Vec::new();
+        let failures: Vec<Failure> =
+            all.refused.iter().map(|&i| Failure::of_reply(i, settled.for_recipient(i))).collect();
+        if !failures.is_empty() {
+            let report = Report { relay: self.relay, instance, message: &self.message };
+            new.extend(report.bounce(upstream, &envelope, &failures));
+        }
+        if let Some(first) = all.deferred.first() {
+            let mut progress = Progress { attempts: 1, ..self.progress() };
+            all.delivered.iter().chain(&all.refused).for_each(|&index| progress.end(index));
+            let text = settled.for_recipient(*first).to_string();
+            progress.last = Some(LastWord::new(Some(name), &text, self.now));
+            let wait = delivery::retry(self.relay, upstream, &mut progress);
+            new.push(self.new_message(progress, wait));
+        }
+        let accepted = match self.relay.queue.accept(new).await {
+            Ok(accepted) => accepted,
+            Err(error) => return Told::of_all(all.count(), no_spool(&error), Outcome::Deferred),
+        };
+        self.relay.queue.note(instance, Ended::Bounced, all.refused.len() as u64);
+        let reply = match accepted.first() {
+            Some(accepted) => taken(self.message.id, &accepted.receipt),
+            // Nothing had to be kept: the upstream's own promise to those that it took.
+            None => settled.for_recipient(all.delivered.first().copied().unwrap_or(0)).clone(),
+        };
+        let ends = [
+            (Outcome::Delivered, all.delivered.len() as u64),
+            (Outcome::Bounced, all.refused.len() as u64),
+            (Outcome::Spooled, all.deferred.len() as u64),
+        ];
+        let ends = ends.into_iter().filter(|(_, count)| *count > 0).collect();
+        Told { reply, ends, upstream: None }
+    }
+
+    fn instance_name(&self) -> Option<&str> {
+        self.instance.as_ref().map(|instance| &**instance.name())
+    }
+}
+
+/// Recipients by what the upstream said of them.
+struct Sorted {
+    delivered: Vec<u32>,
+    refused: Vec<u32>,
+    deferred: Vec<u32>,
+}
+
+impl Sorted {
+    fn new(settled: &Settled, count: usize) -> Self {
+        let mut sorted = Self { delivered: Vec::new(), refused: Vec::new(), deferred: Vec::new() };
+        for index in (0..).take(count) {
+            match settled.for_recipient(index).code() {
+                200..=299 => sorted.delivered.push(index),
+                500..=599 => sorted.refused.push(index),
+                _ => sorted.deferred.push(index),
+            }
+        }
+        sorted
+    }
+
+    fn count(&self) -> u64 {
+        (self.delivered.len() + self.refused.len() + self.deferred.len()) as u64
+    }
+
+    /// What became of all of them, if it is the same.
+    fn only(&self) -> Option<Outcome> {
+        match (self.delivered.is_empty(), self.refused.is_empty(), self.deferred.is_empty()) {
+            (false, true, true) => Some(Outcome::Delivered),
+            (true, false, true) => Some(Outcome::Refused),
+            (true, true, false) => Some(Outcome::Deferred),
+            _ => None,
+        }
+    }
+}
+
+/// 421 would say that this session is over; that one was.
+fn without_421(reply: &Reply) -> Reply {
+    if reply.code() != 421 {
+        return reply.clone();
+    }
+    let text = reply.lines().next().unwrap_or_default();
+    relay_reply(451, Enhanced(4, 3, 2), text)
+}

@@ -1,0 +1,680 @@
+//! The messages that wait: the spool and the scheduler as one, and what each instance was
+//! promised. Floor 3.
+//!
+//! One lock holds turns and accounts together, so that a reading sees every recipient in exactly
+//! one place: accepted = delivered + bounced + expired + removed + in flight + spooled. What is
+//! written to the spool is ordered under the same lock, so that what a crash leaves adds up too.
+
+mod account;
+mod bytes;
+mod control;
+mod recover;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+use wavegate_spool::Op;
+
+pub use crate::event::End as Ended;
+pub use account::Account;
+pub use control::{Act, Applied, Listing, Match, Refusal, Selection, Standing};
+pub use recover::{Found, OpenedQueue};
+
+use self::bytes::body_of;
+use crate::{
+    envelope::{Envelope, Progress},
+    limits::Charge,
+    message::MessageId,
+    parcel::Message,
+    plan::Timestamp,
+    scheduler::{self, Entry, InstanceKey, Pace, Scheduler, Slot, UpstreamKey, Wait},
+    spool::{Handle, Mark, NewEntry, Receipt, Spool, SpoolError},
+    upstream::connection::current_worker,
+    world::WallClock,
+};
+
+/// Key of the value that says that everything is held.
+const ALL_HELD: &[u8] = b"all-held";
+
+/// All messages that wait.
+pub struct Queue {
+    spool: Spool,
+    clock: Arc<dyn WallClock>,
+    state: Mutex<State>,
+    /// One a worker: something may have its turn.
+    turns: Vec<Notify>,
+    /// Something changed that the keeper of phases should look at.
+    pub(crate) changed: Notify,
+    /// An attempt has ended.
+    settled: Notify,
+}
+
+struct State {
+    scheduler: Scheduler,
+    /// By slot.
+    handles: Vec<Option<Handle>>,
+    /// Messages that are still in memory, because their attempt comes at once.
+    cached: HashMap<Slot, (Arc<Message>, Arc<Envelope>)>,
+    /// What is known of messages beyond their entry: of those that were attempted before.
+    notes: HashMap<Slot, Box<Progress>>,
+    /// By slot: an earlier process may have delivered it.
+    doubtful: Vec<bool>,
+    /// In an order, because they are written down in it.
+    accounts: BTreeMap<InstanceKey, Account>,
+    /// Why nothing may leave.
+    all_held: Option<Arc<str>>,
+    /// Tasks that serve a line.
+    servers: BTreeMap<Line, usize>,
+}
+
+/// A line that is served: whoever waits for an upstream or a limit.
+pub(crate) type Line = Wait;
+
+/// A message for the queue.
+pub struct NewMessage {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Its envelope.
+    pub envelope: Arc<Envelope>,
+    /// How far it has come.
+    pub progress: Progress,
+    /// What it waits for.
+    pub wait: Wait,
+}
+
+/// A message that was made durable.
+pub struct Accepted {
+    /// Its place.
+    pub slot: Slot,
+    /// The proof.
+    pub receipt: Receipt,
+}
+
+/// A message whose turn it is.
+pub struct Taken {
+    /// Its place.
+    pub slot: Slot,
+    /// Where the spool has it.
+    pub handle: Handle,
+    /// How far it has come.
+    pub progress: Progress,
+    /// It and its envelope, where they are in memory.
+    pub message: Option<(Arc<Message>, Arc<Envelope>)>,
+    /// An earlier process may have delivered it.
+    pub doubtful: bool,
+}
+
+/// What became of recipients of a message at an attempt, and of the message.
+pub struct Settlement {
+    /// Recipients that came to an end.
+    pub ends: Vec<(Ended, u64)>,
+    /// What the others wait for; none when there is no other.
+    pub wait: Option<Wait>,
+    /// Notes that an attempt was under way.
+    pub marks: Vec<Mark>,
+}
+
+/// One moment's figures.
+pub struct Snapshot {
+    /// By instance; none for mail of no instance.
+    pub instances: Vec<(Option<Arc<str>>, Account, scheduler::Figures)>,
+    /// All together.
+    pub total: scheduler::Figures,
+    /// Lines and how many wait in each.
+    pub lines: Vec<(Wait, usize)>,
+    /// Why nothing may leave.
+    pub all_held: Option<Arc<str>>,
+}
+
+impl NewMessage {
+    /// Recipients that have no end yet.
+    fn pending(&self) -> u32 {
+        let pending = self.envelope.recipients.len() - self.progress.ended.len();
+        u32::try_from(pending).unwrap_or(u32::MAX)
+    }
+}
+
+impl Queue {
+    /// Makes messages durable and has them wait, all or none.
+    pub async fn accept(&self, new: Vec<NewMessage>) -> Result<Vec<Accepted>, SpoolError> {
+        let now = self.clock.now();
+        let entries = new.iter().map(|new| {
+            let mut progress = new.progress.clone();
+            progress.pending = new.pending();
+            progress.held_since = new.wait.is_hold().then_some(now.0);
+            NewEntry {
+                id: new.message.id,
+                envelope: new.envelope.encode(),
+                state: progress.encode(),
+                body: body_of(&new.message, self.spool.is_at_once()),
+            }
+        });
+        let taken = self.spool.accept(entries.collect(), Vec::new()).await?;
+        let mut state = self.lock();
+        let accepted = new.into_iter().zip(taken).map(|(mut new, (handle, receipt))| {
+            new.progress.pending = new.pending();
+            let slot = state.enter(new, handle, now);
+            Accepted { slot, receipt }
+        });
+        let accepted = accepted.collect();
+        drop(state);
+        self.notify();
+        Ok(accepted)
+    }
+
+    /// The next message whose turn it is; it is in flight from now on.
+    pub fn take(&self) -> Option<Taken> {
+        let mut state = self.lock();
+        if state.all_held.is_some() {
+            return None;
+        }
+        let slot = state.scheduler.take(self.clock.now())?;
+        state.taken(slot)
+    }
+
+    /// A message whose attempt goes on although others think that it waits.
+    pub(crate) fn of(&self, slot: Slot) -> Option<Taken> {
+        self.lock().taken(slot)
+    }
+
+    /// The next message of a line; it is in flight from now on.
+    pub(crate) fn take_waiting(&self, line: &Line) -> Option<Taken> {
+        let mut state = self.lock();
+        if state.all_held.is_some() {
+            return None;
+        }
+        let slot = state.scheduler.take_waiting(line, self.clock.now())?;
+        state.taken(slot)
+    }
+
+    /// Waits until something may have its turn on the calling worker.
+    pub(crate) async fn turn(&self) {
+        let told = self.turns[self.worker()].notified();
+        let wake = {
+            let state = self.lock();
+            // While everything is held no time makes anything ready.
+            state.scheduler.next_wake().filter(|_| state.all_held.is_none())
+        };
+        let Some(wake) = wake else { return told.await };
+        let pause = std::time::Duration::from_millis(wake.0.saturating_sub(self.clock.now().0));
+        tokio::select! {
+            biased;
+            () = told => {}
+            // The clock may step: whoever sleeps for long looks again in between.
+            () = tokio::time::sleep(pause.min(LONGEST_SLEEP)) => {}
+        }
+    }
+
+    /// Has the worker with the next number look too: this one has its hands full.
+    pub(crate) fn pass_on(&self) {
+        if self.turns.len() > 1 && self.lock().scheduler.has_waiting(&Wait::Turn) {
+            self.turns[(self.worker() + 1) % self.turns.len()].notify_one();
+        }
+    }
+
+    /// A message that was in flight waits for this now.
+    pub(crate) fn block(&self, taken: Taken, wait: Wait) {
+        self.settle(taken, Settlement { ends: Vec::new(), wait: Some(wait), marks: Vec::new() });
+    }
+
+    /// What became of a message that was in flight.
+    pub fn settle(&self, taken: Taken, settlement: Settlement) {
+        let now = self.clock.now();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Settlement { ends, wait, marks } = settlement;
+        let mut ops = Vec::with_capacity(2);
+        let Taken { slot, handle, mut progress, .. } = taken;
+        let Some((entry, _)) = state.scheduler.get(slot) else { return };
+        let instance = entry.instance;
+        // An operator may have held it, or let it go, while it was in flight.
+        progress.operator = state.notes.get(&slot).and_then(|note| note.operator.clone());
+        let wait = match wait {
+            Some(wait) if progress.operator.is_some() && wait != Wait::Reply => {
+                Some(Wait::Operator)
+            }
+            wait => wait,
+        };
+        match wait {
+            None => {
+                state.leave(slot);
+                ops.push(Op::Remove { handle });
+            }
+            Some(wait) => {
+                let ended: u64 = ends.iter().map(|(_, count)| count).sum();
+                if wait.is_hold() {
+                    progress.held_since.get_or_insert(now.0);
+                    // One that waits for long does not wait in memory.
+                    state.cached.remove(&slot);
+                }
+                let ended = u32::try_from(ended).unwrap_or(u32::MAX);
+                let attempts = progress.attempts;
+                state.scheduler.update(slot, |entry| {
+                    entry.attempts = attempts;
+                    entry.recipients = entry.recipients.saturating_sub(ended);
+                    progress.pending = entry.recipients;
+                });
+                if state.keep_note(slot, &progress) || wait.is_hold() {
+                    ops.push(Op::State { handle, state: progress.encode() });
+                }
+                if let Wait::Retry(_) = wait {
+                    state.cached.remove(&slot);
+                }
+                state.scheduler.block(slot, wait, now);
+            }
+        }
+        if !ends.is_empty() {
+            let account = state.accounts.entry(instance).or_default();
+            ends.iter().for_each(|&(end, count)| account.end(end, count));
+            ops.push(state.account_op(instance));
+        }
+        // Under the lock, so that the spool hears of things in the order in which they happened.
+        self.spool.submit(ops, marks);
+        drop(guard);
+        self.settled.notify_waiters();
+        self.notify();
+    }
+
+    /// Waits until no attempt is under way.
+    pub async fn quiet(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.lock().scheduler.stats().total.in_flight.messages == 0 {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Whoever waits for a turn is to look whether the relay stops.
+    pub fn stop(&self) {
+        self.changed.notify_one();
+        self.notify_all();
+    }
+
+    /// Whether a new message would have to stand in line behind spooled ones: for this upstream,
+    /// or for one of these limits.
+    pub fn must_wait(&self, upstream: &str, charges: &[Charge]) -> bool {
+        let state = self.lock();
+        if state.scheduler.is_empty() {
+            return false;
+        }
+        state.line_of(upstream, charges).is_some()
+    }
+
+    /// The line in which a message with this upstream and these limits has to stand, if there is
+    /// one already.
+    pub(crate) fn line_of(&self, upstream: &str, charges: &[Charge]) -> Option<Line> {
+        self.lock().line_of(upstream, charges)
+    }
+
+    /// Whether a message stands in this line.
+    pub(crate) fn waits_for(&self, slot: Slot, line: &Line) -> bool {
+        let state = self.lock();
+        let view = state.scheduler.get(slot).map(|(_, view)| view.state);
+        matches!(view, Some(scheduler::State::Waiting(wait)) if wait == *line)
+    }
+
+    /// Registers a server of a line, if there are fewer than `most` and somebody waits.
+    pub(crate) fn begin_serving(&self, line: &Line, most: usize) -> bool {
+        let mut state = self.lock();
+        if !state.scheduler.has_waiting(line) {
+            return false;
+        }
+        let servers = state.servers.entry(line.clone()).or_default();
+        let more = *servers < most;
+        *servers += usize::from(more);
+        more
+    }
+
+    /// A server found nobody in its line: whether it may go. Somebody may have come meanwhile.
+    pub(crate) fn end_serving(&self, line: &Line) -> bool {
+        let mut state = self.lock();
+        if state.scheduler.has_waiting(line) && state.all_held.is_none() {
+            return false;
+        }
+        if let Some(servers) = state.servers.get_mut(line) {
+            *servers -= 1;
+            if *servers == 0 {
+                state.servers.remove(line);
+            }
+        }
+        true
+    }
+
+    /// Recipients of a new message that an upstream took while the client waited.
+    pub(crate) fn note_direct(&self, instance: Option<&str>, delivered: u64) {
+        if delivered == 0 {
+            return;
+        }
+        self.note(instance, Ended::Delivered, delivered);
+    }
+
+    /// Recipients of a new message that were accepted and came to this end at once.
+    pub(crate) fn note(&self, instance: Option<&str>, end: Ended, recipients: u64) {
+        let mut state = self.lock();
+        let key = state.scheduler.instance(instance);
+        let account = state.accounts.entry(key).or_default();
+        account.accept(recipients);
+        account.end(end, recipients);
+        account.dirty = true;
+    }
+
+    /// Writes down the accounts that direct hand-off has changed.
+    pub fn save_accounts(&self) {
+        let mut state = self.lock();
+        let dirty: Vec<_> = state
+            .accounts
+            .iter()
+            .filter(|(_, account)| account.dirty)
+            .map(|(key, _)| *key)
+            .collect();
+        let ops = dirty.into_iter().map(|key| state.account_op(key)).collect();
+        self.spool.submit(ops, Vec::new());
+    }
+
+    /// The wait for the end of an instance's window.
+    pub fn wait_for_phase(&self, instance: &str) -> Wait {
+        Wait::Phase(self.lock().scheduler.instance(Some(instance)))
+    }
+
+    /// Notes on disk that the end of a message's data is about to be written.
+    pub(crate) fn mark(&self, id: MessageId) -> Result<Mark, SpoolError> {
+        self.spool.mark(id)
+    }
+
+    /// Why nothing may leave, if nothing may.
+    pub fn all_held(&self) -> Option<Arc<str>> {
+        self.lock().all_held.clone()
+    }
+
+    /// Nothing leaves from now on, or everything may again. Durable when this returns.
+    pub async fn hold_all(&self, reason: Option<&str>) -> Result<(), SpoolError> {
+        let now = self.clock.now();
+        {
+            let mut state = self.lock();
+            state.all_held = reason.map(Into::into);
+            if reason.is_none() {
+                state
+                    .wake_lines(now, |wait| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }));
+            }
+            let value = reason.map(|reason| reason.as_bytes().to_vec());
+            let op = Op::Value { key: ALL_HELD.to_vec(), value };
+            self.spool.submit(vec![op], Vec::new());
+        }
+        self.notify_all();
+        self.written().await
+    }
+
+    /// The instances that messages wait for the window of, by name.
+    pub(crate) fn phases(&self) -> Vec<(InstanceKey, Arc<str>)> {
+        let state = self.lock();
+        let keys = state.scheduler.lines().filter_map(|(wait, _)| match wait {
+            Wait::Phase(key) => Some(*key),
+            _ => None,
+        });
+        keys.filter_map(|key| Some((key, Arc::clone(state.scheduler.instance_name(key)?))))
+            .collect()
+    }
+
+    /// An instance's window has ended: its mail is let out, oldest first, at this pace.
+    pub(crate) fn release(&self, instance: InstanceKey, pace: Pace) -> usize {
+        let now = self.clock.now();
+        let released = self.lock().scheduler.release(&Wait::Phase(instance), pace, now);
+        self.notify_all();
+        released
+    }
+
+    /// The plan or the generation has changed: what waits for that, or for something that may
+    /// not be there any more, is asked about again.
+    pub fn plan_changed(&self) {
+        let now = self.clock.now();
+        self.lock().wake_lines(now, |wait| {
+            matches!(wait, Wait::Change | Wait::Upstream(_) | Wait::Limit { .. })
+        });
+        self.changed.notify_one();
+        self.notify_all();
+    }
+
+    /// All that wait in a line have their turn.
+    pub(crate) fn wake(&self, line: &Line) {
+        let now = self.clock.now();
+        self.lock().scheduler.wake(line, now);
+        self.notify_all();
+    }
+
+    /// Messages whose time is over; they are in flight from now on. A pass over all messages.
+    pub(crate) fn expired(
+        &self,
+        expiry: impl Fn(Option<&str>) -> std::time::Duration,
+    ) -> Vec<Taken> {
+        let now = self.clock.now();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let names: HashMap<UpstreamKey, Arc<str>> = state
+            .scheduler
+            .entries()
+            .filter_map(|(_, entry, _)| entry.progress.upstream)
+            .collect::<std::collections::HashSet<_>>()
+            .into_iter()
+            .filter_map(|key| Some((key, Arc::clone(state.scheduler.upstream_name(key)?))))
+            .collect();
+        let of = |entry: &Entry| {
+            let upstream = entry.progress.upstream.and_then(|key| names.get(&key));
+            expiry(upstream.map(|name| &**name))
+        };
+        let slots = state.scheduler.expired(now, of);
+        slots.into_iter().filter_map(|slot| state.taken(slot)).collect()
+    }
+
+    /// The upstream that a message was to go to, where one is noted.
+    pub(crate) fn upstream_of(&self, slot: Slot) -> Option<Arc<str>> {
+        let state = self.lock();
+        let (entry, _) = state.scheduler.get(slot)?;
+        state.scheduler.upstream_name(entry.progress.upstream?).cloned()
+    }
+
+    /// Notes which upstream a message was to go to.
+    pub(crate) fn note_upstream(&self, slot: Slot, upstream: &str) {
+        let mut state = self.lock();
+        let key = state.scheduler.upstream(upstream);
+        state.scheduler.update(slot, |progress| progress.upstream = Some(key));
+    }
+
+    /// One moment's figures.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut state = self.lock();
+        let stats = state.scheduler.stats();
+        let known: Vec<InstanceKey> = state.accounts.keys().copied().collect();
+        for key in known {
+            debug_assert!(stats.instances.iter().any(|(other, _)| *other == key));
+        }
+        let instances = stats.instances.into_iter().map(|(key, figures)| {
+            let name = state.scheduler.instance_name(key).cloned();
+            let account = state.accounts.get(&key).copied().unwrap_or_default();
+            (name, account, figures)
+        });
+        let instances = instances.collect();
+        let lines = state.scheduler.lines().map(|(wait, count)| (wait.clone(), count)).collect();
+        let all_held = state.all_held.clone();
+        state.cached.shrink_to(64);
+        Snapshot { instances, total: stats.total, lines, all_held }
+    }
+
+    /// Whether no message waits, and none is attempted.
+    pub fn is_empty(&self) -> bool {
+        self.lock().scheduler.is_empty()
+    }
+
+    /// The spool.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// Whoever waits for a turn on the calling worker looks again.
+    pub(crate) fn notify(&self) {
+        self.turns[self.worker()].notify_one();
+    }
+
+    /// Whoever waits for a turn looks again.
+    pub(crate) fn notify_all(&self) {
+        self.turns.iter().for_each(Notify::notify_one);
+    }
+
+    /// Workers are numbered from 1; whoever is none of them counts as the first.
+    fn worker(&self) -> usize {
+        current_worker().saturating_sub(1).min(self.turns.len() - 1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever waits for a time looks at the clock this often, because clocks step.
+const LONGEST_SLEEP: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl State {
+    /// A message is durable: from now on it waits.
+    fn enter(&mut self, new: NewMessage, handle: Handle, now: Timestamp) -> Slot {
+        let NewMessage { message, envelope, progress, wait } = new;
+        let slot = self.place(handle);
+        let recipients = progress.pending;
+        let instance = self.scheduler.instance(progress.instance.as_deref());
+        let upstream = match &wait {
+            Wait::Upstream(name) => Some(self.scheduler.upstream(name)),
+            _ => self.last_upstream(&progress),
+        };
+        let entry = Entry {
+            id: message.id,
+            instance,
+            received: envelope.received,
+            size: envelope.facts.size,
+            held_ms: 0,
+            progress: scheduler::Progress { recipients, attempts: progress.attempts, upstream },
+        };
+        self.keep_note(slot, &progress);
+        self.accounts.entry(instance).or_default().accept(u64::from(recipients));
+        let soon = matches!(wait, Wait::Turn | Wait::Reply);
+        if soon && message.parcel.body.as_memory().is_some() && message.has_room() {
+            self.cached.insert(slot, (message, envelope));
+        }
+        self.scheduler.insert(slot, entry, wait, now);
+        slot
+    }
+
+    /// Where the last attempt went: by that upstream's time the message expires.
+    fn last_upstream(&mut self, progress: &Progress) -> Option<UpstreamKey> {
+        let name = progress.last.as_ref()?.upstream.as_deref()?;
+        Some(self.scheduler.upstream(name))
+    }
+
+    fn place(&mut self, handle: Handle) -> Slot {
+        let index = handle.index();
+        if self.handles.len() <= index {
+            self.handles.resize(index + 1, None);
+        }
+        self.handles[index] = Some(handle);
+        Slot::try_from(index).unwrap_or(Slot::MAX)
+    }
+
+    /// A message in flight with what is known of it.
+    fn taken(&mut self, slot: Slot) -> Option<Taken> {
+        let index = slot as usize;
+        let handle = self.handles.get(index).copied().flatten()?;
+        let mut progress = self.progress_of(slot)?;
+        progress.held_since = None;
+        let message = self.cached.get(&slot).cloned();
+        let doubtful = self.doubtful.get_mut(index).is_some_and(std::mem::take);
+        Some(Taken { slot, handle, progress, message, doubtful })
+    }
+
+    /// How far a message has come.
+    fn progress_of(&self, slot: Slot) -> Option<Progress> {
+        let (entry, _) = self.scheduler.get(slot)?;
+        let mut progress = match self.notes.get(&slot) {
+            Some(note) => Progress::clone(note),
+            None => Progress {
+                instance: self.scheduler.instance_name(entry.instance).map(|name| name.to_string()),
+                attempts: entry.progress.attempts,
+                ..Progress::default()
+            },
+        };
+        progress.held_ms = entry.held_ms;
+        progress.pending = entry.progress.recipients;
+        Some(progress)
+    }
+
+    /// Notes that an earlier process may have delivered it, until that has been said.
+    fn in_doubt(&mut self, slot: Slot) -> Option<Op> {
+        let Taken { handle, mut progress, .. } = self.taken(slot)?;
+        progress.in_doubt = Some("unknown".to_owned());
+        self.keep_note(slot, &progress);
+        Some(Op::State { handle, state: progress.encode() })
+    }
+
+    /// Keeps what the entry does not hold; says whether there is something.
+    fn keep_note(&mut self, slot: Slot, progress: &Progress) -> bool {
+        let plain = progress.attempts == 0
+            && progress.operator.is_none()
+            && progress.ended.is_empty()
+            && progress.in_doubt.is_none()
+            && progress.last.is_none();
+        if plain {
+            self.notes.remove(&slot);
+        } else {
+            self.notes.insert(slot, Box::new(progress.clone()));
+        }
+        !plain
+    }
+
+    fn wake_lines(&mut self, now: Timestamp, which: impl Fn(&Wait) -> bool) {
+        let lines = self.scheduler.lines().map(|(wait, _)| wait).filter(|wait| which(wait));
+        let lines: Vec<Wait> = lines.cloned().collect();
+        for line in lines {
+            self.scheduler.wake(&line, now);
+        }
+    }
+
+    fn leave(&mut self, slot: Slot) {
+        self.scheduler.remove(slot);
+        self.cached.remove(&slot);
+        self.notes.remove(&slot);
+        if let Some(handle) = self.handles.get_mut(slot as usize) {
+            *handle = None;
+        }
+    }
+
+    fn line_of(&self, upstream: &str, charges: &[Charge]) -> Option<Line> {
+        // The common case costs no allocation: nobody waits for anything.
+        if !self
+            .scheduler
+            .lines()
+            .any(|(wait, _)| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }))
+        {
+            return None;
+        }
+        let line = Wait::Upstream(upstream.into());
+        if self.scheduler.has_waiting(&line) {
+            return Some(line);
+        }
+        let keys = charges.iter().flat_map(|charge| {
+            let rates = charge.limits.rates.iter().map(|limit| &limit.key);
+            let caps = charge.limits.concurrency.iter().map(|limit| &limit.key);
+            rates.chain(caps).map(|key| (&charge.scope, key))
+        });
+        keys.map(|(scope, key)| Wait::Limit { scope: Arc::clone(scope), key: key.as_str().into() })
+            .find(|line| self.scheduler.has_waiting(line))
+    }
+
+    /// Writes an account down as it is now.
+    fn account_op(&mut self, instance: InstanceKey) -> Op {
+        let name = self.scheduler.instance_name(instance).cloned();
+        let account = self.accounts.entry(instance).or_default();
+        account.dirty = false;
+        account.op(name.as_deref())
+    }
+}

@@ -1,0 +1,207 @@
+//! What an earlier process left: its messages, accounts and holds.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use tokio::sync::Notify;
+use wavegate_spool::{Disk, Op, OpenError, Options, Recovered};
+
+use super::{ALL_HELD, Account, Queue, State};
+use crate::{
+    config::SpoolConfig,
+    envelope::Progress,
+    message::MessageId,
+    plan::Timestamp,
+    scheduler::{self, Entry, Scheduler, Wait},
+    spool::{Damage, Opened, Shutdown, Spool},
+    world::WallClock,
+};
+
+/// What was found in the spool.
+#[derive(Debug)]
+pub struct Found {
+    /// How the last process ended.
+    pub shutdown: Shutdown,
+    /// Messages.
+    pub messages: usize,
+    /// Of these, so many may have been delivered by the last process.
+    pub doubtful: usize,
+    /// What could not be read, and where it was put.
+    pub damage: Vec<Damage>,
+}
+
+/// An open queue and what was found in it.
+pub struct OpenedQueue {
+    /// The queue.
+    pub queue: Arc<Queue>,
+    /// What was found.
+    pub found: Found,
+}
+
+/// Slots for attempts under way: as many as there may be connections in all.
+const ATTEMPT_SLOTS: u32 = 65_536;
+
+impl Queue {
+    /// Opens the queue in a directory.
+    pub fn open(
+        directory: &Path,
+        config: &SpoolConfig,
+        clock: Arc<dyn WallClock>,
+        workers: usize,
+    ) -> Result<OpenedQueue, OpenError> {
+        let mut recovery = Recovery::new(clock.now());
+        let opened = Spool::open(directory, config, ATTEMPT_SLOTS, |one| recovery.message(&one))?;
+        Ok(recovery.finish(opened, clock, workers))
+    }
+
+    /// An empty queue in memory: for simulations, measurements and explanations, which promise
+    /// nothing to anybody.
+    pub fn in_memory(clock: Arc<dyn WallClock>) -> Arc<Self> {
+        let disk = wavegate_spool::MemoryDisk::new();
+        match Self::open_on(disk, Options::default(), clock, 1) {
+            Ok(opened) => opened.queue,
+            Err(error) => unreachable!("a disk in memory is empty and never fails: {error}"),
+        }
+    }
+
+    /// Opens the queue on a disk of simulations, which is written at once (`Spool::open_at_once`).
+    pub fn open_on<D: Disk>(
+        disk: D,
+        options: Options,
+        clock: Arc<dyn WallClock>,
+        workers: usize,
+    ) -> Result<OpenedQueue, OpenError> {
+        let mut recovery = Recovery::new(clock.now());
+        let opened = Spool::open_at_once(disk, options, |one| recovery.message(&one))?;
+        Ok(recovery.finish(opened, clock, workers))
+    }
+}
+
+struct Recovery {
+    state: State,
+    now: Timestamp,
+    doubtful: Vec<scheduler::Slot>,
+    unreadable: usize,
+}
+
+impl Recovery {
+    fn new(now: Timestamp) -> Self {
+        let state = State {
+            scheduler: Scheduler::new(),
+            handles: Vec::new(),
+            cached: HashMap::new(),
+            notes: HashMap::new(),
+            doubtful: Vec::new(),
+            accounts: BTreeMap::new(),
+            all_held: None,
+            servers: BTreeMap::new(),
+        };
+        Self { state, now, doubtful: Vec::new(), unreadable: 0 }
+    }
+
+    /// One message of the spool. One whose progress cannot be read is taken as new.
+    fn message(&mut self, one: &Recovered<'_>) {
+        let Some(id) = MessageId::from_key(one.key) else {
+            self.unreadable += 1;
+            return;
+        };
+        let (progress, readable) = match Progress::decode(one.state) {
+            Ok(progress) => (progress, true),
+            Err(error) => {
+                tracing::error!(%id, %error, "the progress of a spooled message cannot be read");
+                (Progress::default(), false)
+            }
+        };
+        let slot = self.state.place(one.handle);
+        let instance = self.state.scheduler.instance(progress.instance.as_deref());
+        let held = progress.held_since.map_or(0, |since| self.now.0.saturating_sub(since));
+        let wait = match (&progress.operator, progress.due) {
+            (Some(_), _) => Wait::Operator,
+            (None, Some(due)) if progress.due_is_hold => Wait::HoldUntil(Timestamp(due)),
+            (None, Some(due)) => Wait::Retry(Timestamp(due)),
+            // Whatever it waited for, it is asked about again.
+            (None, None) => Wait::Turn,
+        };
+        let upstream = self.state.last_upstream(&progress);
+        let entry = Entry {
+            id,
+            instance,
+            received: id.time(),
+            size: one.body_len,
+            held_ms: progress.held_ms.saturating_add(held),
+            progress: scheduler::Progress {
+                recipients: progress.pending,
+                attempts: progress.attempts,
+                upstream,
+            },
+        };
+        self.state.accounts.entry(instance).or_default().accept(u64::from(progress.pending));
+        self.state.keep_note(slot, &progress);
+        self.state.scheduler.insert(slot, entry, wait, self.now);
+        if one.doubtful || !readable || progress.in_doubt.is_some() {
+            self.doubtful.push(slot);
+        }
+    }
+
+    fn finish(self, opened: Opened, clock: Arc<dyn WallClock>, workers: usize) -> OpenedQueue {
+        let Self { mut state, mut doubtful, unreadable, .. } = self;
+        let Opened { spool, shutdown, interrupted, values, damage } = opened;
+        if unreadable > 0 {
+            tracing::error!(unreadable, "messages of the spool have no id of this relay");
+        }
+        for (key, value) in &values {
+            if key == ALL_HELD {
+                state.all_held = Some(String::from_utf8_lossy(value).into());
+            } else if let Some((name, account)) = Account::read(key, value) {
+                let instance = state.scheduler.instance(name.as_deref());
+                state.accounts.entry(instance).or_default().add(&account);
+            }
+        }
+        let interrupted: HashSet<MessageId> = interrupted.into_iter().collect();
+        let lost = shutdown == Shutdown::PowerLoss;
+        let entries = state.scheduler.entries();
+        doubtful.extend(entries.filter_map(|(slot, entry, view)| {
+            let held = matches!(&view.state, scheduler::State::Waiting(wait) if wait.is_hold());
+            (interrupted.contains(&entry.id) || (lost && !held)).then_some(slot)
+        }));
+        let ops: Vec<Op> = state
+            .scheduler
+            .entries()
+            .filter(|(_, entry, _)| interrupted.contains(&entry.id))
+            .map(|(slot, ..)| slot)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|slot| state.in_doubt(slot))
+            .collect();
+        if !interrupted.is_empty() {
+            spool.forget_interrupted(ops);
+        }
+        for slot in &doubtful {
+            let index = *slot as usize;
+            if state.doubtful.len() <= index {
+                state.doubtful.resize(index + 1, false);
+            }
+            state.doubtful[index] = true;
+        }
+        let found = Found {
+            shutdown,
+            messages: state.scheduler.len(),
+            doubtful: state.doubtful.iter().filter(|doubtful| **doubtful).count(),
+            damage,
+        };
+        let turns = (0..workers.max(1)).map(|_| Notify::new()).collect();
+        let state = Mutex::new(state);
+        let queue = Arc::new(Queue {
+            spool,
+            clock,
+            state,
+            turns,
+            changed: Notify::new(),
+            settled: Notify::new(),
+        });
+        OpenedQueue { queue, found }
+    }
+}

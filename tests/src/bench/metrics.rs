@@ -1,0 +1,77 @@
+//! The relay's figures, as its monitors get them.
+//!
+//! Owns asking for them and the sums; starts nothing. Floor: none.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// How long the relay may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One moment's figures.
+pub(super) struct Figures(String);
+
+impl Figures {
+    /// Asks the relay whose admin address this is.
+    pub(super) fn of(admin: SocketAddr) -> anyhow::Result<Self> {
+        let mut stream = TcpStream::connect(admin).context("no connection for figures")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, text) = answer.split_once("\r\n\r\n").context("no whole answer")?;
+        anyhow::ensure!(head.starts_with("HTTP/1.1 200"), "figures: {head}");
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The sum of all series of this name that have this label, where one is given.
+    pub(super) fn sum(&self, name: &str, label: Option<(&str, &str)>) -> anyhow::Result<f64> {
+        let label = label.map(|(key, value)| format!("{key}=\"{value}\""));
+        let mut sum = None;
+        for line in self.0.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let (found, labels) = series.split_once('{').unwrap_or((series, ""));
+            if found != name {
+                continue;
+            }
+            let value: f64 = value.parse().with_context(|| format!("{line}: no number"))?;
+            let counts = label.as_ref().is_none_or(|label| labels.contains(label.as_str()));
+            *sum.get_or_insert(0.0) += if counts { value } else { 0.0 };
+        }
+        sum.with_context(|| format!("the relay has no {name}"))
+    }
+
+    /// Messages in the spool.
+    pub(super) fn spooled(&self) -> anyhow::Result<f64> {
+        self.sum("wavegate_spool_messages", None)
+    }
+
+    /// Messages that a window, a policy or an operator holds.
+    pub(super) fn held(&self) -> anyhow::Result<f64> {
+        self.sum("wavegate_spool_messages", Some(("state", "held")))
+    }
+
+    /// Recipients that were delivered from the spool, or directly.
+    pub(super) fn delivered(&self) -> anyhow::Result<f64> {
+        self.sum("wavegate_recipients_ended_total", Some(("end", "delivered")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop here")]
+    use super::*;
+
+    #[test]
+    fn series_are_summed_by_name_and_label() {
+        let text = "# HELP a x\na{instance=\"1\",state=\"held\"} 3\na{instance=\"2\",state=\"ready\"} 4\nab 9\n";
+        let figures = Figures(text.into());
+        assert_eq!(figures.sum("a", None).unwrap(), 7.0);
+        assert_eq!(figures.sum("a", Some(("state", "held"))).unwrap(), 3.0);
+        assert_eq!(figures.sum("a", Some(("state", "later"))).unwrap(), 0.0);
+        figures.sum("b", None).unwrap_err();
+    }
+}
