@@ -2,7 +2,8 @@
 //!
 //! One mutex around one table: all limits of an attempt are taken at once or none. Whoever does
 //! not conform waits in the queue of the *one* limit that blocks it, first come first served,
-//! and is asked again when that limit lets the next one through. Nothing polls.
+//! and is asked again when that limit lets the next one through. One whom another limit blocks
+//! then moves to that queue, among those who came as early as he. Nothing polls.
 //!
 //! A key belongs to the policy that named it. Time is `tokio::time::Instant`.
 
@@ -146,13 +147,11 @@ impl Limits {
         let (turn, waker) = match place.turn {
             Some(turn) if turn.slot == slot => (turn, table.wait_again(turn)),
             other => {
-                if let Some(turn) = other {
-                    table.leave(turn);
-                    place.turn = None;
-                } else {
-                    self.waited.fetch_add(1, Ordering::Relaxed);
+                match place.turn.take() {
+                    Some(turn) => table.leave(turn),
+                    None => _ = self.waited.fetch_add(1, Ordering::Relaxed),
                 }
-                table.enqueue(slot)?
+                table.enqueue(slot, other)?
             }
         };
         place.turn = Some(turn);

@@ -6,6 +6,7 @@
 //! Knows nothing of turns, attempts or accounts: those are `queue`'s.
 
 mod erased;
+mod owed;
 mod writer;
 
 use std::{
@@ -203,7 +204,7 @@ impl Spool {
         shared.note_usage(store.usage());
         let reader = Arc::new(store.reader());
         let marker = Arc::new(store.attempts());
-        let orders = start(Writer { store, shared: Arc::clone(&shared), again: Vec::new() })?;
+        let orders = start(Writer::new(store, Arc::clone(&shared)))?;
         Ok(Opened {
             spool: Self { orders, reader, marker, shared },
             shutdown: opened.shutdown,
@@ -310,11 +311,10 @@ impl Spool {
         let _ = self.orders.give(Order::Resize { quota, reserve });
     }
 
-    /// Writes down what is to be known of interrupted messages, and then has the store forget that they
-    /// were.
-    pub fn forget_interrupted(&self, mut ops: Vec<Op>) {
-        ops.push(Op::SyncJournal);
-        let _ = self.orders.give(Order::Forget(ops));
+    /// Writes down what is to be known of what an earlier process left in doubt. Until that is
+    /// durable, the next opening finds it in doubt again.
+    pub fn recovered(&self, ops: Vec<Op>) {
+        let _ = self.orders.give(Order::Recovered(ops));
     }
 
     /// What is in it, as of the last batch.

@@ -2,12 +2,12 @@
 //! what a change does, and that it is so after a restart too.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use wavegate::{
     body::BodyStore,
     config::SpoolConfig,
-    envelope::{Envelope, Progress},
+    envelope::{Envelope, LastWord, Progress},
     event::End,
     message::MessageId,
     parcel::{Message, Parcel},
@@ -114,10 +114,13 @@ impl Site {
 }
 
 fn open(disk: &MemoryDisk, clock: &Arc<SimulatedClock>) -> Arc<Queue> {
+    open_after_boot(disk, clock, 0).queue
+}
+
+fn open_after_boot(disk: &MemoryDisk, clock: &Arc<SimulatedClock>, boot: u8) -> OpenedQueue {
     let clock = Arc::clone(clock) as Arc<dyn WallClock>;
-    let OpenedQueue { queue, .. } =
-        Queue::open_on(disk.clone(), Options::default(), clock, 1).unwrap();
-    queue
+    let options = Options { boot_id: [boot; 16], ..Options::default() };
+    Queue::open_on(disk.clone(), options, clock, 1).unwrap()
 }
 
 fn of(id: MessageId) -> Selection {
@@ -264,7 +267,7 @@ async fn a_release_lets_out_the_oldest_first_at_its_pace() {
     assert_eq!(site.apply(&of(ids[0]), Act::Release(pace)).refused, [(ids[0], Refusal::NotHeld)]);
     let mut out = Vec::new();
     for _ in 0..3 {
-        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
         while let Some(taken) = site.queue.take() {
             out.push(taken.slot);
             site.queue.settle(
@@ -366,4 +369,43 @@ async fn a_million_messages_are_listed_by_instance_within_a_second() {
     let by_domain = begun.elapsed();
     println!("list of {MESSAGES} by instance: {by_instance:?}; and by domain: {by_domain:?}");
     assert!(by_instance.as_secs_f64() < 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_loss_of_power_left_in_doubt_is_so_until_it_was_said() {
+    let mut site = Site::new();
+    let held = site.accept(None, "a@one.example", &["b@x.example"]).await;
+    site.apply(&of(held), Act::Hold("look"));
+    site.accept(None, "a@one.example", &["b@x.example"]).await;
+    site.accept(None, "a@one.example", &["b@x.example"]).await;
+    site.queue.written().await.unwrap();
+    site.disk = site.disk.crash(1);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    // A process that is killed as soon as it has found that out, and one that ends in order.
+    for clean in [false, true, true] {
+        let OpenedQueue { queue, found } = open_after_boot(&site.disk, &site.clock, 1);
+        assert_eq!(found.doubtful, 3, "{found:?}");
+        if clean {
+            queue.spool().close();
+        }
+        site.disk = site.disk.copy();
+    }
+    // One is tried: whoever does that says so, and it is told for good.
+    let queue = open_after_boot(&site.disk, &site.clock, 1).queue;
+    let mut taken = queue.take().unwrap();
+    assert!(taken.doubtful);
+    taken.progress.attempts = 1;
+    let now = site.clock.now();
+    taken.progress.last = Some(LastWord::new(None, "later", now));
+    let wait = Some(Wait::Retry(Timestamp(now.0 + 1000)));
+    queue.settle(taken, Settlement { ends: Vec::new(), wait, marks: Vec::new() });
+    // One that comes later is in no doubt at all.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    site.accepted += 61_000;
+    let new = site.message(None, "a@one.example", &["b@x.example"]);
+    queue.accept(vec![new]).await.unwrap();
+    queue.spool().close();
+    let OpenedQueue { queue, found } = open_after_boot(&site.disk.copy(), &site.clock, 1);
+    assert_eq!((found.messages, found.doubtful), (4, 2));
+    drop(queue);
 }

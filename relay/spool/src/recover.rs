@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::IoSlice,
+    io::{self, IoSlice},
     path::Path,
 };
 
@@ -35,7 +35,8 @@ pub(crate) fn open<D: Disk>(
         disk.make_dir(Path::new(directory)).map_err(OpenError::io(directory))?;
     }
     let before = read_small(&lock, 256).map_err(OpenError::io(LOCK))?;
-    let same_boot = boot_of(&before) == Some(options.boot_id);
+    let boot_before = boot_of(&before);
+    let same_boot = boot_before == Some(options.boot_id);
     let clean = read_clean(&disk)?;
     let files = disk.list(Path::new("")).map_err(OpenError::io("."))?;
     let is_new = newest(&files).is_none() && numbered(&files, "seg").is_empty();
@@ -48,7 +49,9 @@ pub(crate) fn open<D: Disk>(
     let power_loss = shutdown == Shutdown::PowerLoss;
     let mut image = load(&disk, options.boot_id, clean, power_loss)?;
     keep_damage(&disk, &mut image.damage)?;
-    write_lock(&disk, &lock, &options)?;
+    // After a loss of power the old boot's number stays until the caller has dealt with that.
+    let boot = if power_loss { boot_before } else { Some(options.boot_id) };
+    write_lock(&disk, &lock, boot).map_err(OpenError::io(LOCK))?;
     let (attempts, interrupted) =
         AttemptFile::open(&disk, options.attempt_slots, &mut image.damage)?;
     let opening = Opening { image, files, options };
@@ -133,7 +136,7 @@ impl Opening {
             puts: 0,
             damage: Vec::new(),
             names_changed: false,
-            _lock: lock,
+            lock,
         };
         write_down(&mut store, &image, each)?;
         clear_bodies(&mut store, !damage.is_empty())?;
@@ -170,7 +173,7 @@ fn ready_journal<D: Disk>(
 /// What a killed process wrote is in the page cache. It may still be on its way to the disk, or,
 /// after a sync that failed, never go there although the cache calls it clean: so it is written
 /// again, the same bytes in the same place. The first `header` bytes too.
-fn make_durable(file: &impl DiskFile, header: u64, from: u64, to: u64) -> std::io::Result<()> {
+fn make_durable(file: &impl DiskFile, header: u64, from: u64, to: u64) -> io::Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     for (mut at, to) in [(0, header.min(to)), (from, to)] {
         while at < to {
@@ -351,11 +354,17 @@ pub(crate) fn lock_error<D: Disk>(disk: &D, error: LockError) -> OpenError {
     }
 }
 
-fn write_lock<D: Disk>(disk: &D, lock: &D::File, options: &Options) -> Result<(), OpenError> {
-    let text = format!("pid {:<10}\nboot {}\n", std::process::id(), format::hex(&options.boot_id));
-    write_all(lock, 0, &mut [IoSlice::new(text.as_bytes())]).map_err(OpenError::io(LOCK))?;
-    lock.sync().map_err(OpenError::io(LOCK))?;
-    disk.sync_dir(Path::new("")).map_err(OpenError::io("."))
+pub(crate) fn write_lock<D: Disk>(
+    disk: &D,
+    lock: &D::File,
+    boot: Option<[u8; 16]>,
+) -> io::Result<()> {
+    // Of one length, whatever was there before.
+    let boot = boot.map_or_else(|| "unknown".to_owned(), |boot| format::hex(&boot));
+    let text = format!("pid {:<10}\nboot {boot:<32}\n", std::process::id());
+    write_all(lock, 0, &mut [IoSlice::new(text.as_bytes())])?;
+    lock.sync()?;
+    disk.sync_dir(Path::new(""))
 }
 
 /// The boot id in the lock file.
@@ -375,7 +384,7 @@ fn boot_of(text: &[u8]) -> Option<[u8; 16]> {
 /// Number and length of the journal as the last process left it, if it closed the store.
 pub(crate) fn read_clean<D: Disk>(disk: &D) -> Result<Option<(u32, u64)>, OpenError> {
     let file = match disk.open(Path::new(CLEAN), How::Read) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(OpenError::io(CLEAN))?,
     };
     let bytes = read_small(&file, 20).map_err(OpenError::io(CLEAN))?;
@@ -388,7 +397,7 @@ pub(crate) fn read_clean<D: Disk>(disk: &D) -> Result<Option<(u32, u64)>, OpenEr
     }
 }
 
-fn read_small(file: &impl DiskFile, limit: usize) -> std::io::Result<Vec<u8>> {
+fn read_small(file: &impl DiskFile, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; limit];
     let read = read_full(file, 0, &mut bytes)?;
     bytes.truncate(read);

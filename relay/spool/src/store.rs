@@ -17,7 +17,7 @@ use crate::{
     journal::{self, Journal},
     maintain::Compaction,
     reader::{Reader, Shared},
-    segment,
+    recover, segment,
     slab::Handle,
     snapshot::Snapshot,
 };
@@ -98,7 +98,7 @@ pub struct Opened<D: Disk> {
     /// How it was left.
     pub shutdown: Shutdown,
     /// Messages whose attempt was under way: they may have been delivered. Some may no longer
-    /// be in the store. See [`Store::forget_interrupted`].
+    /// be in the store. See [`Store::end_recovery`].
     pub interrupted: Vec<MessageKey>,
     /// The caller's values.
     pub values: Vec<(Vec<u8>, Vec<u8>)>,
@@ -267,7 +267,7 @@ pub struct Store<D: Disk> {
     /// A segment was deleted and the directory not synced since.
     pub(crate) names_changed: bool,
     /// Locked as long as it is open.
-    pub(crate) _lock: D::File,
+    pub(crate) lock: D::File,
 }
 
 impl<D: Disk> Store<D> {
@@ -277,7 +277,7 @@ impl<D: Disk> Store<D> {
         options: Options,
         each: impl FnMut(Recovered<'_>),
     ) -> Result<Opened<D>, OpenError> {
-        crate::recover::open(disk, options, each)
+        recover::open(disk, options, each)
     }
 
     /// What readers share.
@@ -314,9 +314,11 @@ impl<D: Disk> Store<D> {
         self.flush_journal()
     }
 
-    /// The messages that [`Opened::interrupted`] named are dealt with. Before this, they are named
-    /// again at each opening.
-    pub fn forget_interrupted(&mut self) -> Result<(), StoreError> {
+    /// The messages that [`Opened::interrupted`] named are dealt with, and so is what a loss of
+    /// power left in doubt. Before this, the next opening says the same again.
+    pub fn end_recovery(&mut self) -> Result<(), StoreError> {
+        recover::write_lock(&self.shared.disk, &self.lock, Some(self.options.boot_id))
+            .map_err(StoreError::io(LOCK))?;
         self.attempts.forget_interrupted(&self.shared.disk)
     }
 

@@ -228,7 +228,7 @@ fn attempts_survive_the_process_until_they_are_dealt_with() {
     drop(mark);
     opened = open(copy.copy(), options()).unwrap().0;
     assert_eq!(opened.interrupted.len(), 5);
-    opened.store.forget_interrupted().unwrap();
+    opened.store.end_recovery().unwrap();
     opened.store.close().unwrap();
     again.end().unwrap();
 }

@@ -22,11 +22,13 @@ pub(super) struct SlotId {
     serial: u64,
 }
 
-/// A place in the queue of a slot.
+/// A place in the queue of a slot. The ticket is drawn once and kept from queue to queue: whoever
+/// has waited longest is kept back by limits only, never by others who wait. Were the order that
+/// of each queue, two could stand in each other's way and change places for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) slot: SlotId,
-    pub(super) ticket: u64,
+    ticket: u64,
 }
 
 /// One limit that an attempt took.
@@ -149,8 +151,7 @@ impl Table {
         self.waiting
     }
 
-    /// Takes everything or nothing. Whoever holds a `turn` at the head of a queue may pass that
-    /// queue; all others respect those who stand in line.
+    /// Takes everything or nothing. Nobody passes one who waits there and has an older ticket.
     pub(super) fn take(
         &mut self,
         charges: &[Charge],
@@ -173,8 +174,8 @@ impl Table {
         match outcome {
             Ok(()) => Ok(taken),
             Err(refusal) => {
-                self.release(&taken);
-                self.refund(&mut taken);
+                // Nobody is woken: it is as it was.
+                taken.iter().for_each(|taken| _ = self.give_back(taken));
                 Err(refusal)
             }
         }
@@ -192,7 +193,7 @@ impl Table {
         let factor = slot.factor(now);
         let paused = (slot.paused_until > now).then_some(slot.paused_until);
         let ready = paused.max(slot.cell.blocked_until(limit, now, factor));
-        if ready.is_some() || must_queue(slot, id, turn) {
+        if ready.is_some() || must_queue(slot, turn) {
             return Err(refusal(slot, id, ready));
         }
         slot.cell.charge(limit, now, factor);
@@ -209,7 +210,7 @@ impl Table {
         let id = self.slot(scope, &limit.key, now)?;
         let slot = self.get(id);
         let ready = (slot.paused_until > now).then_some(slot.paused_until);
-        if slot.in_use >= limit.limit || ready.is_some() || must_queue(slot, id, turn) {
+        if slot.in_use >= limit.limit || ready.is_some() || must_queue(slot, turn) {
             return Err(refusal(slot, id, ready));
         }
         slot.in_use += 1;
@@ -218,41 +219,56 @@ impl Table {
 
     /// Ends the concurrency that was taken.
     pub(super) fn release(&mut self, taken: &[Taken]) {
-        for taken in taken {
-            if let Taken::Concurrency { slot: id } = taken {
-                let slot = self.get(*id);
-                slot.in_use -= 1;
-                wake_head(slot);
-            }
+        for taken in taken.iter().filter(|taken| taken.is_concurrency()) {
+            self.give_back(taken).map(wake_head);
         }
     }
 
     /// Gives charged rates back.
     pub(super) fn refund(&mut self, taken: &mut Vec<Taken>) {
-        for taken in taken.iter() {
-            if let Taken::Rate { slot: id, limit, factor } = taken
-                && let Some(slot) = self.find(*id)
-            {
-                slot.cell.refund(limit, *factor);
-                wake_head(slot);
-            }
+        for taken in taken.iter().filter(|taken| !taken.is_concurrency()) {
+            self.give_back(taken).map(wake_head);
         }
         taken.retain(Taken::is_concurrency);
     }
 
-    /// Stands at the end of a slot's queue.
+    /// Undoes one taking; the slot, where it is still there.
+    fn give_back(&mut self, taken: &Taken) -> Option<&mut Slot> {
+        match taken {
+            Taken::Rate { slot: id, limit, factor } => {
+                let slot = self.find(*id)?;
+                slot.cell.refund(limit, *factor);
+                Some(slot)
+            }
+            Taken::Concurrency { slot: id } => {
+                let slot = self.get(*id);
+                slot.in_use -= 1;
+                Some(slot)
+            }
+        }
+    }
+
+    /// Stands in a slot's queue: at its end, or, having waited elsewhere, where his ticket belongs.
     pub(super) fn enqueue(
         &mut self,
         id: SlotId,
+        earlier: Option<Turn>,
     ) -> Result<(Turn, oneshot::Receiver<()>), LimitError> {
-        if self.waiting >= self.queue {
-            return Err(LimitError::QueueFull { limit: self.queue });
-        }
-        self.serial += 1;
+        let ticket = match earlier {
+            Some(turn) => turn.ticket,
+            None if self.waiting >= self.queue => {
+                return Err(LimitError::QueueFull { limit: self.queue });
+            }
+            None => {
+                self.serial += 1;
+                self.serial
+            }
+        };
         self.waiting += 1;
-        let ticket = self.serial;
         let (sender, receiver) = oneshot::channel();
-        self.get(id).queue.push_back(Waiter { ticket, waker: Some(sender) });
+        let queue = &mut self.get(id).queue;
+        let at = queue.partition_point(|waiter| waiter.ticket < ticket);
+        queue.insert(at, Waiter { ticket, waker: Some(sender) });
         Ok((Turn { slot: id, ticket }, receiver))
     }
 
@@ -377,12 +393,10 @@ impl Table {
     }
 }
 
-/// Whether others stand in line before whoever holds `turn`.
-fn must_queue(slot: &Slot, id: SlotId, turn: Option<Turn>) -> bool {
-    match slot.queue.front() {
-        None => false,
-        Some(head) => turn != Some(Turn { slot: id, ticket: head.ticket }),
-    }
+/// Whether one with an older ticket waits here; who has no turn has the youngest.
+fn must_queue(slot: &Slot, turn: Option<Turn>) -> bool {
+    let head = slot.queue.front();
+    head.is_some_and(|head| turn.is_none_or(|turn| head.ticket < turn.ticket))
 }
 
 fn refusal(slot: &Slot, id: SlotId, ready: Option<u64>) -> Refusal {

@@ -150,3 +150,31 @@ async fn the_same_key_of_two_policies_is_two_cells() {
     let other = Charge { scope: "q".into(), ..rate("r", 1, 1) };
     limits.try_acquire(&[other]).unwrap();
 }
+
+#[tokio::test]
+async fn who_waits_for_several_limits_never_goes_in_circles() {
+    let limits = Limits::new(10, 100);
+    let need = [rate("r", 500, 1), count("c", 1), rate("s", 500, 1), count("d", 1)];
+    let all = (0..40).map(|number| {
+        let (limits, mut need) = (Arc::clone(&limits), need.clone());
+        // Two orders, as of two policies that name the same things differently.
+        if number % 2 == 0 {
+            need.reverse();
+        }
+        tokio::spawn(async move {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let permit = limits.acquire(&need, deadline).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(number % 3)).await;
+            drop(permit);
+        })
+    });
+    let all: Vec<_> = all.collect();
+    // They would spin without end, and keep the processor busy with it.
+    let done = async {
+        for task in all {
+            task.await.unwrap()
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+    assert_eq!(limits.stats().waiting, 0);
+}

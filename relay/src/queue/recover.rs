@@ -15,7 +15,7 @@ use crate::{
     envelope::Progress,
     message::MessageId,
     plan::Timestamp,
-    scheduler::{self, Entry, Scheduler, Wait},
+    scheduler::{self, Entry, Scheduler, Slot, Wait},
     spool::{Damage, Opened, Shutdown, Spool},
     world::WallClock,
 };
@@ -40,6 +40,11 @@ pub struct OpenedQueue {
     /// What was found.
     pub found: Found,
 }
+
+/// Key of the value that says that all messages up to a time may have been delivered: the machine
+/// lost power, or the journal was damaged, and what was known of them with it. It stays, because
+/// each is told of when it is tried, and that may be after another restart.
+const DOUBT_BEFORE: &[u8] = b"doubt-before";
 
 /// Slots for attempts under way: as many as there may be connections in all.
 const ATTEMPT_SLOTS: u32 = 65_536;
@@ -83,7 +88,9 @@ impl Queue {
 struct Recovery {
     state: State,
     now: Timestamp,
-    doubtful: Vec<scheduler::Slot>,
+    doubtful: Vec<Slot>,
+    /// The journal has a hole, so that anything may have happened.
+    torn: bool,
     unreadable: usize,
 }
 
@@ -99,7 +106,7 @@ impl Recovery {
             all_held: None,
             servers: BTreeMap::new(),
         };
-        Self { state, now, doubtful: Vec::new(), unreadable: 0 }
+        Self { state, now, doubtful: Vec::new(), torn: false, unreadable: 0 }
     }
 
     /// One message of the spool. One whose progress cannot be read is taken as new.
@@ -141,44 +148,49 @@ impl Recovery {
         self.state.accounts.entry(instance).or_default().accept(u64::from(progress.pending));
         self.state.keep_note(slot, &progress);
         self.state.scheduler.insert(slot, entry, wait, self.now);
-        if one.doubtful || !readable || progress.in_doubt.is_some() {
+        self.torn |= one.doubtful;
+        if !readable || progress.in_doubt.is_some() {
             self.doubtful.push(slot);
         }
     }
 
     fn finish(self, opened: Opened, clock: Arc<dyn WallClock>, workers: usize) -> OpenedQueue {
-        let Self { mut state, mut doubtful, unreadable, .. } = self;
+        let Self { mut state, mut doubtful, torn, unreadable, now } = self;
         let Opened { spool, shutdown, interrupted, values, damage } = opened;
         if unreadable > 0 {
             tracing::error!(unreadable, "messages of the spool have no id of this relay");
         }
+        let mut before = None;
         for (key, value) in &values {
             if key == ALL_HELD {
                 state.all_held = Some(String::from_utf8_lossy(value).into());
+            } else if key == DOUBT_BEFORE {
+                before = <[u8; 8]>::try_from(&**value).ok().map(u64::from_le_bytes).map(Timestamp);
             } else if let Some((name, account)) = Account::read(key, value) {
                 let instance = state.scheduler.instance(name.as_deref());
                 state.accounts.entry(instance).or_default().add(&account);
             }
         }
         let interrupted: HashSet<MessageId> = interrupted.into_iter().collect();
-        let lost = shutdown == Shutdown::PowerLoss;
-        let entries = state.scheduler.entries();
-        doubtful.extend(entries.filter_map(|(slot, entry, view)| {
-            let held = matches!(&view.state, scheduler::State::Waiting(wait) if wait.is_hold());
-            (interrupted.contains(&entry.id) || (lost && !held)).then_some(slot)
-        }));
-        let ops: Vec<Op> = state
-            .scheduler
-            .entries()
-            .filter(|(_, entry, _)| interrupted.contains(&entry.id))
-            .map(|(slot, ..)| slot)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .filter_map(|slot| state.in_doubt(slot))
-            .collect();
-        if !interrupted.is_empty() {
-            spool.forget_interrupted(ops);
+        let mut ops = Vec::new();
+        if shutdown == Shutdown::PowerLoss || torn {
+            // The clock may have lost the power too.
+            let latest = state.scheduler.entries().map(|(_, entry, _)| entry.id.time()).max();
+            before = latest.max(Some(now));
+            ops.extend(before.map(doubt_before));
         }
+        let old = before.into_iter().flat_map(|before| state.untold(before));
+        let old: Vec<Slot> = old.collect();
+        if before.is_some() && old.is_empty() {
+            ops.push(Op::Value { key: DOUBT_BEFORE.to_vec(), value: None });
+        }
+        doubtful.extend(old);
+        let entries = state.scheduler.entries();
+        let cut_off = entries.filter(|(_, entry, _)| interrupted.contains(&entry.id));
+        let cut_off: Vec<Slot> = cut_off.map(|(slot, ..)| slot).collect();
+        ops.extend(cut_off.iter().filter_map(|slot| state.in_doubt(*slot)));
+        doubtful.extend(cut_off);
+        spool.recovered(ops);
         for slot in &doubtful {
             let index = *slot as usize;
             if state.doubtful.len() <= index {
@@ -204,4 +216,19 @@ impl Recovery {
         });
         OpenedQueue { queue, found }
     }
+}
+
+impl State {
+    /// Messages up to this time of which nothing was said since.
+    fn untold(&self, before: Timestamp) -> impl Iterator<Item = Slot> {
+        self.scheduler.entries().filter_map(move |(slot, entry, _)| {
+            let last = self.notes.get(&slot).and_then(|note| note.last.as_ref());
+            let told = last.is_some_and(|last| last.time >= before.0);
+            (entry.id.time() <= before && !told).then_some(slot)
+        })
+    }
+}
+
+fn doubt_before(time: Timestamp) -> Op {
+    Op::Value { key: DOUBT_BEFORE.to_vec(), value: Some(time.0.to_le_bytes().to_vec()) }
 }

@@ -12,7 +12,7 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 use wavegate_spool::{Disk, Done, NewBody, Op, Store, StoreError, Usage};
 
-use super::{Mark, SYNC_BOUNDS_NS};
+use super::{Mark, SYNC_BOUNDS_NS, owed::Owed};
 
 /// How long the journal may stay unsynced: what was delivered in this time before a loss of
 /// power is delivered twice.
@@ -40,8 +40,8 @@ pub(super) enum Order {
         quota: u64,
         reserve: u64,
     },
-    /// The messages whose attempts were interrupted are dealt with, once these are durable.
-    Forget(Vec<Op>),
+    /// What was in doubt at the opening is dealt with, once these are durable.
+    Recovered(Vec<Op>),
     Close,
 }
 
@@ -73,37 +73,48 @@ impl Shared {
 
 /// What writes.
 pub(super) struct Writer<D: Disk> {
-    pub(super) store: Store<D>,
-    pub(super) shared: Arc<Shared>,
+    store: Store<D>,
+    shared: Arc<Shared>,
     /// What failed and must be done all the same.
-    pub(super) again: Vec<Request>,
+    owed: Owed,
+    /// When that was tried last.
+    tried: Instant,
+    /// What was in doubt at the opening is written down, but not durable yet.
+    recovering: bool,
 }
 
 impl<D: Disk> Writer<D> {
+    pub(super) fn new(store: Store<D>, shared: Arc<Shared>) -> Self {
+        let tried = Instant::now();
+        Self { store, shared, owed: Owed::default(), tried, recovering: false }
+    }
+
     pub(super) fn run(mut self, inbox: &mpsc::Receiver<Order>) {
         let mut unsynced = false;
         let mut synced = Instant::now();
         loop {
-            let pause = if self.again.is_empty() { JOURNAL_SYNC } else { RETRY };
-            let busy = unsynced || !self.again.is_empty();
+            let owes = self.recovering || !self.owed.is_empty();
+            let pause = if owes { RETRY } else { JOURNAL_SYNC };
+            let busy = unsynced || owes;
             let first = if busy { inbox.recv_timeout(pause).ok() } else { inbox.recv().ok() };
             let mut closing = first.is_none() && !busy;
-            let mut batch = std::mem::take(&mut self.again);
+            let mut batch = Vec::new();
             for order in first.into_iter().chain(inbox.try_iter()) {
                 match order {
                     Order::Do(request) => batch.push(request),
                     Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
-                    Order::Forget(ops) => self.forget(ops),
+                    Order::Recovered(ops) => batch.push(self.recovered(ops)),
                     Order::Close => closing = true,
                 }
                 if closing || is_full(&batch) {
                     break;
                 }
             }
-            if !batch.is_empty() {
+            if !batch.is_empty() || owes {
                 self.commit(batch);
                 unsynced = true;
             }
+            self.end_recovery();
             if unsynced && synced.elapsed() >= JOURNAL_SYNC {
                 unsynced = self.sync();
                 synced = Instant::now();
@@ -116,26 +127,41 @@ impl<D: Disk> Writer<D> {
         self.close();
     }
 
-    fn forget(&mut self, ops: Vec<Op>) {
-        let failed =
-            self.store.commit(ops).into_iter().find_map(|result| {
-                result.err().filter(|error| !matches!(error, StoreError::Removed))
-            });
-        // Until it can be written they are named again at each start.
-        if let Err(error) = failed.map_or_else(|| self.store.forget_interrupted(), Err) {
-            tracing::warn!(%error, "interrupted attempts are not forgotten yet");
+    fn recovered(&mut self, ops: Vec<Op>) -> Request {
+        self.recovering = true;
+        Request { ops, marks: Vec::new(), done: None }
+    }
+
+    /// Has the store forget what was in doubt, once what is to be known of it is durable.
+    fn end_recovery(&mut self) {
+        if !self.recovering || !self.owed.is_empty() {
+            return;
+        }
+        match self.store.sync_journal().and_then(|()| self.store.end_recovery()) {
+            Ok(()) => self.recovering = false,
+            Err(error) => tracing::warn!(%error, "the recovery of the spool is not written yet"),
         }
     }
 
-    pub(super) fn close(self) {
+    /// Once more what failed, then the end.
+    pub(super) fn close(mut self) {
+        let (ops, marks) = self.owed.take();
+        if !ops.is_empty() || !marks.is_empty() {
+            self.commit(vec![Request { ops, marks, done: None }]);
+        }
+        self.end_recovery();
         if let Err(error) = self.store.close() {
             tracing::error!(%error, "the spool is not closed in order; nothing is lost");
         }
     }
 
     /// Commits all requests as one batch and answers each.
-    fn commit(&mut self, mut requests: Vec<Request>) {
+    fn commit(&mut self, requests: Vec<Request>) {
         let begun = Instant::now();
+        let mut requests = self.with_owed(requests);
+        if requests.is_empty() {
+            return;
+        }
         let counts: Vec<usize> = requests.iter().map(|request| request.ops.len()).collect();
         // What is tried again must not be used up by the first try.
         let mut ops = Vec::with_capacity(counts.iter().sum());
@@ -165,8 +191,7 @@ impl<D: Disk> Writer<D> {
                 None if failures == 0 => marks.into_iter().for_each(Mark::end),
                 None => {
                     let left = ops.into_iter().zip(&results).filter(|(_, result)| is_disk(result));
-                    let ops = left.map(|(op, _)| op).collect();
-                    self.again.push(Request { ops, marks, done: None });
+                    self.owed.add(left.map(|(op, _)| op), marks);
                 }
             }
         }
@@ -178,13 +203,36 @@ impl<D: Disk> Writer<D> {
                     "the spool cannot be written; nothing new is promised until it can"
                 );
             }
-            (None, true) => {
+            (None, true) if self.owed.is_empty() => {
                 self.shared.failing.store(false, Relaxed);
                 tracing::info!("the spool can be written again");
             }
             _ => {}
         }
         self.shared.note_batch(count, begun.elapsed());
+    }
+
+    /// What is owed goes first, if it was not tried just now; else what nobody waits for joins it.
+    fn with_owed(&mut self, mut requests: Vec<Request>) -> Vec<Request> {
+        if self.owed.is_empty() {
+            return requests;
+        }
+        if self.tried.elapsed() >= RETRY {
+            self.tried = Instant::now();
+            let (ops, marks) = self.owed.take();
+            requests.insert(0, Request { ops, marks, done: None });
+            return requests;
+        }
+        let mut asked = Vec::with_capacity(requests.len());
+        for request in requests {
+            if request.done.is_some() {
+                self.owed.drop_older(&request.ops);
+                asked.push(request);
+            } else {
+                self.owed.add(request.ops, request.marks);
+            }
+        }
+        asked
     }
 
     /// Syncs the journal and does a piece of housekeeping; says whether more is to do.
@@ -215,30 +263,28 @@ pub(super) trait Write: Send {
 impl<D: Disk> Write for Writer<D> {
     fn take(&mut self, order: Order) {
         match order {
-            Order::Do(request) => {
-                let mut batch = std::mem::take(&mut self.again);
-                batch.push(request);
-                self.commit(batch);
-            }
+            Order::Do(request) => self.commit(vec![request]),
             Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
-            Order::Forget(ops) => self.forget(ops),
+            Order::Recovered(ops) => {
+                let request = self.recovered(ops);
+                self.commit(vec![request]);
+                self.end_recovery();
+            }
             Order::Close => {}
         }
         self.shared.note_usage(self.store.usage());
     }
 
     fn tend(&mut self) {
-        if !self.again.is_empty() {
-            let batch = std::mem::take(&mut self.again);
-            self.commit(batch);
+        if !self.owed.is_empty() {
+            self.commit(Vec::new());
         }
+        self.end_recovery();
         self.sync();
         self.shared.note_usage(self.store.usage());
     }
 
-    fn close(mut self: Box<Self>) {
-        // As the thread does: once more what failed, then the end.
-        self.tend();
+    fn close(self: Box<Self>) {
         Self::close(*self);
     }
 }

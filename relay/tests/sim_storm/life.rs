@@ -97,10 +97,14 @@ pub fn storm(seed: u64) -> Outcome {
         died_by: None,
     };
     let (mut rest, mut now) = (&changes[..], 0);
-    while now < HOUR {
+    loop {
         let end = rest.iter().position(|(_, change)| matches!(change, Change::Restart(_)));
         let (mine, after) = rest.split_at(end.map_or(rest.len(), |end| end + 1));
         now = storm.live(now, mine) + dice.between(1, 20_000);
+        if end.is_none() {
+            // The last life, in which everything arrives.
+            break;
+        }
         rest = after;
         // What was to change while the relay was down changes when it is back.
     }

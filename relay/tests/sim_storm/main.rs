@@ -2,7 +2,8 @@
 //! and refuse, connections break, disks fail, the configuration and the windows change, and the
 //! relay is stopped, killed and loses power. Whatever happens, the promise holds (`checks`).
 //!
-//! `WAVEGATE_SEED=n` replays one seed; `WAVEGATE_SEEDS=n` says how many the long test runs.
+//! `WAVEGATE_SEED=n` replays one seed and leaves its history in the temporary directory;
+//! `WAVEGATE_SEEDS=n` says how many the long test runs.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 #![allow(unreachable_pub, reason = "a test of several modules is a crate of its own")]
 
@@ -69,7 +70,10 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn the_promise_holds_in_a_storm() {
     if let Some(seed) = number("WAVEGATE_SEED") {
-        let tally = storm(seed);
+        let outcome = life::storm(seed);
+        let history = env::temp_dir().join(format!("storm-{seed}.txt"));
+        std::fs::write(history, outcome.lines().join("\n")).unwrap();
+        let tally = outcome.check();
         return assert!(tally.messages > 0, "{tally:?}");
     }
     let tally = storms(1..=20);
