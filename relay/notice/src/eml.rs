@@ -34,7 +34,8 @@ impl Notice {
             headers = headers.raw("Reply-To", reply_to.as_str());
         }
         let headers = headers
-            .text("Subject", &letter.subject)
+            // A header is never wrapped for reading, and plain spaces leave English as it is.
+            .text("Subject", &letter.subject.replace('\u{a0}', " "))
             .raw("Date", &self.issued.strftime("%a, %d %b %Y %H:%M:%S +0000").to_string())
             .raw("Message-ID", &format!("<{message_id}>"))
             .raw("MIME-Version", "1.0")

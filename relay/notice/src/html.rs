@@ -25,7 +25,7 @@ body{margin:0;padding:0;-webkit-text-size-adjust:100%}
 a{color:#0b5cad}
 @media (max-width:480px){.pad{padding-left:20px!important;padding-right:20px!important}\
 .label,.value{display:block!important;width:auto!important}.label{padding-bottom:0!important}\
-.value{padding-top:0!important}}
+.value{padding-top:0!important;padding-left:16px!important}}
 @media (prefers-color-scheme:dark){.page{background:#14181d!important}\
 .card{background:#1e242b!important;border-color:#323b45!important}\
 .text,.value{color:#e4e9ee!important}.title{color:#f5f8fa!important}\
@@ -118,13 +118,13 @@ fn table(rows: &str) -> String {
         return String::new();
     }
     format!(
-        "<table class=\"box\" width=\"100%\" cellpadding=\"0\" cellspacing=\"0\" border=\"0\" style=\"margin:0 0 16px;background:#f3f7fb;border-left:4px solid #0b5cad;border-radius:4px\">\n{rows}</table>\n"
+        "<table class=\"box\" width=\"100%\" cellpadding=\"0\" cellspacing=\"0\" border=\"0\" style=\"margin:0 0 16px;padding:6px 0;background:#f3f7fb;border-left:4px solid #0b5cad;border-radius:4px\">\n{rows}</table>\n"
     )
 }
 
 fn row(label: &str, value: &str) -> String {
     format!(
-        "<tr><th class=\"label\" scope=\"row\" align=\"left\" valign=\"top\" width=\"150\" style=\"padding:6px 8px 6px 16px;width:150px;font-size:14px;line-height:22px;font-weight:400;color:#5f6c78\">{}</th><td class=\"value\" valign=\"top\" style=\"padding:6px 16px 6px 8px;font-size:15px;line-height:22px;color:#1f2933\">{}</td></tr>\n",
+        "<tr><th class=\"label\" scope=\"row\" align=\"left\" valign=\"top\" width=\"160\" style=\"padding:6px 8px 6px 16px;width:160px;font-size:14px;line-height:22px;font-weight:400;color:#5f6c78\">{}</th><td class=\"value\" valign=\"top\" style=\"padding:6px 16px 6px 8px;font-size:15px;line-height:22px;color:#1f2933\">{}</td></tr>\n",
         escaped(label),
         escaped(value)
     )

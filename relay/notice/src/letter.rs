@@ -136,11 +136,13 @@ impl Entry {
         let texts = writer.texts;
         let instances: Vec<String> =
             writer.instances().iter().map(|item| format!("- {}", item.line())).collect();
-        let facts = [
-            (texts.labels.estimate, writer.expected()),
-            (texts.labels.reference, notice.wave.as_str().to_owned()),
-        ];
-        let facts = facts.map(|(label, value)| format!("{label}{} {value}", texts.colon));
+        let estimate = writer.estimate().map(|estimate| (texts.labels.estimate, estimate));
+        let reference = (texts.labels.reference, notice.wave.as_str().to_owned());
+        let facts: Vec<String> = estimate
+            .into_iter()
+            .chain([reference])
+            .map(|(label, value)| format!("{label}{} {value}", texts.colon))
+            .collect();
         let further = format!("{} {}", texts.questions.further.answer, notice.care.shown());
         Self {
             summary: writer.with_environment(texts.calendar_summary),
@@ -234,7 +236,9 @@ impl<'a> Writer<'a> {
                 parts.push(fact(Topic::When, labels.time_zone, name.to_owned()));
             }
         }
-        parts.push(fact(Topic::Duration, labels.estimate, self.expected()));
+        if let Some(estimate) = self.estimate() {
+            parts.push(fact(Topic::Duration, labels.estimate, estimate));
+        }
         parts.push(fact(Topic::Duration, labels.window, self.window_length()));
         if let Some(label) = &self.environment.label {
             parts.push(fact(Topic::Reference, labels.environment, label.clone()));
@@ -360,10 +364,13 @@ impl<'a> Writer<'a> {
         Questions { heading: self.texts.headings.questions.to_owned(), entries }
     }
 
+    fn estimate(&self) -> Option<String> {
+        self.notice.estimate.map(|estimate| self.texts.dates.units.duration(estimate))
+    }
+
     /// How long it takes, as far as one knows.
     fn expected(&self) -> String {
-        let expected = self.notice.estimate.unwrap_or(self.notice.window.length());
-        self.texts.dates.units.duration(expected)
+        self.estimate().unwrap_or_else(|| self.window_length())
     }
 
     fn window_length(&self) -> String {

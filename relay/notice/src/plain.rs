@@ -20,8 +20,7 @@ impl Notice {
 
 pub(crate) fn render(letter: &Letter, colon: &str) -> String {
     let mut page = Page::default();
-    page.wrap(&letter.subject, "", "");
-    page.rule('=');
+    page.title(&letter.subject, '=');
     page.paragraph(&letter.greeting);
     for paragraph in &letter.lead {
         page.paragraph(paragraph);
@@ -34,7 +33,7 @@ pub(crate) fn render(letter: &Letter, colon: &str) -> String {
         page.question(question);
     }
     page.blank();
-    page.paragraph(&letter.closing);
+    page.wrap(&letter.closing, "", "");
     page.wrap(&letter.signature, "", "");
     page.blank();
     page.lines.push("--".to_owned());
@@ -107,14 +106,15 @@ impl Page {
 
     fn heading(&mut self, text: &str) {
         self.blank();
-        self.wrap(text, "", "");
-        self.rule('-');
+        self.title(text, '-');
     }
 
-    /// Underlines what was written last.
-    fn rule(&mut self, with: char) {
-        let width = self.lines.last().map_or(0, |line| line.width()).min(COLUMNS);
-        self.lines.push(String::from(with).repeat(width));
+    /// Underlined as far as its longest line goes.
+    fn title(&mut self, text: &str, rule: char) {
+        let start = self.lines.len();
+        self.wrap(text, "", "");
+        let width = self.lines[start..].iter().map(|line| line.width()).max().unwrap_or_default();
+        self.lines.push(String::from(rule).repeat(width.min(COLUMNS)));
         self.blank();
     }
 

@@ -89,7 +89,7 @@ fn zone_label(at: Timestamp, zone: &TimeZone, name: ZoneName) -> String {
     // Zones without an established abbreviation have digits for one ("-03"), which the offset says.
     let lettered = abbreviation.bytes().all(|byte| byte.is_ascii_alphabetic());
     match named.or(lettered.then_some(abbreviation)) {
-        Some(named) => format!(" ({named}, {offset})"),
+        Some(named) => format!(" ({named},\u{a0}{offset})"),
         None => format!(" ({offset})"),
     }
 }

@@ -29,7 +29,7 @@ pub(super) static TEXTS: Texts = Texts {
         local_time: "Ihre Ortszeit",
         utc: "UTC",
         estimate: "Voraussichtliche Dauer",
-        window: "Zeitfenster",
+        window: "Länge des Zeitfensters",
         environment: "Umgebung",
         program: "Programm",
         reference: "Referenz",
@@ -52,7 +52,7 @@ pub(super) static TEXTS: Texts = Texts {
             question: "Welche Kunden werden umgestellt?",
             answer: "Umgestellt werden die Umgebungen aller betroffenen Kunden.",
         },
-        scope: "Dazu gehören:",
+        scope: "Betroffene Produkte:",
         downtime: Answered {
             question: "Mit welcher Ausfallzeit ist zu rechnen?",
             answer: |duration| {
@@ -127,7 +127,7 @@ pub(super) static TEXTS: Texts = Texts {
     stages: "Zeitplan des gesamten Programms:",
     stage: |environments, since, period| match period {
         Some(period) => {
-            format!("{environments}: {since}, angekündigt mindestens {period} im Voraus")
+            format!("{environments}: {since}, Ankündigung mindestens {period} im Voraus")
         }
         None => format!("{environments}: {since}"),
     },
@@ -165,7 +165,7 @@ const WEEKDAYS: [&str; 7] =
     ["Montag", "Dienstag", "Mittwoch", "Donnerstag", "Freitag", "Samstag", "Sonntag"];
 
 fn day(date: Date) -> String {
-    format!("{}. {} {}", date.day(), month(date, &MONTHS), date.year())
+    format!("{}.\u{a0}{} {}", date.day(), month(date, &MONTHS), date.year())
 }
 
 fn long_day(date: Date) -> String {

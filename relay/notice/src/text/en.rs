@@ -29,7 +29,7 @@ pub(super) static TEXTS: Texts = Texts {
         local_time: "Your time",
         utc: "UTC",
         estimate: "Estimated duration",
-        window: "Time window",
+        window: "Length of window",
         environment: "Environment",
         program: "Programme",
         reference: "Reference",
@@ -52,7 +52,7 @@ pub(super) static TEXTS: Texts = Texts {
             question: "Which customers are upgraded?",
             answer: "The environments of all affected customers are upgraded.",
         },
-        scope: "This covers:",
+        scope: "Products covered:",
         downtime: Answered {
             question: "How long is the downtime?",
             answer: |duration| {
@@ -117,12 +117,12 @@ pub(super) static TEXTS: Texts = Texts {
         format!("The clocks change during this window; it lasts {length} all the same.")
     },
     announced_ahead: |environments, period| {
-        format!("Upgrades of {environments} are announced at least {period} ahead.")
+        format!("Upgrades of {environments} are announced at least {period} in advance.")
     },
     announced_on: |day| format!("This upgrade was announced on {day}."),
     stages: "Timetable of the whole programme:",
     stage: |environments, since, period| match period {
-        Some(period) => format!("{environments}: {since}, announced at least {period} ahead"),
+        Some(period) => format!("{environments}: {since}, announced at least {period} in advance"),
         None => format!("{environments}: {since}"),
     },
     no_sending: Counted {
@@ -156,7 +156,7 @@ const WEEKDAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 fn day(date: Date) -> String {
-    format!("{} {} {}", date.day(), month(date, &MONTHS), date.year())
+    format!("{}\u{a0}{} {}", date.day(), month(date, &MONTHS), date.year())
 }
 
 fn long_day(date: Date) -> String {

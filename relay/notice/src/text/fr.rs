@@ -29,7 +29,7 @@ pub(super) static TEXTS: Texts = Texts {
         local_time: "Heure locale",
         utc: "UTC",
         estimate: "Durée estimée",
-        window: "Créneau",
+        window: "Durée du créneau",
         environment: "Environnement",
         program: "Programme",
         reference: "Référence",
@@ -38,7 +38,7 @@ pub(super) static TEXTS: Texts = Texts {
     headings: Headings {
         when: "Quand",
         what: "Ce qui change, et pourquoi",
-        affected: "Êtes-vous concerné\u{a0}?",
+        affected: "Votre entreprise est-elle concernée\u{a0}?",
         effect: "À quoi vous attendre",
         questions: "Questions et réponses",
     },
@@ -52,7 +52,7 @@ pub(super) static TEXTS: Texts = Texts {
             question: "Quels clients sont concernés\u{a0}?",
             answer: "Les environnements de tous les clients concernés sont mis à niveau.",
         },
-        scope: "Il s’agit de\u{a0}:",
+        scope: "Produits concernés\u{a0}:",
         downtime: Answered {
             question: "Quelle interruption faut-il prévoir\u{a0}?",
             answer: |duration| {
@@ -131,7 +131,7 @@ pub(super) static TEXTS: Texts = Texts {
     stages: "Calendrier de l’ensemble du programme\u{a0}:",
     stage: |environments, since, period| match period {
         Some(period) => {
-            format!("{environments}\u{a0}: {since}, annonce au moins {period} à l’avance")
+            format!("{environments}\u{a0}: {since}, préavis d’au moins {period}")
         }
         None => format!("{environments}\u{a0}: {since}"),
     },
@@ -173,7 +173,7 @@ const WEEKDAYS: [&str; 7] =
 /// Only the first of a month is an ordinal.
 fn day(date: Date) -> String {
     let ordinal = if date.day() == 1 { "er" } else { "" };
-    format!("{}{ordinal} {} {}", date.day(), month(date, &MONTHS), date.year())
+    format!("{}{ordinal}\u{a0}{} {}", date.day(), month(date, &MONTHS), date.year())
 }
 
 fn long_day(date: Date) -> String {

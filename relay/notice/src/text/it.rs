@@ -29,7 +29,7 @@ pub(super) static TEXTS: Texts = Texts {
         local_time: "Ora locale",
         utc: "UTC",
         estimate: "Durata stimata",
-        window: "Finestra",
+        window: "Durata della finestra",
         environment: "Ambiente",
         program: "Programma",
         reference: "Riferimento",
@@ -52,7 +52,7 @@ pub(super) static TEXTS: Texts = Texts {
             question: "Quali clienti sono interessati?",
             answer: "Vengono aggiornati gli ambienti di tutti i clienti interessati.",
         },
-        scope: "Si tratta di:",
+        scope: "Prodotti interessati:",
         downtime: Answered {
             question: "Quanto durerà l’interruzione?",
             answer: |duration| {
@@ -95,8 +95,8 @@ pub(super) static TEXTS: Texts = Texts {
     lead: |lead| {
         format!(
             "nella giornata di {} aggiorneremo il servizio che invia le e-mail {}. Durante la \
-             finestra indicata di seguito non sarà possibile inviare e-mail. Da parte vostra non è \
-             richiesto alcun intervento.",
+             finestra di manutenzione indicata di seguito non sarà possibile inviare e-mail. Da \
+             parte vostra non è richiesto alcun intervento.",
             long_day(lead.date),
             lead.yours
         )
@@ -124,7 +124,7 @@ pub(super) static TEXTS: Texts = Texts {
     },
     announced_ahead: |environments, period| {
         format!(
-            "Gli aggiornamenti riguardanti {environments} vengono annunciati con almeno {period} \
+            "Gli aggiornamenti di {environments} vengono annunciati con almeno {period} \
              di anticipo."
         )
     },
@@ -170,7 +170,7 @@ const WEEKDAYS: [&str; 7] =
 /// Only the first of a month is an ordinal.
 fn day(date: Date) -> String {
     let ordinal = if date.day() == 1 { "º" } else { "" };
-    format!("{}{ordinal} {} {}", date.day(), month(date, &MONTHS), date.year())
+    format!("{}{ordinal}\u{a0}{} {}", date.day(), month(date, &MONTHS), date.year())
 }
 
 fn long_day(date: Date) -> String {

@@ -29,7 +29,7 @@ pub(super) static TEXTS: Texts = Texts {
         local_time: "Horário local",
         utc: "UTC",
         estimate: "Duração estimada",
-        window: "Janela",
+        window: "Duração da janela",
         environment: "Ambiente",
         program: "Programa",
         reference: "Referência",
@@ -52,7 +52,7 @@ pub(super) static TEXTS: Texts = Texts {
             question: "Quais clientes são afetados?",
             answer: "Os ambientes de todos os clientes afetados são atualizados.",
         },
-        scope: "São eles:",
+        scope: "Produtos incluídos:",
         downtime: Answered {
             question: "Qual é o tempo de interrupção previsto?",
             answer: |duration| {
@@ -91,8 +91,9 @@ pub(super) static TEXTS: Texts = Texts {
     },
     lead: |lead| {
         format!(
-            "Em {}, {}, vamos atualizar o serviço que envia os e-mails {}. Durante a janela \
-             indicada abaixo, não será possível enviar e-mails. Você não precisa fazer nada.",
+            "Em {}, {}, vamos atualizar o serviço que envia os e-mails {}. Durante a janela de \
+             manutenção indicada abaixo, não será possível enviar e-mails. Você não precisa fazer \
+             nada.",
             day(lead.date),
             weekday(lead.date, &WEEKDAYS),
             lead.yours
@@ -174,7 +175,7 @@ const WEEKDAYS: [&str; 7] = [
 /// Only the first of a month is an ordinal.
 fn day(date: Date) -> String {
     let ordinal = if date.day() == 1 { "º" } else { "" };
-    format!("{}{ordinal} de {} de {}", date.day(), month(date, &MONTHS), date.year())
+    format!("{}{ordinal}\u{a0}de\u{a0}{} de {}", date.day(), month(date, &MONTHS), date.year())
 }
 
 fn long_day(date: Date) -> String {

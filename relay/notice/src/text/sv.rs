@@ -29,7 +29,7 @@ pub(super) static TEXTS: Texts = Texts {
         local_time: "Lokal tid",
         utc: "UTC",
         estimate: "Beräknad tid",
-        window: "Tidsfönster",
+        window: "Tidsfönstrets längd",
         environment: "Miljö",
         program: "Program",
         reference: "Referens",
@@ -52,7 +52,7 @@ pub(super) static TEXTS: Texts = Texts {
             question: "Vilka kunder berörs?",
             answer: "Miljöerna hos alla berörda kunder uppgraderas.",
         },
-        scope: "Det gäller:",
+        scope: "Produkter som omfattas:",
         downtime: Answered {
             question: "Hur långt blir avbrottet?",
             answer: |duration| {
@@ -157,7 +157,7 @@ const MONTHS: [&str; 12] = [
 const WEEKDAYS: [&str; 7] = ["måndag", "tisdag", "onsdag", "torsdag", "fredag", "lördag", "söndag"];
 
 fn day(date: Date) -> String {
-    format!("{} {} {}", date.day(), month(date, &MONTHS), date.year())
+    format!("{}\u{a0}{} {}", date.day(), month(date, &MONTHS), date.year())
 }
 
 fn long_day(date: Date) -> String {

@@ -5,10 +5,10 @@
 use jiff::{SignedDuration, Timestamp};
 use wavegate_notice::{Contact, Destination, Draft, Instance, Notice, Program, Scope, Stage, Wave};
 
-pub const MESSAGE_ID: &str = "prod-01.1@example.net";
+pub(crate) const MESSAGE_ID: &str = "prod-01.1@example.net";
 
 /// Each language with a zone where it is spoken.
-pub const READERS: [(&str, &str); 6] = [
+pub(crate) const READERS: [(&str, &str); 6] = [
     ("en", "Europe/London"),
     ("fr", "Europe/Paris"),
     ("de", "Europe/Berlin"),
@@ -17,15 +17,15 @@ pub const READERS: [(&str, &str); 6] = [
     ("sv", "Europe/Stockholm"),
 ];
 
-pub fn at(time: &str) -> Timestamp {
+pub(crate) fn at(time: &str) -> Timestamp {
     time.parse().unwrap()
 }
 
-pub fn days(count: i64) -> SignedDuration {
+pub(crate) fn days(count: i64) -> SignedDuration {
     SignedDuration::from_hours(24 * count)
 }
 
-pub fn instance(name: &str, product: &str, hosting: &str) -> Instance {
+pub(crate) fn instance(name: &str, product: &str, hosting: &str) -> Instance {
     Instance { name: name.into(), product: product.into(), hosting: hosting.into() }
 }
 
@@ -38,7 +38,7 @@ fn scope(product: &str, hosting: &str) -> Scope {
 }
 
 /// All that a draft can have.
-pub fn full(language: &str, time_zone: &str) -> Draft {
+pub(crate) fn full(language: &str, time_zone: &str) -> Draft {
     Draft {
         program: Program {
             name: "Sending infrastructure upgrade".into(),
@@ -82,7 +82,7 @@ pub fn full(language: &str, time_zone: &str) -> Draft {
 }
 
 /// No more than a draft must have.
-pub fn least(language: &str) -> Draft {
+pub(crate) fn least(language: &str) -> Draft {
     Draft {
         program: Program {
             name: String::new(),
@@ -115,12 +115,12 @@ pub fn least(language: &str) -> Draft {
     }
 }
 
-pub fn notice(draft: &Draft) -> Notice {
+pub(crate) fn notice(draft: &Draft) -> Notice {
     Notice::new(draft).unwrap()
 }
 
 /// The first line of the text whose label or words begin so, unwrapped to the next blank line.
-pub fn paragraph(text: &str, start: &str) -> String {
+pub(crate) fn paragraph(text: &str, start: &str) -> String {
     let lines = text.lines().skip_while(|line| !line.starts_with(start));
     let lines: Vec<&str> = lines.take_while(|line| !line.is_empty()).map(str::trim).collect();
     assert!(!lines.is_empty(), "no line begins with {start:?} in:\n{text}");
@@ -128,7 +128,7 @@ pub fn paragraph(text: &str, start: &str) -> String {
 }
 
 /// The value of a row in the table of the window.
-pub fn row(draft: &Draft, place: usize) -> String {
+pub(crate) fn row(draft: &Draft, place: usize) -> String {
     let json: serde_json::Value = serde_json::from_str(&notice(draft).render_json()).unwrap();
     let value = &json["letter"]["sections"][0]["parts"][place]["value"];
     value.as_str().unwrap().replace('\u{a0}', " ")
