@@ -23,7 +23,7 @@ const STYLE: &str = "\
 :root{color-scheme:light dark;supported-color-schemes:light dark}
 body{margin:0;padding:0;-webkit-text-size-adjust:100%}
 a{color:#0b5cad}
-@media (max-width:480px){.pad{padding-left:20px!important;padding-right:20px!important}\
+@media (max-width:560px){.pad{padding-left:20px!important;padding-right:20px!important}\
 .label,.value{display:block!important;width:auto!important}.label{padding-bottom:0!important}\
 .value{padding-top:0!important;padding-left:16px!important}}
 @media (prefers-color-scheme:dark){.page{background:#14181d!important}\
