@@ -283,7 +283,9 @@ fn ask(
 ) -> Answer {
     let recipients: Vec<&str> =
         parcel.recipients.iter().map(|rcpt| rcpt.recipient.as_str()).collect();
-    let headers = if attributes::wants_headers(generation.policies.needs()) {
+    let plan = relay.waves.current();
+    let needs = generation.policies.needs();
+    let headers = if attributes::wants_headers(needs, &plan.plan) {
         parcel.header_block()
     } else {
         Vec::new()
@@ -301,7 +303,6 @@ fn ask(
         attempts: 0,
         headers: &headers,
     };
-    let plan = relay.waves.current();
     gate::ask(relay, generation, &plan, &subject, now, None)
 }
 
