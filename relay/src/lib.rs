@@ -26,6 +26,7 @@ pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
+pub mod answer;
 pub mod scheduler;
 pub mod queue;
 pub mod relay;
