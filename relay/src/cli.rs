@@ -8,6 +8,7 @@ mod demo;
 mod explain;
 mod message;
 mod output;
+mod plan;
 mod queue;
 mod spool;
 
@@ -83,6 +84,9 @@ enum Command {
     /// Look at a configuration without running it.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Check, estimate and announce the plan of the migration.
+    #[command(subcommand)]
+    Plan(plan::PlanCommand),
     /// Say what would happen to a message, and who decides it.
     Explain(ExplainArgs),
     /// Look at the messages that wait in a running relay, and change what becomes of them.
@@ -181,6 +185,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
     match command {
         Command::Run { config } => run(config),
         Command::Config(ConfigCommand::Check { config, json }) => check::check(config, *json, out),
+        Command::Plan(command) => plan::plan(command, out),
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
         Command::Queue(command) => queue::queue(command, out),
@@ -296,6 +301,12 @@ mod tests {
             "wavegate explain --config a --client 1.2.3.4 --from a@ --to c@d.example",
             "wavegate explain --config a --client 1.2.3.4 --from a@b.example --to <>",
             "wavegate explain --config a --client ::1 --from <> --to c@d.example --at noon",
+            "wavegate plan",
+            "wavegate plan check",
+            "wavegate plan check --config a --plan b",
+            "wavegate plan check --plan b --at noon",
+            "wavegate plan announce --plan b",
+            "wavegate plan announce --plan b --late w",
             "wavegate demo --duration 5",
             "wavegate demo --rate 0",
             "wavegate queue list",

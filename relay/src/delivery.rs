@@ -234,7 +234,9 @@ impl Delivery {
             &*self.envelope;
         let text = |&index: &u32| recipients[index as usize].recipient.as_str();
         let recipients: Vec<&str> = pending.iter().map(text).collect();
-        let headers = if attributes::wants_headers(self.generation.policies.needs()) {
+        let plan = self.relay.waves.current();
+        let needs = self.generation.policies.needs();
+        let headers = if attributes::wants_headers(needs, &plan.plan) {
             self.message.header_block()
         } else {
             Vec::new()
@@ -252,7 +254,6 @@ impl Delivery {
             attempts: self.progress.attempts,
             headers: &headers,
         };
-        let plan = self.relay.waves.current();
         gate::ask(&self.relay, &self.generation, &plan, &subject, self.now, None)
     }
 

@@ -50,7 +50,7 @@ pub struct Subject<'a> {
     pub on_behalf: Option<&'a str>,
     /// Attempts made so far.
     pub attempts: u32,
-    /// The header block; empty where no policy asked for a header.
+    /// The header block; may be empty where neither a policy nor the plan asks for a header.
     pub headers: &'a [u8],
 }
 
@@ -89,10 +89,12 @@ pub fn ask(
     now: Timestamp,
     notes: Option<&mut Vec<Note>>,
 ) -> Answer {
+    let mut fields = plan.plan.wants_headers().then(|| attributes::parse(subject.headers));
     let origin = Origin {
         client: subject.client,
         sender_domain: (!subject.sender_domain.is_empty()).then_some(subject.sender_domain),
         listener: subject.listener,
+        headers: fields.as_deref().unwrap_or_default(),
     };
     let index = match subject.on_behalf {
         Some(name) => plan.index_of(name),
@@ -107,7 +109,7 @@ pub fn ask(
         before: plan.plan.before(index).or(migration.map(|m| &*m.before)).unwrap_or(""),
         after: plan.plan.after(index).or(migration.map(|m| &*m.after)).unwrap_or(""),
     });
-    let attributes = attributes::collect(generation.policies.needs(), subject);
+    let attributes = attributes::collect(generation.policies.needs(), subject, &mut fields);
     let transaction = Transaction {
         id: subject.id,
         now,

@@ -308,7 +308,8 @@ fn ask(
 ) -> Answer {
     let recipients: Vec<&str> =
         parcel.recipients.iter().map(|rcpt| rcpt.recipient.as_str()).collect();
-    let headers = if attributes::wants_headers(generation.policies.needs()) {
+    let needs = generation.policies.needs();
+    let headers = if attributes::wants_headers(needs, &plan.plan) {
         parcel.header_block()
     } else {
         Vec::new()

@@ -3,14 +3,21 @@
 //! Pure data and pure functions of it. Reading the file is `config::plan`'s business; the state
 //! of a wave that is running is `waves`'.
 
+mod announcement;
 mod attribution;
+mod digest;
+mod environment;
 
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
 use self::attribution::Attribution;
-pub use self::attribution::{Conflict, conflicts};
+pub use self::{
+    announcement::{Announcement, Difference},
+    attribution::{Conflict, conflicts},
+    environment::{Destination, Duration, Environment, Program},
+};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +43,22 @@ impl fmt::Display for Timestamp {
             None => write!(f, "{} ms after 1970", self.0),
         }
     }
+}
+
+/// A length of time in words, to its two largest units: `1h 15min`, `30d`, `45s`.
+pub fn in_words(ms: u64) -> String {
+    const UNITS: [(&str, u64); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)];
+    let first = UNITS.iter().position(|(_, unit)| ms >= *unit).unwrap_or(UNITS.len() - 2);
+    let mut left = ms;
+    let mut words = Vec::new();
+    for (name, unit) in UNITS.iter().skip(first).take(2) {
+        if left >= *unit || words.is_empty() {
+            words.push(format!("{}{name}", left / unit));
+        }
+        left %= unit;
+    }
+    words.join(" ")
 }
 
 /// The phase of an instance.
@@ -117,17 +140,39 @@ pub struct Matcher {
     pub senders: Vec<String>,
     /// Names of the listeners that it uses; empty: any.
     pub listeners: Vec<String>,
+    /// Header fields, each with its value: the name in lower case, none twice, sorted. All must
+    /// be there. Of several fields of one name the first counts.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Somebody who is told of an instance's windows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// How the person is addressed, where that is known.
+    pub name: Option<String>,
+    /// Mail address.
+    pub email: String,
+    /// Language tag (BCP 47), such as `fr`.
+    pub language: String,
+    /// IANA name of the time zone, such as `Europe/Paris`.
+    pub time_zone: String,
 }
 
 /// One sending platform instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Instance {
     /// Unique in the plan.
     pub name: String,
+    /// Whose it is: what groups staging and production of one customer.
+    pub customer: String,
     /// Product, such as `campaign-classic`.
     pub product: String,
     /// Environment, such as `production`.
     pub environment: String,
+    /// How it is hosted, in a word of the provider's such as `managed`.
+    pub hosting: Option<String>,
+    /// Who is told of its windows.
+    pub contacts: Vec<Contact>,
     /// How its mail is recognised.
     pub matcher: Matcher,
     /// Upstream before the window, where it differs from `[migration]`.
@@ -137,7 +182,7 @@ pub struct Instance {
 }
 
 /// The time in which none of an instance's mail may leave: `[opens, closes)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// The wave's id.
     pub wave: String,
@@ -147,40 +192,120 @@ pub struct Window {
     pub closes: Timestamp,
 }
 
+impl Window {
+    /// How long it is.
+    pub fn length_ms(&self) -> u64 {
+        self.closes.0.saturating_sub(self.opens.0)
+    }
+
+    /// Whether it is over, as the plan has it.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.closes <= now
+    }
+}
+
+/// What ends a wave's window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    /// Its time.
+    #[default]
+    AtClose,
+    /// An operator who completes it; it stays frozen until then.
+    OnComplete,
+}
+
+/// What becomes of a wave whose targets cannot be reached when it is to be released.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProbeFailure {
+    /// Its window is extended.
+    #[default]
+    Extend,
+    /// It is rolled back: its mail goes to `before`.
+    RollBack,
+}
+
 /// A group of instances upgraded together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wave {
     /// Its window; `window.wave` is the wave's id.
     pub window: Window,
     /// Environment of its instances.
     pub environment: String,
-    /// Indexes into `Plan::instances`.
+    /// Indexes into `Plan::instances`, ascending.
     pub instances: Vec<usize>,
     /// Upstream before the window for its instances, where it differs.
     pub before: Option<String>,
     /// Upstream after the window for its instances, where it differs.
     pub after: Option<String>,
+    /// What ends its window.
+    pub release: Release,
+    /// What becomes of it when its probes fail.
+    pub probe_failure: ProbeFailure,
+    /// When it was announced, if it was.
+    pub announced: Option<Timestamp>,
+}
+
+/// What a plan is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// How long before `opens` freezing begins, in milliseconds.
+    pub freeze_lead_ms: u64,
+    /// What notices say of the whole migration.
+    pub program: Option<Program>,
+    /// Environments with bounds.
+    pub environments: Vec<Environment>,
+    /// All instances.
+    pub instances: Vec<Instance>,
+    /// All waves.
+    pub waves: Vec<Wave>,
+    /// What was announced: the lock.
+    pub announced: Vec<Announcement>,
 }
 
 /// The whole plan, checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// How long before `opens` freezing begins, in milliseconds.
     pub freeze_lead_ms: u64,
+    /// What notices say of the whole migration.
+    pub program: Option<Program>,
+    /// Environments with bounds.
+    pub environments: Vec<Environment>,
     /// All instances.
     pub instances: Vec<Instance>,
     /// All waves, by time.
     pub waves: Vec<Wave>,
-    /// For each instance the index of its wave, if it is in one.
+    /// For each instance the index of its wave, if it is in one: of several the latest, since
+    /// the others are over.
     pub wave_of: Vec<Option<usize>>,
+    /// What was announced: the lock.
+    pub announced: Vec<Announcement>,
+    digest: String,
     attribution: Attribution,
 }
 
+impl Default for Plan {
+    fn default() -> Self {
+        Self::assemble(Parts::default())
+    }
+}
+
 impl Plan {
-    /// A plan of checked parts: each instance in at most one wave, none in conflict. The waves
-    /// are put in the order of their windows.
-    pub fn new(freeze_lead_ms: u64, instances: Vec<Instance>, mut waves: Vec<Wave>) -> Self {
-        waves.sort_by_key(|wave| (wave.window.opens, wave.window.closes));
+    /// A plan of instances and waves alone.
+    pub fn new(freeze_lead_ms: u64, instances: Vec<Instance>, waves: Vec<Wave>) -> Self {
+        Self::assemble(Parts { freeze_lead_ms, instances, waves, ..Parts::default() })
+    }
+
+    /// A plan of checked parts: each instance in at most one wave that is not over, none in
+    /// conflict. The waves are put in the order of their windows.
+    pub fn assemble(parts: Parts) -> Self {
+        let digest = digest::of(&parts);
+        let Parts { freeze_lead_ms, program, environments, instances, mut waves, announced } =
+            parts;
+        waves.sort_by(|a, b| {
+            let key = |wave: &Wave| (wave.window.opens, wave.window.closes);
+            key(a).cmp(&key(b)).then_with(|| a.window.wave.cmp(&b.window.wave))
+        });
         let mut wave_of = vec![None; instances.len()];
         for (index, wave) in waves.iter().enumerate() {
             for instance in &wave.instances {
@@ -189,7 +314,40 @@ impl Plan {
         }
         let matchers: Vec<&Matcher> = instances.iter().map(|one| &one.matcher).collect();
         let attribution = Attribution::new(&matchers, &wave_of);
-        Self { freeze_lead_ms, instances, waves, wave_of, attribution }
+        Self {
+            freeze_lead_ms,
+            program,
+            environments,
+            instances,
+            waves,
+            wave_of,
+            announced,
+            digest,
+            attribution,
+        }
+    }
+
+    /// What tells this plan with its lock from others: 16 hexadecimal digits, the same on every
+    /// host that understands the same of the files.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Whether any instance is recognised by a header field, so that the header block is
+    /// looked at.
+    pub fn wants_headers(&self) -> bool {
+        self.attribution.wants_headers()
+    }
+
+    /// The environment of this name, if the plan bounds it.
+    pub fn environment(&self, name: &str) -> Option<&Environment> {
+        self.environments.iter().find(|one| one.name == name)
+    }
+
+    /// The estimated duration of a wave, where its environment has a model of it.
+    pub fn estimate_ms(&self, wave: &Wave) -> Option<u64> {
+        let duration = self.environment(&wave.environment)?.duration?;
+        Some(duration.estimate_ms(wave.instances.len()))
     }
 
     /// The instance that a message belongs to: the one whose criteria are all met, of several
@@ -243,4 +401,6 @@ pub struct Origin<'a> {
     pub sender_domain: Option<&'a str>,
     /// Name of the listener.
     pub listener: &'a str,
+    /// Header fields, decoded; may be empty where no instance is recognised by one.
+    pub headers: &'a [(String, String)],
 }

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
-    config::{self, Config, Diagnostic, Diagnostics},
+    config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     control,
     generation::{self, Surroundings},
     learned,
@@ -164,7 +164,8 @@ impl Running {
     }
 
     fn launch(path: &Path, world: World, signals: bool) -> Result<Self, StartError> {
-        let config = config::read(path)?;
+        let now = world.clock.now();
+        let config = config::read_at(path, When { now, checks: Checks::Relay })?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;

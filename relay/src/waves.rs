@@ -316,15 +316,13 @@ mod tests {
             product: "p".into(),
             environment: "e".into(),
             matcher: Matcher { senders: vec!["a.example".into()], ..Matcher::default() },
-            before: None,
-            after: None,
+            ..Instance::default()
         };
         let wave = Wave {
             window: Window { wave: "w".into(), opens: Timestamp(opens), closes: Timestamp(closes) },
             environment: "e".into(),
             instances: vec![0],
-            before: None,
-            after: None,
+            ..Wave::default()
         };
         Arc::new(Plan::new(10, vec![instance], vec![wave]))
     }

@@ -19,7 +19,7 @@ use wavegate::{
         AttemptOutcome, ConcurrencyLimit, FreezeDecision, InstanceView, Lesson, LimitSet,
         RateLimit, RouteDecision, Transaction,
     },
-    plan::{Instance, Matcher, Phase, Timestamp, Window},
+    plan::{Instance, Phase, Timestamp, Window},
     policy::{
         AuditMode, Condemnation, FailureKind, Hook, HostOptions, PolicyError, PolicyHost,
         PolicyProblem, PolicySet, WorkerPolicies,
@@ -174,9 +174,7 @@ fn a_guest_gets_the_whole_transaction_and_only_the_attributes_it_asked_for() {
         name: "acme-prod-1".to_owned(),
         product: "campaign".to_owned(),
         environment: "production".to_owned(),
-        matcher: Matcher::default(),
-        before: None,
-        after: None,
+        ..Instance::default()
     };
     let window = Window { wave: "prod-01".to_owned(), opens: Timestamp(11), closes: Timestamp(22) };
     let attribute = |name: &str, value: &str| (name.to_owned(), value.to_owned());

@@ -5,29 +5,25 @@
 
 mod check;
 mod diagnostic;
+mod lock;
+mod open;
 mod plan;
 mod policy;
 mod reader;
 mod relay;
 mod values;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
+pub(crate) use self::values::line as one_line;
 pub use self::{
     check::{Hooks, check_hooks, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
+    lock::{LockGuard, check_kept, lock_of},
+    open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
     policy::BUILTIN_POLICIES,
-};
-use self::{
-    diagnostic::{Place, Report},
-    reader::{Document, Section},
 };
 
 use crate::plan::Plan;
@@ -55,90 +51,13 @@ pub struct Config {
     pub admin: Option<AdminConfig>,
     /// The plan; empty without one.
     pub plan: Arc<Plan>,
-    /// Every file that this was read from, absolute: what to watch.
+    /// The file of the plan, absolute, if there is one; `lock_of` it is the lock.
+    pub plan_file: Option<PathBuf>,
+    /// Every file that this was read from, absolute: what to watch. The plan's lock too, whether
+    /// or not it is there yet.
     pub files: Vec<PathBuf>,
     /// What was found that is not an error.
     pub warnings: Vec<Diagnostic>,
-}
-
-/// The largest relay configuration.
-const CONFIG_MAX: u64 = 1 << 20;
-/// The largest plan: some ten thousand instances.
-const PLAN_MAX: u64 = 16 << 20;
-
-/// Reads a configuration and the plan that it names. All that is wrong is reported at once.
-pub fn read(path: &Path) -> Result<Config, Diagnostics> {
-    let report = Report::default();
-    let shown = path.display().to_string();
-    let config = read_relay(path, &shown, &report);
-    let warnings = report.finish(&shown)?;
-    let mut config = config.expect("what cannot be read is reported as an error");
-    config.warnings = warnings;
-    Ok(config)
-}
-
-fn read_relay(path: &Path, shown: &str, report: &Report) -> Option<Config> {
-    let whole = Place::of_file(shown);
-    let text = reader::read_text(path, CONFIG_MAX, &whole, report)?;
-    let absolute = match std::path::absolute(path) {
-        Ok(absolute) => absolute,
-        Err(error) => {
-            report.error(&whole, format!("has no absolute path: {error}; give one"));
-            return None;
-        }
-    };
-    let base = absolute.parent().unwrap_or(Path::new("/"));
-    let document = Document::new(shown, &text, report);
-    let table = document.parse()?;
-    let draft = relay::read(Section::root(&document, &table), base);
-    check::check(&draft, report);
-    let known = plan::Known {
-        upstreams: draft.upstreams.iter().map(|(one, _)| one.name.clone()).collect(),
-        listeners: draft.listeners.iter().map(|(one, _)| one.name.clone()).collect(),
-        migration: draft.migration.is_some(),
-    };
-    let mut plan = Plan::default();
-    if let Some(named) = &draft.plan {
-        let beside = path.parent().unwrap_or(Path::new(""));
-        let shown = match named.value.strip_prefix(base) {
-            Ok(relative) => beside.join(relative),
-            Err(_) => named.value.clone(),
-        };
-        let shown = shown.display().to_string();
-        let text = reader::read_text(&named.value, PLAN_MAX, &named.place, report)?;
-        let document = Document::new(&shown, &text, report);
-        let table = document.parse()?;
-        plan = plan::read(Section::root(&document, &table), &known);
-        if !plan.instances.is_empty() && draft.policies.is_empty() {
-            report.error(
-                &named.place,
-                "a plan needs a freeze policy; add `[[policy]] plugin = \"builtin:freeze\"`",
-            );
-        }
-    }
-    let files = std::iter::once(absolute.clone()).chain(draft.plan.map(|plan| plan.value));
-    let plugins = draft.policies.iter().filter_map(|(policy, _)| match &policy.plugin {
-        PluginSource::File(path) => Some(path.clone()),
-        PluginSource::Builtin(_) => None,
-    });
-    let mut upstreams: Vec<_> = draft.upstreams.into_iter().map(|(upstream, _)| upstream).collect();
-    if let [only] = &mut upstreams[..] {
-        only.default = true;
-    }
-    Some(Config {
-        files: files.chain(plugins).collect(),
-        relay: draft.relay,
-        limits: draft.limits,
-        spool: draft.spool,
-        listeners: draft.listeners.into_iter().map(|(listener, _)| listener).collect(),
-        upstreams,
-        migration: draft.migration.and_then(|migration| migration.config()),
-        policies: draft.policies.into_iter().map(|(policy, _)| policy).collect(),
-        tables: draft.tables.into_iter().map(|(table, _)| table).collect(),
-        admin: draft.admin.map(|(admin, _)| admin),
-        plan: Arc::new(plan),
-        warnings: Vec::new(),
-    })
 }
 
 /// `[relay]`.

@@ -14,6 +14,8 @@ use crate::plan::Timestamp;
 
 /// Longest name of an instance, wave, upstream and so on: they become metric labels.
 const NAME_MAX: usize = 64;
+/// Longest text for people, such as a reason.
+const LINE_MAX: usize = 500;
 /// Longest domain (RFC 5321 4.5.3.1.2).
 const DOMAIN_MAX: usize = 255;
 /// Longest part of a domain between dots (RFC 1035 2.3.4).
@@ -272,6 +274,29 @@ pub(super) fn time(text: &str) -> Result<Timestamp, String> {
         Err(_) if text.parse::<jiff::civil::DateTime>().is_ok() => bad("has no offset"),
         Err(_) => bad("is not a time"),
     }
+}
+
+/// A date, which begins at midnight UTC, or a time with an offset.
+pub(super) fn date_or_time(text: &str) -> Result<Timestamp, String> {
+    match text.parse::<jiff::civil::Date>() {
+        Ok(_) if !text.contains(['T', 't', ' ']) => time(&format!("{text}T00:00:00Z")),
+        _ => time(text),
+    }
+}
+
+/// Text for people, on one line.
+pub(crate) fn line(text: &str) -> Result<String, String> {
+    let good = !text.trim().is_empty()
+        && text.trim() == text
+        && text.len() <= LINE_MAX
+        && !text.chars().any(char::is_control);
+    if good {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} cannot be shown; write 1 to {LINE_MAX} bytes on one line, without white space around",
+        quote(text)
+    ))
 }
 
 /// The one of `known` that `text` most likely meant.

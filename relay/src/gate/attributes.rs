@@ -1,8 +1,10 @@
-//! What policies asked to see of a message beside its core. Floor 3.
+//! What policies asked to see of a message beside its core, and the header fields that the plan
+//! knows instances by. Floor 3.
 
 use mail_parser::{HeaderValue, MessageParser};
 
 use super::Subject;
+use crate::plan::Plan;
 
 /// Longest value of one attribute; the rest is cut off. Policies decide by what is at the
 /// front, and the bound keeps a header bomb out of the guest's memory.
@@ -11,9 +13,13 @@ const VALUE: usize = 8 * 1024;
 const VALUES: usize = 256;
 
 /// Attributes by name, in the order in which they were asked for. Costs nothing where none is.
-pub(super) fn collect(needs: &[String], subject: &Subject<'_>) -> Vec<(String, String)> {
+/// `headers` are the message's fields, if they were parsed already.
+pub(super) fn collect(
+    needs: &[String],
+    subject: &Subject<'_>,
+    headers: &mut Option<Vec<(String, String)>>,
+) -> Vec<(String, String)> {
     let mut attributes = Vec::new();
-    let mut headers = None;
     for need in needs {
         match need.as_str() {
             "helo" => push(&mut attributes, need, subject.helo),
@@ -34,9 +40,9 @@ pub(super) fn collect(needs: &[String], subject: &Subject<'_>) -> Vec<(String, S
     attributes
 }
 
-/// Whether any of these attributes needs the header block.
-pub fn wants_headers(needs: &[String]) -> bool {
-    needs.iter().any(|need| need.starts_with("header:"))
+/// Whether any of these attributes, or the plan, needs the header block.
+pub fn wants_headers(needs: &[String], plan: &Plan) -> bool {
+    plan.wants_headers() || needs.iter().any(|need| need.starts_with("header:"))
 }
 
 fn push(attributes: &mut Vec<(String, String)>, name: &str, value: &str) {
@@ -50,7 +56,7 @@ fn cut(value: &str) -> &str {
 }
 
 /// Every header field as decoded text (RFC 2047).
-fn parse(block: &[u8]) -> Vec<(String, String)> {
+pub(super) fn parse(block: &[u8]) -> Vec<(String, String)> {
     let parser = MessageParser::new().default_header_text();
     let Some(message) = parser.parse_headers(block) else { return Vec::new() };
     message
@@ -84,6 +90,10 @@ mod tests {
         }
     }
 
+    fn all(needs: &[String], subject: &Subject<'_>) -> Vec<(String, String)> {
+        collect(needs, subject, &mut None)
+    }
+
     fn needs(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
@@ -93,7 +103,7 @@ mod tests {
         let block =
             b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nX-Tag: one\r\nx-tag: two\r\n three\r\n\r\n";
         let found =
-            collect(&needs(&["header:x-tag", "helo", "header:subject", "tls"]), &subject(block));
+            all(&needs(&["header:x-tag", "helo", "header:subject", "tls"]), &subject(block));
         let expected = [
             ("header:x-tag", "one"),
             ("header:x-tag", "two three"),
@@ -109,16 +119,16 @@ mod tests {
         let mut block = b"X-Long: ".to_vec();
         block.extend("ä".repeat(VALUE).bytes());
         block.extend(b"\r\n\r\n");
-        let found = collect(&needs(&["header:x-long"]), &subject(&block));
+        let found = all(&needs(&["header:x-long"]), &subject(&block));
         assert!(found[0].1.len() <= VALUE && found[0].1.len() > VALUE - 4);
         let many = "X-A: b\r\n".repeat(2 * VALUES);
-        assert_eq!(collect(&needs(&["header:x-a"]), &subject(many.as_bytes())).len(), VALUES);
+        assert_eq!(all(&needs(&["header:x-a"]), &subject(many.as_bytes())).len(), VALUES);
     }
 
     #[test]
     fn what_is_not_a_header_gives_nothing() {
         for block in [&b""[..], b"\r\n", b"\xff\xfe\x00", b"no colon here\r\n\r\n"] {
-            assert!(collect(&needs(&["header:subject"]), &subject(block)).is_empty());
+            assert!(all(&needs(&["header:subject"]), &subject(block)).is_empty());
         }
     }
 }

@@ -7,11 +7,13 @@
 //! 2. the sender: its very domain, then the longest suffix entry (no `senders`: last). An entry
 //!    without a dot in front is one domain, `.acme.example` all domains below `acme.example`
 //!    and not that itself;
-//! 3. `listeners` given before not given.
+//! 3. more `headers` before fewer (none: last);
+//! 4. `listeners` given before not given.
 //!
 //! Two instances that share one network (or both lack `clients`), one sender entry (or both lack
-//! `senders`) and one listener (or both lack `listeners`) would come out equal: `conflicts` finds
-//! them, and the configuration is refused.
+//! `senders`), one listener (or both lack `listeners`), and have as many headers, none with
+//! another value for the same name, would come out equal: `conflicts` finds them, and the
+//! configuration is refused.
 //!
 //! **Bounces** (`<>`) have no sender domain, so that `senders` cannot tell whose they are. The
 //! instances that have mail from the client's address are those with a network that holds it
@@ -19,9 +21,10 @@
 //! to wider networks. Where this is one instance, it owns the network alone and has its bounces.
 //! Otherwise the rule above holds among instances without `senders`.
 //!
-//! Cost: a hash lookup for each prefix length that the plan uses and each dot in the sender's
-//! domain; then the shorter of two lists, which is long only where as many instances share
-//! both a network and a sender's domain. No allocation.
+//! Cost: a hash lookup for each prefix length that the plan uses, each dot in the sender's
+//! domain, and each name of a header that the plan uses; then the shorter of two lists, which is
+//! long only where as many instances share both a network and a sender's domain and differ in
+//! their listeners. No allocation but for what headers meet.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -32,11 +35,36 @@ use ipnet::IpNet;
 
 use super::{Matcher, Origin};
 
+mod overlap;
+
+pub use overlap::{Conflict, conflicts};
+
 /// Longest domain that can match (RFC 5321 4.5.3.1.2).
 const DOMAIN_MAX: usize = 255;
 
 /// Ids of instances, ascending.
 type Ids = Vec<u32>;
+
+/// Instances at one place of the index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Members {
+    /// With `headers` too.
+    with_headers: Ids,
+    /// Without.
+    plain: Ids,
+}
+
+impl Members {
+    fn push(&mut self, matcher: &Matcher, id: u32) {
+        match matcher.headers.is_empty() {
+            true => push(&mut self.plain, id),
+            false => push(&mut self.with_headers, id),
+        }
+    }
+}
+
+/// Instances whose `headers` a message meets, with how many those are: the most first.
+type Met = Vec<(usize, u32)>;
 
 /// The index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,15 +79,19 @@ pub(super) struct Attribution {
     /// Longest entry of `senders` with a dot in front.
     suffix_max: usize,
     /// Instances with neither `clients` nor `senders`.
-    only_listener: Ids,
+    anywhere: Members,
+    /// Instances by header, for each name in lower case.
+    headers: BTreeMap<String, HashMap<String, Ids>>,
+    /// How many headers an instance has.
+    header_counts: HashMap<u32, usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Network {
     /// Instances with `senders` too.
-    with_sender: Ids,
+    with_sender: Members,
     /// Instances without.
-    any_sender: Ids,
+    any_sender: Members,
     /// Who can have mail from here, for each listener that is named and for no listener.
     claims: Vec<(Option<String>, Claim)>,
     /// One instance of each wave that has one here.
@@ -75,9 +107,9 @@ enum Claim {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Sender {
     /// Instances with `clients` too.
-    with_clients: Ids,
+    with_clients: Members,
     /// Instances without.
-    any_client: Ids,
+    any_client: Members,
 }
 
 impl Attribution {
@@ -91,11 +123,10 @@ impl Attribution {
             index.listeners.push(matcher.listeners.clone());
             for net in matcher.clients.iter().map(IpNet::trunc) {
                 let network = index.networks.entry(net).or_default();
-                let ids = match matcher.senders.is_empty() {
-                    true => &mut network.any_sender,
-                    false => &mut network.with_sender,
-                };
-                push(ids, id);
+                match matcher.senders.is_empty() {
+                    true => network.any_sender.push(matcher, id),
+                    false => network.with_sender.push(matcher, id),
+                }
                 network.claim(matcher, id);
                 if wave.is_some_and(|wave| waves_seen.insert((net, wave))) {
                     push(&mut network.wave_members, id);
@@ -108,12 +139,17 @@ impl Attribution {
                 }
                 let sender = index.senders.entry(lower.into_bytes().into()).or_default();
                 match matcher.clients.is_empty() {
-                    true => push(&mut sender.any_client, id),
-                    false => push(&mut sender.with_clients, id),
+                    true => sender.any_client.push(matcher, id),
+                    false => sender.with_clients.push(matcher, id),
                 }
             }
             if matcher.clients.is_empty() && matcher.senders.is_empty() {
-                push(&mut index.only_listener, id);
+                index.anywhere.push(matcher, id);
+            }
+            for (name, value) in &matcher.headers {
+                let values = index.headers.entry(name.clone()).or_default();
+                push(values.entry(value.clone()).or_default(), id);
+                *index.header_counts.entry(id).or_default() += 1;
             }
         }
         let lengths = |v4: bool| {
@@ -130,8 +166,9 @@ impl Attribution {
         if self.listeners.is_empty() {
             return None;
         }
+        let met = self.met(origin.headers);
         let Some(domain) = origin.sender_domain else {
-            return self.find_bounce(origin);
+            return self.find_bounce(origin, &met);
         };
         let mut folded = [0; DOMAIN_MAX];
         let folded = folded.get_mut(..domain.len()).map(|folded| {
@@ -143,20 +180,42 @@ impl Attribution {
         let domain = folded.unwrap_or_default();
         let of_network = self.networks_of(origin.client).find_map(|network| {
             let both = |sender: &Sender| {
-                self.pick_both(&network.with_sender, &sender.with_clients, origin)
+                self.pick_both(&network.with_sender, &sender.with_clients, &met, origin)
             };
             self.senders_of(domain)
                 .find_map(both)
-                .or_else(|| self.pick(&network.any_sender, origin))
+                .or_else(|| self.pick(&network.any_sender, &met, origin))
         });
+        let of_sender = |sender: &Sender| self.pick(&sender.any_client, &met, origin);
         of_network
-            .or_else(|| {
-                self.senders_of(domain).find_map(|sender| self.pick(&sender.any_client, origin))
-            })
-            .or_else(|| self.pick(&self.only_listener, origin))
+            .or_else(|| self.senders_of(domain).find_map(of_sender))
+            .or_else(|| self.pick(&self.anywhere, &met, origin))
     }
 
-    fn find_bounce(&self, origin: &Origin<'_>) -> Option<u32> {
+    /// Whether any instance has `headers`.
+    pub(super) fn wants_headers(&self) -> bool {
+        !self.headers.is_empty()
+    }
+
+    /// Whose `headers` are met by these fields.
+    fn met(&self, fields: &[(String, String)]) -> Met {
+        if self.headers.is_empty() || fields.is_empty() {
+            return Met::new();
+        }
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        for (name, values) in &self.headers {
+            let field = fields.iter().find(|(other, _)| other.eq_ignore_ascii_case(name));
+            for id in field.and_then(|(_, value)| values.get(value.trim())).into_iter().flatten() {
+                *counts.entry(*id).or_default() += 1;
+            }
+        }
+        let all = |(id, count): &(u32, usize)| self.header_counts.get(id) == Some(count);
+        let mut met: Met = counts.into_iter().filter(all).map(|(id, count)| (count, id)).collect();
+        met.sort_unstable_by_key(|(count, id)| (std::cmp::Reverse(*count), *id));
+        met
+    }
+
+    fn find_bounce(&self, origin: &Origin<'_>, met: &Met) -> Option<u32> {
         let mut claim = None;
         for network in self.networks_of(origin.client) {
             for (listener, more) in &network.claims {
@@ -165,7 +224,7 @@ impl Attribution {
                 }
             }
             // Whoever takes every sender here leaves nothing to wider networks.
-            if self.pick(&network.any_sender, origin).is_some() {
+            if self.pick(&network.any_sender, met, origin).is_some() {
                 break;
             }
         }
@@ -173,8 +232,8 @@ impl Attribution {
             return Some(owner);
         }
         let without_senders =
-            self.networks_of(origin.client).find_map(|net| self.pick(&net.any_sender, origin));
-        without_senders.or_else(|| self.pick(&self.only_listener, origin))
+            self.networks_of(origin.client).find_map(|net| self.pick(&net.any_sender, met, origin));
+        without_senders.or_else(|| self.pick(&self.anywhere, met, origin))
     }
 
     /// The first instance that `is_frozen` says yes to among those whose networks hold the
@@ -207,16 +266,38 @@ impl Attribution {
         std::iter::once(domain).chain(suffixes).filter_map(|entry| self.senders.get(entry))
     }
 
-    /// Of `ids` the one whose listeners are met, one that names the listener first.
-    fn pick(&self, ids: &[u32], origin: &Origin<'_>) -> Option<u32> {
-        self.pick_from(ids.iter().copied(), origin)
+    /// Of `members` the one whose headers and listeners are met: most headers first, then one
+    /// that names the listener.
+    fn pick(&self, members: &Members, met: &Met, origin: &Origin<'_>) -> Option<u32> {
+        self.pick_met(met, origin, |id| members.with_headers.binary_search(&id).is_ok())
+            .or_else(|| self.pick_from(members.plain.iter().copied(), origin))
     }
 
-    /// The same of what is in both lists.
-    fn pick_both(&self, a: &[u32], b: &[u32], origin: &Origin<'_>) -> Option<u32> {
-        let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
-        let both = short.iter().copied().filter(|id| long.binary_search(id).is_ok());
-        self.pick_from(both, origin)
+    /// The same of what is in both.
+    fn pick_both(&self, a: &Members, b: &Members, met: &Met, origin: &Origin<'_>) -> Option<u32> {
+        let in_both = |id: u32| {
+            let is_in = |members: &Members| members.with_headers.binary_search(&id).is_ok();
+            is_in(a) && is_in(b)
+        };
+        self.pick_met(met, origin, in_both).or_else(|| {
+            let (a, b) = (&a.plain, &b.plain);
+            let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+            let both = short.iter().copied().filter(|id| long.binary_search(id).is_ok());
+            self.pick_from(both, origin)
+        })
+    }
+
+    /// Of those whose headers are met.
+    fn pick_met(
+        &self,
+        met: &Met,
+        origin: &Origin<'_>,
+        is_member: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        met.chunk_by(|a, b| a.0 == b.0).find_map(|as_many| {
+            let ids = as_many.iter().map(|(_, id)| *id).filter(|id| is_member(*id));
+            self.pick_from(ids, origin)
+        })
     }
 
     fn pick_from(&self, ids: impl Iterator<Item = u32>, origin: &Origin<'_>) -> Option<u32> {
@@ -261,72 +342,6 @@ impl Network {
             }
         }
     }
-}
-
-/// Two matchers that would have the same mail with equal right, and what they share; none
-/// stands for a criterion that both lack.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflict {
-    /// Position of one.
-    pub first: usize,
-    /// Position of the other, later one.
-    pub second: usize,
-    /// Shared network of clients.
-    pub network: Option<IpNet>,
-    /// Shared entry of senders.
-    pub sender: Option<String>,
-    /// Shared listener.
-    pub listener: Option<String>,
-}
-
-/// Finds the conflicts; each pair once, and each matcher with the first that it meets at a
-/// place, so that a thousand equal ones make a thousand findings and not a million.
-pub fn conflicts(matchers: &[&Matcher]) -> Vec<Conflict> {
-    let mut found: BTreeMap<(usize, usize), Conflict> = BTreeMap::new();
-    let all: Vec<usize> = (0..matchers.len()).collect();
-    let senders = |id: usize| matchers[id].senders.iter().map(String::as_str);
-    for (sender, ids) in shared(&all, |id| or_none(senders(id))) {
-        let clients = |id: usize| matchers[id].clients.iter().copied();
-        for (network, ids) in shared(&ids, |id| or_none(clients(id))) {
-            let listeners = |id: usize| matchers[id].listeners.iter().map(String::as_str);
-            for (listener, ids) in shared(&ids, |id| or_none(listeners(id))) {
-                for second in &ids[1..] {
-                    found.entry((*second, ids[0])).or_insert_with(|| Conflict {
-                        first: ids[0],
-                        second: *second,
-                        network,
-                        sender: sender.map(str::to_owned),
-                        listener: listener.map(str::to_owned),
-                    });
-                }
-            }
-        }
-    }
-    found.into_values().collect()
-}
-
-/// The values, or a single none where there are no values.
-fn or_none<T>(values: impl Iterator<Item = T>) -> impl Iterator<Item = Option<T>> {
-    let mut values = values.map(Some).peekable();
-    let none = values.peek().is_none().then_some(None);
-    values.chain(none)
-}
-
-/// What at least two of `ids` have, in order, with those that have it.
-fn shared<K: Ord + Copy, I: Iterator<Item = K>>(
-    ids: &[usize],
-    keys: impl Fn(usize) -> I,
-) -> Vec<(K, Vec<usize>)> {
-    let mut by_key: BTreeMap<K, Vec<usize>> = BTreeMap::new();
-    for id in ids {
-        for key in keys(*id) {
-            let ids = by_key.entry(key).or_default();
-            if ids.last() != Some(id) {
-                ids.push(*id);
-            }
-        }
-    }
-    by_key.into_iter().filter(|(_, ids)| ids.len() > 1).collect()
 }
 
 #[cfg(test)]

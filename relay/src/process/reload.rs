@@ -13,10 +13,11 @@ use wavegate_smtp::Extensions;
 
 use super::StartError;
 use crate::{
-    config::{self, Config, Diagnostic, Diagnostics},
+    config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     event::Event,
     generation, learned,
     listener::{self, Bound},
+    plan::Timestamp,
     policy::Condemnation,
     relay::{Generation, Relay},
     upstream::Upstream,
@@ -97,10 +98,12 @@ impl Reloader {
 
     fn reload(&self, runtime: &Handle) -> Result<u64, Diagnostics> {
         let mut state = self.lock();
-        let config = config::read(&self.path)?;
+        let now = self.relay.waves.now();
+        let config = config::read_at(&self.path, When { now, checks: Checks::Relay })?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let current = self.relay.generation();
         self.check_unchangeable(&current.config, &config)?;
+        self.check_announced(&current.config, &config, now)?;
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let fresh = bind_missing(&config, &state.bound)?;
         let learned = self.learned();
@@ -130,6 +133,18 @@ impl Reloader {
             refuse("admin.address");
         }
         if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
+    }
+
+    /// What the plan in force has as announced stays so, whatever becomes of the lock.
+    fn check_announced(
+        &self,
+        old: &Config,
+        new: &Config,
+        now: Timestamp,
+    ) -> Result<(), Diagnostics> {
+        let Some(file) = new.plan_file.as_ref().or(old.plan_file.as_ref()) else { return Ok(()) };
+        let in_force = Arc::clone(&self.relay.waves.current().plan);
+        config::check_kept(&in_force, &new.plan, now, &config::lock_of(file))
     }
 
     /// Accepts on new sockets and no more on those that have gone.

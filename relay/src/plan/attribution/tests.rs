@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
@@ -16,6 +17,7 @@ fn matcher(clients: &[&str], senders: &[&str], listeners: &[&str]) -> Matcher {
         clients: clients.iter().map(|net| net.parse().unwrap()).collect(),
         senders: strings(senders),
         listeners: strings(listeners),
+        headers: Vec::new(),
     }
 }
 
@@ -33,23 +35,22 @@ fn plan(matchers: Vec<Matcher>, waves: &[Option<usize>]) -> Plan {
         },
         environment: "production".into(),
         instances: in_wave(wave).collect(),
-        before: None,
-        after: None,
+        ..Wave::default()
     };
     let instance = |(id, matcher)| Instance {
         name: format!("i{id}"),
         product: "p".into(),
         environment: "production".into(),
         matcher,
-        before: None,
-        after: None,
+        ..Instance::default()
     };
     let instances = matchers.into_iter().enumerate().map(instance).collect();
     Plan::new(100, instances, (0..last).map(wave).collect())
 }
 
 fn has(plan: &Plan, client: &str, sender_domain: Option<&str>, listener: &str) -> Option<usize> {
-    plan.attribute(&Origin { client: client.parse().unwrap(), sender_domain, listener })
+    let client = client.parse().unwrap();
+    plan.attribute(&Origin { client, sender_domain, listener, headers: &[] })
 }
 
 #[test]
@@ -182,6 +183,82 @@ fn equal_right_is_found() {
 }
 
 #[test]
+fn headers_come_after_senders_and_before_listeners() {
+    let with = |headers: &[(&str, &str)], matcher: Matcher| Matcher {
+        headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        ..matcher
+    };
+    let net = ["10.0.0.0/8"];
+    let plan = plan(
+        vec![
+            matcher(&net, &[], &["in"]),
+            with(&[("x-a", "1")], matcher(&net, &[], &[])),
+            with(&[("x-a", "1"), ("x-b", "1")], matcher(&net, &[], &[])),
+            with(&[("x-a", "2")], matcher(&net, &[], &[])),
+            matcher(&net, &["a.example"], &[]),
+            with(&[("x-a", "1")], matcher(&[], &[], &[])),
+        ],
+        &[None; 6],
+    );
+    let has = |client: &str, sender_domain, fields: &[(&str, &str)]| {
+        let headers: Vec<(String, String)> =
+            fields.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let client = client.parse().unwrap();
+        plan.attribute(&Origin { client, sender_domain, listener: "in", headers: &headers })
+    };
+    let other = Some("other.example");
+    assert!(plan.wants_headers() && !Plan::default().wants_headers());
+    assert_eq!(has("10.0.0.1", other, &[]), Some(0));
+    assert_eq!(has("10.0.0.1", other, &[("X-A", " 1 ")]), Some(1), "before a listener");
+    assert_eq!(has("10.0.0.1", other, &[("x-B", "1"), ("X-a", "1")]), Some(2), "more headers");
+    assert_eq!(has("10.0.0.1", other, &[("X-A", "2"), ("X-A", "1")]), Some(3), "the first field");
+    assert_eq!(has("10.0.0.1", other, &[("X-A", "3")]), Some(0));
+    assert_eq!(has("10.0.0.1", Some("a.example"), &[("X-A", "1")]), Some(4), "the sender first");
+    assert_eq!(has("192.0.2.1", other, &[("X-A", "1")]), Some(5), "without anything else");
+    assert_eq!(has("192.0.2.1", other, &[("X-A", "2")]), None);
+    assert_eq!(has("10.0.0.1", None, &[("X-A", "2")]), Some(3), "a bounce too");
+}
+
+#[test]
+fn equal_right_is_found_among_headers() {
+    let with = |headers: &[(&str, &str)]| Matcher {
+        headers: headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        ..matcher(&["10.0.0.0/8"], &[], &[])
+    };
+    let matchers = [
+        with(&[("x-a", "1")]),
+        with(&[("x-a", "2")]),
+        with(&[("x-b", "1")]),
+        with(&[("x-a", "1"), ("x-b", "1")]),
+        with(&[("x-a", "1"), ("x-c", "1")]),
+        with(&[("x-a", "2"), ("x-d", "1")]),
+        with(&[("x-a", "2")]),
+        with(&[]),
+    ];
+    let found = conflicts(&matchers.iter().collect::<Vec<_>>());
+    let pairs: Vec<_> = found.iter().map(|one| (one.first, one.second, one.headers)).collect();
+    // 1 and 2 meet at 0 too: each is found with the first.
+    assert_eq!(pairs, [(0, 2, true), (3, 4, true), (1, 6, false), (2, 6, true)]);
+}
+
+#[test]
+fn many_headers_of_one_network_are_no_conflicts() {
+    let one = |number: usize| Matcher {
+        headers: vec![("x-instance".into(), format!("i{number}"))],
+        ..matcher(&["10.0.0.0/8"], &[], &[])
+    };
+    let matchers: Vec<Matcher> = (0..10_000).map(one).collect();
+    assert_eq!(conflicts(&matchers.iter().collect::<Vec<_>>()), []);
+    let waves = vec![None; matchers.len()];
+    let plan = plan(matchers, &waves);
+    let headers = [("X-Instance".to_owned(), "i9999".to_owned())];
+    let client = "10.0.0.1".parse().unwrap();
+    let origin =
+        Origin { client, sender_domain: Some("a.example"), listener: "in", headers: &headers };
+    assert_eq!(plan.attribute(&origin), Some(9999));
+}
+
+#[test]
 fn many_equal_matchers_make_few_conflicts() {
     let same = matcher(&["10.0.0.0/8"], &["a.example"], &[]);
     assert_eq!(conflicts(&vec![&same; 3000]).len(), 2999);
@@ -204,11 +281,17 @@ fn scan(matchers: &[Matcher], origin: &Origin<'_>) -> Option<usize> {
         m.senders.iter().filter(meets).map(rank).max()
     };
     let listener = |m: &Matcher| m.listeners.iter().any(|name| name == origin.listener);
+    let header = |(name, value): &(String, String)| {
+        let mut fields = origin.headers.iter();
+        fields.find(|(other, _)| other.eq_ignore_ascii_case(name)).is_some_and(|f| f.1 == *value)
+    };
     let rank = |m: &Matcher, domain: Option<&str>| {
-        let rank = (network(m), domain.and_then(|domain| sender(m, domain)), listener(m));
+        let sender = domain.and_then(|domain| sender(m, domain));
+        let rank = (network(m), sender, m.headers.len(), listener(m));
         let met = (m.clients.is_empty() || rank.0.is_some())
             && (m.senders.is_empty() || rank.1.is_some())
-            && (m.listeners.is_empty() || rank.2);
+            && m.headers.iter().all(header)
+            && (m.listeners.is_empty() || rank.3);
         met.then_some(rank)
     };
     let best = |domain: Option<&str>| {
@@ -220,7 +303,8 @@ fn scan(matchers: &[Matcher], origin: &Origin<'_>) -> Option<usize> {
     }
     let heard = |m: &Matcher| m.listeners.is_empty() || listener(m);
     let here = || matchers.iter().enumerate().filter(|(_, m)| heard(m) && network(m).is_some());
-    let takes_all = here().filter(|(_, m)| m.senders.is_empty()).filter_map(|(_, m)| network(m));
+    let takes = |m: &Matcher| m.senders.is_empty() && m.headers.iter().all(header);
+    let takes_all = here().filter(|(_, m)| takes(m)).filter_map(|(_, m)| network(m));
     let floor = takes_all.max();
     let owners: Vec<usize> =
         here().filter(|(_, m)| network(m) >= floor).map(|(id, _)| id).collect();
@@ -230,12 +314,24 @@ fn scan(matchers: &[Matcher], origin: &Origin<'_>) -> Option<usize> {
     }
 }
 
+/// Header fields that a message may have; of two with one name the first counts.
+const FIELDS: [(&str, &str); 6] =
+    [("Subject", "1"), ("X-A", "1"), ("x-a", "2"), ("X-B", "1"), ("X-B", "2"), ("x-c", "2")];
+
 fn any_matcher() -> impl Strategy<Value = Matcher> {
     let nets = ["10.0.0.0/8", "10.1.0.0/16", "10.1.1.0/24", "10.1.1.1/32", "2001:db8::/32", "::/0"];
     let senders = ["a.example", "b.example", ".example", ".a.example", "x.a.example", "c.test"];
     let some = |list: Vec<&'static str>, most| proptest::sample::subsequence(list, 0..=most);
-    (some(nets.to_vec(), 2), some(senders.to_vec(), 3), some(vec!["in", "out"], 1))
-        .prop_map(|(clients, senders, listeners)| matcher(&clients, &senders, &listeners))
+    let header = |name: &'static str| {
+        let value = proptest::sample::select(vec!["1", "2"]);
+        proptest::option::weighted(0.3, value.prop_map(move |value| (name.into(), value.into())))
+    };
+    let headers = (header("x-a"), header("x-b"), header("x-c"));
+    (some(nets.to_vec(), 2), some(senders.to_vec(), 3), some(vec!["in", "out"], 1), headers)
+        .prop_map(|(clients, senders, listeners, (a, b, c))| Matcher {
+            headers: [a, b, c].into_iter().flatten().collect(),
+            ..matcher(&clients, &senders, &listeners)
+        })
 }
 
 proptest! {
@@ -246,7 +342,10 @@ proptest! {
         drawn in proptest::collection::vec(any_matcher(), 0..12),
         client in proptest::sample::select(vec!["10.1.1.1", "10.1.1.2", "10.1.2.1", "10.9.0.1", "192.0.2.1", "2001:db8::1", "2001:db9::1"]),
         listener in proptest::sample::select(vec!["in", "out", "other"]),
+        headers in proptest::sample::subsequence(FIELDS.to_vec(), 0..=4),
     ) {
+        let headers: Vec<(String, String)> =
+            headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         // As a checked plan has them: without conflicts.
         let mut matchers: Vec<Matcher> = Vec::new();
         for one in drawn {
@@ -261,7 +360,8 @@ proptest! {
             None, Some("a.example"), Some("A.EXAMPLE"), Some("x.a.example"), Some("y.x.a.example"),
             Some("b.example"), Some("example"), Some("c.test"), Some("other.invalid"),
         ] {
-            let origin = Origin { client: client.parse().unwrap(), sender_domain, listener };
+            let client = client.parse().unwrap();
+            let origin = Origin { client, sender_domain, listener, headers: &headers };
             prop_assert_eq!(plan.attribute(&origin), scan(&matchers, &origin), "{:?}", origin);
         }
     }

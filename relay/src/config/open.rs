@@ -1,0 +1,188 @@
+//! Opens configurations and plans: the relay's file, the plan that it names, the plan's lock.
+//! Owns which file is read when; what is in them is the other modules' business. Floor 1.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Config, Diagnostic, Diagnostics, PluginSource, check,
+    diagnostic::{Place, Report},
+    lock,
+    plan::{self, Known},
+    reader::{self, Document, Section},
+    relay,
+};
+use crate::{
+    plan::{Plan, Timestamp},
+    world::{SystemClock, WallClock},
+};
+
+/// The largest relay configuration.
+const CONFIG_MAX: u64 = 1 << 20;
+/// The largest plan: some ten thousand instances.
+const PLAN_MAX: u64 = 16 << 20;
+
+/// How much of a plan is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    /// Values and names alone: whether windows are what environments allow is being asked.
+    Values,
+    /// What keeps a relay from using it. Nothing that time alone brings about is an error: a
+    /// relay that has run must be able to start again.
+    Relay,
+    /// All.
+    Plan,
+}
+
+/// For when, and how much of, a plan is checked.
+#[derive(Clone, Copy, Debug)]
+pub struct When {
+    /// The time that decides which waves are over.
+    pub now: Timestamp,
+    /// How much is checked.
+    pub checks: Checks,
+}
+
+/// Where a plan is found.
+#[derive(Clone, Debug)]
+pub enum PlanSource {
+    /// In this configuration, which names it.
+    Relay(PathBuf),
+    /// In this file; which upstreams and listeners there are is not known then.
+    Plan(PathBuf),
+}
+
+/// A plan for whoever works with plans.
+#[derive(Clone, Debug)]
+pub struct PlanFile {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// Its file, absolute.
+    pub path: PathBuf,
+    /// What was found that is not an error.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads a configuration and the plan that it names, as of now. All that is wrong is reported at
+/// once.
+pub fn read(path: &Path) -> Result<Config, Diagnostics> {
+    read_at(path, When { now: SystemClock.now(), checks: Checks::Relay })
+}
+
+/// Reads a configuration and the plan that it names, as of some time.
+pub fn read_at(path: &Path, when: When) -> Result<Config, Diagnostics> {
+    let report = Report::default();
+    let shown = path.display().to_string();
+    let config = read_relay(path, &shown, when, &report);
+    let warnings = report.finish(&shown)?;
+    let mut config = config.expect("what cannot be read is reported as an error");
+    config.warnings = warnings;
+    Ok(config)
+}
+
+/// Reads a plan.
+pub fn read_plan(source: &PlanSource, when: When) -> Result<PlanFile, Diagnostics> {
+    match source {
+        PlanSource::Relay(path) => {
+            let config = read_at(path, when)?;
+            let Config { plan, plan_file, warnings, .. } = config;
+            let path = plan_file.ok_or_else(|| {
+                let message = "names no plan; add `plan = \"waves.toml\"` to `[relay]`";
+                Diagnostics::from(Diagnostic::of_file(path.display(), message))
+            })?;
+            Ok(PlanFile { plan, path, warnings })
+        }
+        PlanSource::Plan(path) => {
+            let report = Report::default();
+            let shown = path.display().to_string();
+            let place = Place::of_file(&shown);
+            let plan = open_plan(path, path, &place, &Known::default(), when, &report);
+            let warnings = report.finish(&shown)?;
+            let path = std::path::absolute(path)
+                .map_err(|error| Diagnostic::of_file(&shown, format!("has no path: {error}")))?;
+            let plan = plan.expect("what cannot be read is reported as an error");
+            Ok(PlanFile { plan: Arc::new(plan), path, warnings })
+        }
+    }
+}
+
+/// Reads a plan and its lock. It is called `shown` in messages, and named at `named_at`.
+fn open_plan(
+    path: &Path,
+    shown: &Path,
+    named_at: &Place,
+    known: &Known,
+    when: When,
+    report: &Report,
+) -> Option<Plan> {
+    let text = reader::read_text(path, PLAN_MAX, named_at, report)?;
+    let lock = lock::read(path, shown, report);
+    let document = Document::new(&shown.display().to_string(), &text, report);
+    let table = document.parse()?;
+    Some(plan::read(Section::root(&document, &table), known, lock, when))
+}
+
+fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<Config> {
+    let whole = Place::of_file(shown);
+    let text = reader::read_text(path, CONFIG_MAX, &whole, report)?;
+    let absolute = match std::path::absolute(path) {
+        Ok(absolute) => absolute,
+        Err(error) => {
+            report.error(&whole, format!("has no absolute path: {error}; give one"));
+            return None;
+        }
+    };
+    let base = absolute.parent().unwrap_or(Path::new("/"));
+    let document = Document::new(shown, &text, report);
+    let table = document.parse()?;
+    let draft = relay::read(Section::root(&document, &table), base);
+    check::check(&draft, report);
+    let known = Known {
+        upstreams: Some(draft.upstreams.iter().map(|(one, _)| one.name.clone()).collect()),
+        listeners: Some(draft.listeners.iter().map(|(one, _)| one.name.clone()).collect()),
+        lacks_migration: draft.migration.is_none(),
+    };
+    let mut plan = Plan::default();
+    if let Some(named) = &draft.plan {
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let shown = match named.value.strip_prefix(base) {
+            Ok(relative) => beside.join(relative),
+            Err(_) => named.value.clone(),
+        };
+        plan = open_plan(&named.value, &shown, &named.place, &known, when, report)?;
+        if !plan.instances.is_empty() && draft.policies.is_empty() {
+            report.error(
+                &named.place,
+                "a plan needs a freeze policy; add `[[policy]] plugin = \"builtin:freeze\"`",
+            );
+        }
+    }
+    let plan_file = draft.plan.map(|plan| plan.value);
+    let of_plan = plan_file.iter().flat_map(|plan| [plan.clone(), lock::lock_of(plan)]);
+    let files = std::iter::once(absolute.clone()).chain(of_plan);
+    let plugins = draft.policies.iter().filter_map(|(policy, _)| match &policy.plugin {
+        PluginSource::File(path) => Some(path.clone()),
+        PluginSource::Builtin(_) => None,
+    });
+    let mut upstreams: Vec<_> = draft.upstreams.into_iter().map(|(upstream, _)| upstream).collect();
+    if let [only] = &mut upstreams[..] {
+        only.default = true;
+    }
+    Some(Config {
+        files: files.chain(plugins).collect(),
+        plan_file: plan_file.clone(),
+        relay: draft.relay,
+        limits: draft.limits,
+        spool: draft.spool,
+        listeners: draft.listeners.into_iter().map(|(listener, _)| listener).collect(),
+        upstreams,
+        migration: draft.migration.and_then(|migration| migration.config()),
+        policies: draft.policies.into_iter().map(|(policy, _)| policy).collect(),
+        tables: draft.tables.into_iter().map(|(table, _)| table).collect(),
+        admin: draft.admin.map(|(admin, _)| admin),
+        plan: Arc::new(plan),
+        warnings: Vec::new(),
+    })
+}
