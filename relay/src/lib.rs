@@ -35,6 +35,7 @@ pub mod gate;
 pub mod attempt;
 pub mod delivery;
 pub mod handoff;
+pub mod conductor;
 pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;
