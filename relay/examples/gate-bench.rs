@@ -10,10 +10,11 @@ use std::{
 
 use tokio::time::Instant;
 use wavegate::{
+    answer::Verdict,
     config,
     decision::{InstanceView, Transaction},
     event::Silent,
-    gate::{self, Subject, Verdict},
+    gate::{self, Subject},
     generation::{self, Surroundings},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},

@@ -50,8 +50,8 @@ pub struct Job {
     pub patience: Patience,
     /// A connection that it has already.
     pub lease: Option<Lease>,
-    /// It is from the spool: whether its end of data was written must outlive a crash.
-    pub spooled: bool,
+    /// Whether its end of data was written must outlive a crash, and the spool does not say so yet.
+    pub marked: bool,
 }
 
 /// How long an attempt may wait in line.
@@ -176,7 +176,7 @@ impl Job {
                     }
                 }
             }
-            if self.spooled && mark.is_none() {
+            if self.marked && mark.is_none() {
                 // Before anything is sent, and only if it could be noted.
                 match self.relay.queue.mark(self.message.id) {
                     Ok(noted) => *mark = Some(noted),

@@ -17,10 +17,11 @@ pub use report::{Failure, Report};
 pub use serve::{line, serve};
 
 use crate::{
+    answer::{Answer, Go, Kept, Verdict},
     attempt::{self, End, Job, Patience},
     envelope::{Envelope, LastWord, Progress},
     event::Event,
-    gate::{self, Answer, Go, Subject, Verdict, attributes},
+    gate::{self, Subject, attributes},
     limits::LimitError,
     parcel::{Message, Parcel},
     plan::Timestamp,
@@ -74,12 +75,14 @@ pub async fn attempt(relay: Arc<Relay>, taken: Taken, means: Means) {
         Ok(loaded) => loaded,
         Err(error) => return unreadable(&relay, taken, &error),
     };
+    let mut taken = taken;
+    let answer = taken.answer.take();
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
     if taken.doubtful {
         delivery.doubt("unknown", "the relay ended while its reply was awaited");
         delivery.progress.in_doubt = None;
     }
-    delivery.run(taken.slot, means).await;
+    delivery.run(&taken, answer, means).await;
     delivery.settle(taken).await;
 }
 
@@ -178,12 +181,12 @@ impl Delivery {
     }
 
     /// Asks the gate about those that are left, and does what it says.
-    async fn run(&mut self, slot: Slot, means: Means) {
+    async fn run(&mut self, taken: &Taken, kept: Option<Kept>, means: Means) {
         let pending = self.pending();
         if pending.is_empty() {
             return;
         }
-        let Answer { instance, verdict } = self.ask(&pending);
+        let Answer { instance, verdict } = self.answer(kept, &pending);
         self.instance = instance;
         match verdict {
             Verdict::Hold { until, reason } => self.hold(until, &reason),
@@ -205,7 +208,19 @@ impl Delivery {
                     self.fail(&upstream, failed);
                 }
             }
-            Verdict::Go(shares) => self.go(slot, &pending, shares, means).await,
+            Verdict::Go(shares) => self.go(taken, &pending, shares, means).await,
+        }
+    }
+
+    /// What the gate said when the message came, if it would say the same now; else it is asked.
+    fn answer(&self, kept: Option<Kept>, pending: &[u32]) -> Answer {
+        let plan = self.relay.waves.current();
+        match kept.filter(|kept| kept.is_good(self.generation.number, &plan, self.now)) {
+            Some(Kept { instance, shares, .. }) => {
+                let instance = instance.map(|(instance, _)| instance);
+                Answer { instance, verdict: Verdict::Go(shares) }
+            }
+            None => self.ask(pending),
         }
     }
 
@@ -243,12 +258,12 @@ impl Delivery {
     }
 
     /// Each share goes its way; the first that is blocked says what the message waits for.
-    async fn go(&mut self, slot: Slot, pending: &[u32], shares: Vec<Go>, mut means: Means) {
+    async fn go(&mut self, taken: &Taken, pending: &[u32], shares: Vec<Go>, mut means: Means) {
         for go in shares {
             let Some(upstream) = self.generation.upstream(&go.upstream).cloned() else {
                 unreachable!("the gate names configured upstreams only")
             };
-            self.relay.queue.note_upstream(slot, &go.upstream);
+            self.relay.queue.note_upstream(taken.slot, &go.upstream);
             let recipients: Vec<u32> = go.recipients.iter().map(|&i| pending[i as usize]).collect();
             if self.has_expired(&upstream) {
                 let last = self.progress.last.clone();
@@ -283,7 +298,8 @@ impl Delivery {
                 charges: go.charges,
                 patience,
                 lease,
-                spooled: true,
+                // What the spool has says it already, of a message whose attempt comes at once.
+                marked: !taken.noted,
             };
             let attempt::Outcome { end, mark } = attempt::run(job).await;
             self.marks.extend(mark);

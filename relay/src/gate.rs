@@ -12,6 +12,7 @@ use std::{net::IpAddr, sync::Arc};
 use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
+    answer::{Answer, Go, Verdict},
     config::{FailMode, Unmatched},
     decision::{
         FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteShare, RouteTarget,
@@ -53,14 +54,6 @@ pub struct Subject<'a> {
     pub headers: &'a [u8],
 }
 
-/// What the gate says, and of whom.
-pub struct Answer {
-    /// The instance that the message belongs to.
-    pub instance: Option<Arc<InstanceState>>,
-    /// What to do.
-    pub verdict: Verdict,
-}
-
 /// The window that a message waits for now: its instance's, or, if it has none, that of the
 /// instance whose network it came from. Asked when it begins to wait, since an attempt takes time.
 pub fn frozen(relay: &Relay, instance: Option<&InstanceState>, client: IpAddr) -> Option<Wait> {
@@ -74,35 +67,6 @@ pub fn frozen(relay: &Relay, instance: Option<&InstanceState>, client: IpAddr) -
             Some(relay.queue.wait_for_phase(plan.instance(owner).name()))
         }
     }
-}
-
-/// What to do with a message.
-#[derive(Debug)]
-pub enum Verdict {
-    /// Hand it off now: the shares of its recipients, each of which has one upstream. Mostly one.
-    Go(Vec<Go>),
-    /// Not before `until`, or, without one, before something changes.
-    Hold {
-        /// When to ask again.
-        until: Option<Timestamp>,
-        /// Why.
-        reason: String,
-    },
-    /// It stays with the sender: a 4xx.
-    Defer(Reply),
-    /// A 5xx.
-    Refuse(Reply),
-}
-
-/// Who goes where and how fast.
-#[derive(Debug)]
-pub struct Go {
-    /// Indexes into the recipients that the gate was asked about.
-    pub recipients: Vec<u32>,
-    /// Name of the upstream.
-    pub upstream: String,
-    /// The limits to take, by policy.
-    pub charges: Vec<Charge>,
 }
 
 /// One policy's answer, for people (`wavegate explain`).

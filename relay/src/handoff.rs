@@ -11,11 +11,12 @@ use tokio::time::Instant;
 use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
+    answer::{Answer, Go, Kept, Verdict},
     config::Handoff,
     delivery,
     envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
-    gate::{self, Answer, Go, Subject, Verdict, attributes, relay_reply},
+    gate::{self, Subject, attributes, relay_reply},
     message::{MessageId, Trace},
     parcel::{Message, Parcel},
     plan::Timestamp,
@@ -23,7 +24,7 @@ use crate::{
     relay::{Generation, Relay},
     scheduler::Wait,
     spool::{Receipt, SpoolError},
-    waves::InstanceState,
+    waves::{InstanceState, PlanState},
     world::Deadline,
 };
 
@@ -75,6 +76,7 @@ struct Told {
 struct Incoming<'a> {
     relay: &'a Arc<Relay>,
     generation: Arc<Generation>,
+    plan: Arc<PlanState>,
     arrival: &'a Arrival<'a>,
     instance: Option<Arc<InstanceState>>,
     message: Arc<Message>,
@@ -93,7 +95,8 @@ pub async fn deliver(
     let now = relay.waves.now();
     let id = MessageId::new(now, relay.world.entropy.next());
     let generation = relay.generation();
-    let Answer { instance, verdict } = ask(relay, &generation, arrival, &parcel, id, now);
+    let plan = relay.waves.current_owned();
+    let Answer { instance, verdict } = ask(relay, &generation, &plan, arrival, &parcel, id, now);
     relay.emit(&Event::GateAnswered { elapsed: begun.elapsed() });
     let name = instance.as_ref().map(|instance| Arc::clone(instance.name()));
     let recipients = parcel.recipients.len() as u64;
@@ -106,7 +109,7 @@ pub async fn deliver(
         verdict => {
             let head = trace(&generation, arrival, &parcel, id, now);
             let message = Arc::new(Message::new(id, head, parcel));
-            let incoming = Incoming { relay, generation, arrival, instance, message, now };
+            let incoming = Incoming { relay, generation, plan, arrival, instance, message, now };
             match verdict {
                 Verdict::Go(shares) => incoming.go(shares, patience).await,
                 Verdict::Hold { until, reason } => incoming.hold(until, &reason).await,
@@ -130,12 +133,13 @@ impl Incoming<'_> {
     async fn go(self, mut shares: Vec<Go>, patience: &mut Deadline) -> Told {
         if let Some(reason) = self.relay.queue.all_held() {
             let progress = self.progress();
-            return self.spool(progress, Wait::Turn, Some(&reason)).await;
+            return self.spool(progress, Wait::Turn, Some(&reason), None).await;
         }
         // Several upstreams have several answers, and the client gets one.
         if shares.len() != 1 {
+            let kept = self.keep(shares);
             let progress = self.progress();
-            return self.spool(progress, Wait::Turn, None).await;
+            return self.spool(progress, Wait::Turn, None, Some(kept)).await;
         }
         let go = shares.remove(0);
         let Some(upstream) = self.generation.upstream(&go.upstream).cloned() else {
@@ -149,21 +153,35 @@ impl Incoming<'_> {
             }
         };
         if queued {
+            let kept = self.keep(vec![go]);
             let progress = self.progress();
-            return self.spool(progress, Wait::Turn, None).await;
+            return self.spool(progress, Wait::Turn, None, Some(kept)).await;
         }
         self.direct(upstream, go, patience).await
     }
 
+    /// The answer, for the attempt that comes soon.
+    fn keep(&self, shares: Vec<Go>) -> Kept {
+        let phase =
+            |instance: &Arc<InstanceState>| (Arc::clone(instance), instance.phase(self.now));
+        Kept {
+            generation: self.generation.number,
+            plan: Arc::clone(&self.plan),
+            at: self.now,
+            instance: self.instance.as_ref().map(phase),
+            shares,
+        }
+    }
+
     async fn hold(self, until: Option<Timestamp>, reason: &str) -> Told {
-        let progress = self.progress();
         let wait = match (self.frozen(), until) {
             // The end of a window is a change of phase, whatever time is named for it.
             (Some(phase), _) => phase,
             (None, Some(until)) => Wait::HoldUntil(until),
             (None, None) => Wait::Change,
         };
-        self.spool(progress, wait, Some(reason)).await
+        let progress = self.progress();
+        self.spool(progress, wait, Some(reason), None).await
     }
 
     fn frozen(&self) -> Option<Wait> {
@@ -196,7 +214,13 @@ impl Incoming<'_> {
     }
 
     /// Has the spool take what has no end yet, and says so once it is durable.
-    async fn spool(self, mut progress: Progress, wait: Wait, reason: Option<&str>) -> Told {
+    async fn spool(
+        self,
+        mut progress: Progress,
+        wait: Wait,
+        reason: Option<&str>,
+        answer: Option<Kept>,
+    ) -> Told {
         // What a window holds says so by itself.
         if let Some(reason) = reason
             && !matches!(wait, Wait::Phase(_))
@@ -204,7 +228,7 @@ impl Incoming<'_> {
             progress.last = Some(LastWord::new(None, reason, self.now));
         }
         let recipients = self.message.parcel.recipients.len() as u64;
-        let new = self.new_message(progress, wait.clone());
+        let new = NewMessage { answer, ..self.new_message(progress, wait.clone()) };
         match self.relay.queue.accept(vec![new]).await {
             Ok(accepted) => {
                 delivery::line(self.relay, wait);
@@ -217,7 +241,7 @@ impl Incoming<'_> {
 
     fn new_message(&self, progress: Progress, wait: Wait) -> NewMessage {
         let envelope = self.envelope();
-        NewMessage { message: Arc::clone(&self.message), envelope, progress, wait }
+        NewMessage { message: Arc::clone(&self.message), envelope, progress, wait, answer: None }
     }
 }
 
@@ -276,6 +300,7 @@ impl Drop for Account<'_> {
 fn ask(
     relay: &Relay,
     generation: &Generation,
+    plan: &PlanState,
     arrival: &Arrival<'_>,
     parcel: &Parcel,
     id: MessageId,
@@ -283,7 +308,6 @@ fn ask(
 ) -> Answer {
     let recipients: Vec<&str> =
         parcel.recipients.iter().map(|rcpt| rcpt.recipient.as_str()).collect();
-    let plan = relay.waves.current();
     let needs = generation.policies.needs();
     let headers = if attributes::wants_headers(needs, &plan.plan) {
         parcel.header_block()
@@ -303,7 +327,7 @@ fn ask(
         attempts: 0,
         headers: &headers,
     };
-    gate::ask(relay, generation, &plan, &subject, now, None)
+    gate::ask(relay, generation, plan, &subject, now, None)
 }
 
 /// The `Received` line, if one is wanted.

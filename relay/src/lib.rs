@@ -26,6 +26,7 @@ pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
+pub mod answer;
 pub mod scheduler;
 pub mod queue;
 pub mod relay;
@@ -34,6 +35,7 @@ pub mod gate;
 pub mod attempt;
 pub mod delivery;
 pub mod handoff;
+pub mod conductor;
 pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;

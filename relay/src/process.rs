@@ -368,7 +368,7 @@ async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
     let draining = tokio::task::spawn_blocking(move || {
         reloader.stop(patience);
         queue.save_accounts();
-        queue.spool().close();
+        queue.close();
     });
     if draining.await.is_err() {
         tracing::error!("stopping panicked");

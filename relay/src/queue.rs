@@ -9,9 +9,10 @@ mod account;
 mod bytes;
 mod control;
 mod recover;
+mod state;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,18 +24,21 @@ pub use account::Account;
 pub use control::{Act, Applied, Listing, Match, Refusal, Selection, Standing};
 pub use recover::{Found, OpenedQueue};
 
-use self::bytes::body_of;
+use self::{bytes::body_of, state::State};
 use crate::{
+    answer::Kept,
     envelope::{Envelope, Progress},
     limits::Charge,
     message::MessageId,
     parcel::Message,
-    plan::Timestamp,
-    scheduler::{self, Entry, InstanceKey, Pace, Scheduler, Slot, UpstreamKey, Wait},
+    scheduler::{self, Entry, InstanceKey, Pace, Slot, UpstreamKey, Wait},
     spool::{Handle, Mark, NewEntry, Receipt, Spool, SpoolError},
     upstream::connection::current_worker,
     world::WallClock,
 };
+
+/// The upstream of a doubt that nobody knows one for.
+const UNKNOWN: &str = "unknown";
 
 /// Key of the value that says that everything is held.
 const ALL_HELD: &[u8] = b"all-held";
@@ -52,23 +56,9 @@ pub struct Queue {
     settled: Notify,
 }
 
-struct State {
-    scheduler: Scheduler,
-    /// By slot.
-    handles: Vec<Option<Handle>>,
-    /// Messages that are still in memory, because their attempt comes at once.
-    cached: HashMap<Slot, (Arc<Message>, Arc<Envelope>)>,
-    /// What is known of messages beyond their entry: of those that were attempted before.
-    notes: HashMap<Slot, Box<Progress>>,
-    /// By slot: an earlier process may have delivered it.
-    doubtful: Vec<bool>,
-    /// In an order, because they are written down in it.
-    accounts: BTreeMap<InstanceKey, Account>,
-    /// Why nothing may leave.
-    all_held: Option<Arc<str>>,
-    /// Tasks that serve a line.
-    servers: BTreeMap<Line, usize>,
-}
+/// Messages that wait for their first attempt and are in doubt after a crash although it had not
+/// begun: about so many at most.
+const NOTED: usize = 256;
 
 /// A line that is served: whoever waits for an upstream or a limit.
 pub(crate) type Line = Wait;
@@ -83,6 +73,8 @@ pub struct NewMessage {
     pub progress: Progress,
     /// What it waits for.
     pub wait: Wait,
+    /// What the gate said of it, if it has its turn.
+    pub answer: Option<Kept>,
 }
 
 /// A message that was made durable.
@@ -103,8 +95,12 @@ pub struct Taken {
     pub progress: Progress,
     /// It and its envelope, where they are in memory.
     pub message: Option<(Arc<Message>, Arc<Envelope>)>,
+    /// What the gate said of it when it came.
+    pub answer: Option<Kept>,
     /// An earlier process may have delivered it.
     pub doubtful: bool,
+    /// The spool says already that it may have been delivered.
+    pub noted: bool,
 }
 
 /// What became of recipients of a message at an attempt, and of the message.
@@ -135,15 +131,24 @@ impl NewMessage {
         let pending = self.envelope.recipients.len() - self.progress.ended.len();
         u32::try_from(pending).unwrap_or(u32::MAX)
     }
+
+    /// Whether its first attempt comes as soon as it is durable.
+    fn goes_at_once(&self) -> bool {
+        self.wait == Wait::Turn && self.answer.is_some()
+    }
 }
 
 impl Queue {
     /// Makes messages durable and has them wait, all or none.
     pub async fn accept(&self, new: Vec<NewMessage>) -> Result<Vec<Accepted>, SpoolError> {
         let now = self.clock.now();
+        let notes = self.room_for_notes();
         let entries = new.iter().map(|new| {
             let mut progress = new.progress.clone();
             progress.pending = new.pending();
+            if notes && new.goes_at_once() {
+                progress.in_doubt = Some(UNKNOWN.to_owned());
+            }
             progress.held_since = new.wait.is_hold().then_some(now.0);
             NewEntry {
                 id: new.message.id,
@@ -156,13 +161,24 @@ impl Queue {
         let mut state = self.lock();
         let accepted = new.into_iter().zip(taken).map(|(mut new, (handle, receipt))| {
             new.progress.pending = new.pending();
+            let noted = notes && new.goes_at_once();
             let slot = state.enter(new, handle, now);
+            if noted {
+                state.noted.insert(slot);
+            }
             Accepted { slot, receipt }
         });
         let accepted = accepted.collect();
         drop(state);
         self.notify();
         Ok(accepted)
+    }
+
+    /// Whether messages that go at once may be noted as in doubt. Where many wait they do not go
+    /// at once.
+    fn room_for_notes(&self) -> bool {
+        let state = self.lock();
+        state.noted.len() < NOTED && state.all_held.is_none()
     }
 
     /// The next message whose turn it is; it is in flight from now on.
@@ -257,7 +273,8 @@ impl Queue {
                     entry.recipients = entry.recipients.saturating_sub(ended);
                     progress.pending = entry.recipients;
                 });
-                if state.keep_note(slot, &progress) || wait.is_hold() {
+                let note = state.keep_note(slot, &progress);
+                if state.noted.remove(&slot) || note || wait.is_hold() {
                     ops.push(Op::State { handle, state: progress.encode() });
                 }
                 if let Wait::Retry(_) = wait {
@@ -386,6 +403,24 @@ impl Queue {
         self.spool.mark(id)
     }
 
+    /// Writes down that what waits was not delivered, and closes the spool. Blocks.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        let slots: Vec<Slot> = state.noted.iter().copied().collect();
+        let waits = |view: &scheduler::WaitView| matches!(view.state, scheduler::State::Waiting(_));
+        let slots = slots.into_iter().filter_map(|slot| {
+            let (_, view) = state.scheduler.get(slot)?;
+            let handle = state.handles.get(slot as usize).copied().flatten()?;
+            let progress = waits(&view).then(|| state.progress_of(slot))??;
+            Some((slot, Op::State { handle, state: progress.encode() }))
+        });
+        let (slots, ops): (Vec<_>, Vec<_>) = slots.collect();
+        slots.iter().for_each(|slot| _ = state.noted.remove(slot));
+        self.spool.submit(ops, Vec::new());
+        drop(state);
+        self.spool.close();
+    }
+
     /// Why nothing may leave, if nothing may.
     pub fn all_held(&self) -> Option<Arc<str>> {
         self.lock().all_held.clone()
@@ -458,7 +493,7 @@ impl Queue {
             .scheduler
             .entries()
             .filter_map(|(_, entry, _)| entry.progress.upstream)
-            .collect::<std::collections::HashSet<_>>()
+            .collect::<HashSet<_>>()
             .into_iter()
             .filter_map(|key| Some((key, Arc::clone(state.scheduler.upstream_name(key)?))))
             .collect();
@@ -536,145 +571,3 @@ impl Queue {
 
 /// Whoever waits for a time looks at the clock this often, because clocks step.
 const LONGEST_SLEEP: std::time::Duration = std::time::Duration::from_secs(1);
-
-impl State {
-    /// A message is durable: from now on it waits.
-    fn enter(&mut self, new: NewMessage, handle: Handle, now: Timestamp) -> Slot {
-        let NewMessage { message, envelope, progress, wait } = new;
-        let slot = self.place(handle);
-        let recipients = progress.pending;
-        let instance = self.scheduler.instance(progress.instance.as_deref());
-        let upstream = match &wait {
-            Wait::Upstream(name) => Some(self.scheduler.upstream(name)),
-            _ => self.last_upstream(&progress),
-        };
-        let entry = Entry {
-            id: message.id,
-            instance,
-            received: envelope.received,
-            size: envelope.facts.size,
-            held_ms: 0,
-            progress: scheduler::Progress { recipients, attempts: progress.attempts, upstream },
-        };
-        self.keep_note(slot, &progress);
-        self.accounts.entry(instance).or_default().accept(u64::from(recipients));
-        let soon = matches!(wait, Wait::Turn | Wait::Reply);
-        if soon && message.parcel.body.as_memory().is_some() && message.has_room() {
-            self.cached.insert(slot, (message, envelope));
-        }
-        self.scheduler.insert(slot, entry, wait, now);
-        slot
-    }
-
-    /// Where the last attempt went: by that upstream's time the message expires.
-    fn last_upstream(&mut self, progress: &Progress) -> Option<UpstreamKey> {
-        let name = progress.last.as_ref()?.upstream.as_deref()?;
-        Some(self.scheduler.upstream(name))
-    }
-
-    fn place(&mut self, handle: Handle) -> Slot {
-        let index = handle.index();
-        if self.handles.len() <= index {
-            self.handles.resize(index + 1, None);
-        }
-        self.handles[index] = Some(handle);
-        Slot::try_from(index).unwrap_or(Slot::MAX)
-    }
-
-    /// A message in flight with what is known of it.
-    fn taken(&mut self, slot: Slot) -> Option<Taken> {
-        let index = slot as usize;
-        let handle = self.handles.get(index).copied().flatten()?;
-        let mut progress = self.progress_of(slot)?;
-        progress.held_since = None;
-        let message = self.cached.get(&slot).cloned();
-        let doubtful = self.doubtful.get_mut(index).is_some_and(std::mem::take);
-        Some(Taken { slot, handle, progress, message, doubtful })
-    }
-
-    /// How far a message has come.
-    fn progress_of(&self, slot: Slot) -> Option<Progress> {
-        let (entry, _) = self.scheduler.get(slot)?;
-        let mut progress = match self.notes.get(&slot) {
-            Some(note) => Progress::clone(note),
-            None => Progress {
-                instance: self.scheduler.instance_name(entry.instance).map(|name| name.to_string()),
-                attempts: entry.progress.attempts,
-                ..Progress::default()
-            },
-        };
-        progress.held_ms = entry.held_ms;
-        progress.pending = entry.progress.recipients;
-        Some(progress)
-    }
-
-    /// Notes that an earlier process may have delivered it, until that has been said.
-    fn in_doubt(&mut self, slot: Slot) -> Option<Op> {
-        let Taken { handle, mut progress, .. } = self.taken(slot)?;
-        progress.in_doubt = Some("unknown".to_owned());
-        self.keep_note(slot, &progress);
-        Some(Op::State { handle, state: progress.encode() })
-    }
-
-    /// Keeps what the entry does not hold; says whether there is something.
-    fn keep_note(&mut self, slot: Slot, progress: &Progress) -> bool {
-        let plain = progress.attempts == 0
-            && progress.operator.is_none()
-            && progress.ended.is_empty()
-            && progress.in_doubt.is_none()
-            && progress.last.is_none();
-        if plain {
-            self.notes.remove(&slot);
-        } else {
-            self.notes.insert(slot, Box::new(progress.clone()));
-        }
-        !plain
-    }
-
-    fn wake_lines(&mut self, now: Timestamp, which: impl Fn(&Wait) -> bool) {
-        let lines = self.scheduler.lines().map(|(wait, _)| wait).filter(|wait| which(wait));
-        let lines: Vec<Wait> = lines.cloned().collect();
-        for line in lines {
-            self.scheduler.wake(&line, now);
-        }
-    }
-
-    fn leave(&mut self, slot: Slot) {
-        self.scheduler.remove(slot);
-        self.cached.remove(&slot);
-        self.notes.remove(&slot);
-        if let Some(handle) = self.handles.get_mut(slot as usize) {
-            *handle = None;
-        }
-    }
-
-    fn line_of(&self, upstream: &str, charges: &[Charge]) -> Option<Line> {
-        // The common case costs no allocation: nobody waits for anything.
-        if !self
-            .scheduler
-            .lines()
-            .any(|(wait, _)| matches!(wait, Wait::Upstream(_) | Wait::Limit { .. }))
-        {
-            return None;
-        }
-        let line = Wait::Upstream(upstream.into());
-        if self.scheduler.has_waiting(&line) {
-            return Some(line);
-        }
-        let keys = charges.iter().flat_map(|charge| {
-            let rates = charge.limits.rates.iter().map(|limit| &limit.key);
-            let caps = charge.limits.concurrency.iter().map(|limit| &limit.key);
-            rates.chain(caps).map(|key| (&charge.scope, key))
-        });
-        keys.map(|(scope, key)| Wait::Limit { scope: Arc::clone(scope), key: key.as_str().into() })
-            .find(|line| self.scheduler.has_waiting(line))
-    }
-
-    /// Writes an account down as it is now.
-    fn account_op(&mut self, instance: InstanceKey) -> Op {
-        let name = self.scheduler.instance_name(instance).cloned();
-        let account = self.accounts.entry(instance).or_default();
-        account.dirty = false;
-        account.op(name.as_deref())
-    }
-}

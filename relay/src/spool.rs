@@ -6,13 +6,14 @@
 //! Knows nothing of turns, attempts or accounts: those are `queue`'s.
 
 mod erased;
+mod inbox;
 mod owed;
 mod writer;
 
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed, mpsc},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     thread::JoinHandle,
 };
 
@@ -25,6 +26,7 @@ use wavegate_spool::{
 
 use self::{
     erased::{Marker, Read, StoredBody},
+    inbox::Inbox,
     writer::{Order, Request, Shared, Write, Writer, lock},
 };
 use crate::{
@@ -110,7 +112,7 @@ pub struct Spool {
 /// How orders come to the writer.
 enum Orders {
     /// It is a thread, and has what waits as one batch.
-    Thread { orders: mpsc::Sender<Order>, writer: Mutex<Option<JoinHandle<()>>> },
+    Thread { orders: Arc<Inbox>, writer: Mutex<Option<JoinHandle<()>>> },
     /// The caller does it himself, at once; none when it is closed.
     AtOnce(Mutex<Option<Box<dyn Write>>>),
 }
@@ -142,12 +144,26 @@ pub struct NewEntry {
 }
 
 /// A note on disk that a message's end of data may have been written.
-pub struct Mark(Box<dyn FnOnce() + Send>);
+pub struct Mark(Box<dyn FnOnce(After) + Send>);
+
+/// What is left when an attempt is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// The message: the note is taken back.
+    Message,
+    /// Nothing: a note on a message that is gone means nothing.
+    Nothing,
+}
 
 impl Mark {
     /// What came of it is written down, or nothing was sent: the note is taken back.
     pub fn end(self) {
-        (self.0)();
+        (self.0)(After::Message);
+    }
+
+    /// That the message is gone is written down.
+    fn gone(self) {
+        (self.0)(After::Nothing);
     }
 }
 
@@ -171,7 +187,8 @@ impl Spool {
             ..Options::default()
         };
         Self::open_with(disk, options, each, |writer| {
-            let (orders, inbox) = mpsc::channel();
+            let orders = Arc::new(Inbox::default());
+            let inbox = Arc::clone(&orders);
             let thread = std::thread::Builder::new().name("spool".into());
             let writer = thread
                 .spawn(move || writer.run(&inbox))
@@ -343,7 +360,7 @@ impl Spool {
     pub fn close(&self) {
         match &self.orders {
             Orders::Thread { orders, writer } => {
-                let _ = orders.send(Order::Close);
+                let _ = orders.push(Order::Close);
                 let writer = lock(writer).take();
                 if let Some(writer) = writer
                     && writer.join().is_err()
@@ -364,7 +381,7 @@ impl Spool {
 impl Orders {
     fn give(&self, order: Order) -> Result<(), SpoolError> {
         match self {
-            Self::Thread { orders, .. } => orders.send(order).map_err(|_| SpoolError::Closed),
+            Self::Thread { orders, .. } => orders.push(order).map_err(|_| SpoolError::Closed),
             Self::AtOnce(writer) => match &mut *lock(writer) {
                 Some(writer) => {
                     writer.take(order);

@@ -109,6 +109,11 @@ impl Waves {
         self.current.load()
     }
 
+    /// The plan in force, to keep.
+    pub fn current_owned(&self) -> Arc<PlanState> {
+        self.current.load_full()
+    }
+
     /// The time of day, as windows see it.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -81,6 +81,7 @@ impl Site {
             envelope: Arc::new(envelope),
             progress: Progress { instance: instance.map(str::to_owned), ..Progress::default() },
             wait: Wait::Turn,
+            answer: None,
         }
     }
 

@@ -72,11 +72,19 @@ pub struct AttemptMark<D: Disk> {
 }
 
 impl<D: Disk> AttemptMark<D> {
-    /// The outcome is in the journal: the attempt is over.
+    /// The outcome is in the journal: the attempt is over, and there may be others.
     pub fn end(self) -> Result<(), StoreError> {
         self.file.write(self.slot, &[0; SLOT])?;
         self.file.free().push(self.slot);
         Ok(())
+    }
+}
+
+impl<D: Disk> AttemptMark<D> {
+    /// The outcome is in the journal, and it is that the message is gone. What the slot says of it
+    /// means nothing any more, so nothing is written.
+    pub fn gone(self) {
+        self.file.free().push(self.slot);
     }
 }
 

@@ -115,7 +115,8 @@ impl<D: Disk> Store<D> {
     /// Checks each operation against limits and what is there.
     fn plan(&self, batch: Vec<Op>) -> Vec<Step> {
         let mut removed = HashSet::new();
-        let mut room = Room::new(self);
+        let accepts = batch.iter().any(|op| matches!(op, Op::Accept { .. }));
+        let mut room = if accepts { Room::new(self) } else { Room::default() };
         let slots = self.shared.slots();
         let mut live = |handle: Handle, removes: bool| {
             let there = slots.get(handle).is_some() && !removed.contains(&handle);
@@ -124,7 +125,7 @@ impl<D: Disk> Store<D> {
             }
             if there { Ok(()) } else { Err(StoreError::Removed) }
         };
-        batch
+        let steps = batch
             .into_iter()
             .map(|op| {
                 let step = match op {
@@ -145,7 +146,11 @@ impl<D: Disk> Store<D> {
                 };
                 step.unwrap_or_else(Step::Failed)
             })
-            .collect()
+            .collect();
+        if accepts {
+            self.free.set(Some(room.free));
+        }
+        steps
     }
 
     /// Writes all new messages and makes them durable.
@@ -453,6 +458,7 @@ fn take_body<D: Disk>(disk: &D, path: &Path, length: u64, key: &MessageKey) -> i
 }
 
 /// What is left of quota and disk while a batch is planned.
+#[derive(Default)]
 struct Room {
     used: u64,
     quota: u64,
@@ -466,7 +472,7 @@ impl Room {
             used: store.disk_bytes(),
             quota: store.options.quota,
             // If it cannot be asked, a write will tell.
-            free: store.shared.disk.free().unwrap_or(u64::MAX),
+            free: store.free().unwrap_or(u64::MAX),
             reserve: store.options.reserve,
         }
     }

@@ -3,6 +3,7 @@
 //! `load` reads. Then damage is set aside, what was found is written down, and the store starts.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     io::{self, IoSlice},
     path::Path,
@@ -136,6 +137,7 @@ impl Opening {
             puts: 0,
             damage: Vec::new(),
             names_changed: false,
+            free: Cell::new(None),
             lock,
         };
         write_down(&mut store, &image, each)?;

@@ -4,6 +4,7 @@
 //! and `snapshot`. A [`Receipt`] is made here and nowhere else.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +22,9 @@ use crate::{
     slab::Handle,
     snapshot::Snapshot,
 };
+
+/// So near to the reserve the disk is asked each time: others write to it too.
+const NEAR_RESERVE: u64 = 256 << 20;
 
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const CLEAN: &str = "clean";
@@ -266,6 +270,9 @@ pub struct Store<D: Disk> {
     pub(crate) damage: Vec<Damage>,
     /// A segment was deleted and the directory not synced since.
     pub(crate) names_changed: bool,
+    /// Bytes free on the disk when that was asked last, less what was written since; none: it is
+    /// to be asked again. Asking costs as much as a write.
+    pub(crate) free: Cell<Option<u64>>,
     /// Locked as long as it is open.
     pub(crate) lock: D::File,
 }
@@ -297,9 +304,19 @@ impl<D: Disk> Store<D> {
             live_bytes: self.live_bytes,
             disk_bytes: self.disk_bytes(),
             quota: self.options.quota,
-            free: self.shared.disk.free().unwrap_or(0),
+            free: self.free().unwrap_or(0),
             segments: self.segments.len() as u64,
         }
+    }
+
+    /// Bytes free on the disk: as of the last sync of the journal, and exact near the reserve. None
+    /// if it cannot be asked.
+    pub(crate) fn free(&self) -> Option<u64> {
+        let near = self.options.reserve.saturating_add(NEAR_RESERVE);
+        let known = self.free.get().filter(|free| *free >= near);
+        let free = known.or_else(|| self.shared.disk.free().ok());
+        self.free.set(free);
+        free
     }
 
     /// Sets the limits for what comes. Messages that are there stay.
@@ -310,6 +327,7 @@ impl<D: Disk> Store<D> {
 
     /// Makes all changes durable that were committed.
     pub fn sync_journal(&mut self) -> Result<(), StoreError> {
+        self.free.set(None);
         self.repair_journal()?;
         self.flush_journal()
     }

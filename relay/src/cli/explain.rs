@@ -16,9 +16,10 @@ use super::{
     output::{json, list},
 };
 use crate::{
+    answer::Verdict,
     config::{self, Config, ListenerConfig},
     event::Silent,
-    gate::{self, Note, Subject, Verdict},
+    gate::{self, Note, Subject},
     generation::{self, Surroundings},
     message::MessageId,
     plan::Timestamp,
@@ -99,7 +100,7 @@ fn ask(
     };
     let plan = relay.waves.current();
     let mut notes: Vec<Note> = Vec::new();
-    let gate::Answer { instance, verdict } =
+    let crate::answer::Answer { instance, verdict } =
         gate::ask(relay, &generation, &plan, &subject, at, Some(&mut notes));
     let instance = instance.and_then(|state| {
         let index = plan.plan.instances.iter().position(|one| one.name == **state.name())?;

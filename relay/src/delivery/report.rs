@@ -253,6 +253,7 @@ impl Report<'_> {
             envelope: Arc::new(envelope),
             progress,
             wait: Wait::Turn,
+            answer: None,
         })
     }
 }

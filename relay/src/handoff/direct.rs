@@ -9,12 +9,13 @@ use wavegate_smtp::{Enhanced, Reply, Settled};
 
 use super::{Incoming, Told, no_spool, taken};
 use crate::{
+    answer::Go,
     attempt::{self, End, Job, Patience},
     config::{Deferred, Handoff},
     delivery::{self, Failure, Report},
     envelope::{LastWord, Progress},
     event::{Event, Outcome},
-    gate::{Go, relay_reply},
+    gate::relay_reply,
     queue::{self, Ended},
     scheduler::Wait,
     upstream::Upstream,
@@ -40,7 +41,7 @@ impl Incoming<'_> {
             charges: go.charges,
             patience: Patience::of(limits.direct_wait, limits.direct_queue),
             lease: None,
-            spooled: false,
+            marked: false,
         };
         // In a box, because one in doubt goes on when the client has been answered.
         let mut attempt: Pin<Box<_>> = Box::pin(attempt::run(job));
@@ -115,7 +116,7 @@ impl Incoming<'_> {
             // A window came between the gate and the upstream.
             End::Held(_) => {
                 let (progress, wait) = (self.progress(), self.frozen());
-                self.spool(progress, wait.unwrap_or(Wait::Turn), None).await
+                self.spool(progress, wait.unwrap_or(Wait::Turn), None, None).await
             }
             End::InDoubt(error) => {
                 self.relay.emit(&Event::InDoubt {
@@ -147,7 +148,7 @@ impl Incoming<'_> {
                 let progress = self.progress();
                 let wait = delivery::wait_after(&end, upstream, self.now);
                 let reason = end.to_string();
-                self.spool(progress, wait, Some(&reason)).await
+                self.spool(progress, wait, Some(&reason), None).await
             }
         }
     }

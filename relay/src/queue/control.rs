@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use wavegate_spool::{Op, ReadError};
 
-use super::{Ended, Queue, State, Taken};
+use super::{Ended, Queue, State, Taken, UNKNOWN};
 use crate::{
     envelope::{Envelope, Progress},
     message::MessageId,
@@ -552,6 +552,12 @@ impl State {
         let held = Standing::of(&view.state) == Standing::Held;
         progress.held_since = held.then_some(view.since.0);
         self.keep_note(one.slot, &progress);
+        if view.state == scheduler::State::InFlight && self.noted.contains(&one.slot) {
+            // It goes on, and nothing else says that it does.
+            progress.in_doubt = Some(UNKNOWN.to_owned());
+        } else {
+            self.noted.remove(&one.slot);
+        }
         ops.push(Op::State { handle: one.handle, state: progress.encode() });
     }
 }

@@ -100,6 +100,7 @@ impl Recovery {
             scheduler: Scheduler::new(),
             handles: Vec::new(),
             cached: HashMap::new(),
+            noted: HashSet::new(),
             notes: HashMap::new(),
             doubtful: Vec::new(),
             accounts: BTreeMap::new(),

@@ -4,7 +4,7 @@ use std::{fmt, io, sync::Arc};
 
 use wavegate_spool::{AttemptMark, Attempts, Disk, Handle, ReadError, Reader, StoreError};
 
-use super::Mark;
+use super::{After, Mark};
 use crate::{body::Stored, message::MessageId};
 
 /// Reading, whatever the disk.
@@ -41,9 +41,12 @@ pub(super) trait Marker: Send + Sync {
 impl<D: Disk> Marker for Attempts<D> {
     fn mark(&self, id: MessageId) -> Result<Mark, StoreError> {
         let mark: AttemptMark<D> = self.begin(&id.key())?;
-        Ok(Mark(Box::new(move || {
-            if let Err(error) = mark.end() {
-                tracing::warn!(%error, "that an attempt has ended cannot be noted");
+        Ok(Mark(Box::new(move |after| match after {
+            After::Nothing => mark.gone(),
+            After::Message => {
+                if let Err(error) = mark.end() {
+                    tracing::warn!(%error, "that an attempt has ended cannot be noted");
+                }
             }
         })))
     }

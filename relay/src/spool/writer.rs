@@ -4,7 +4,6 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc,
     },
     time::Duration,
 };
@@ -12,7 +11,7 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 use wavegate_spool::{Disk, Done, NewBody, Op, Store, StoreError, Usage};
 
-use super::{Mark, SYNC_BOUNDS_NS, owed::Owed};
+use super::{Mark, SYNC_BOUNDS_NS, inbox::Inbox, owed::Owed};
 
 /// How long the journal may stay unsynced: what was delivered in this time before a loss of
 /// power is delivered twice.
@@ -32,6 +31,26 @@ pub(super) struct Request {
     pub(super) ops: Vec<Op>,
     pub(super) marks: Vec<Mark>,
     pub(super) done: Option<oneshot::Sender<Vec<Result<Done, StoreError>>>>,
+}
+
+impl Request {
+    /// Bytes of bodies in it.
+    fn bytes(&self) -> u64 {
+        let parts = self.ops.iter().filter_map(|op| match op {
+            Op::Accept { body: NewBody::Parts(parts), .. } => Some(parts),
+            _ => None,
+        });
+        parts.flatten().map(|part| (**part).as_ref().len() as u64).sum()
+    }
+}
+
+/// Closes the inbox when it goes.
+struct Closing<'a>(&'a Inbox);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 pub(super) enum Order {
@@ -89,31 +108,23 @@ impl<D: Disk> Writer<D> {
         Self { store, shared, owed: Owed::default(), tried, recovering: false }
     }
 
-    pub(super) fn run(mut self, inbox: &mpsc::Receiver<Order>) {
+    pub(super) fn run(mut self, inbox: &Inbox) {
         let mut unsynced = false;
         let mut synced = Instant::now();
+        let mut asked = 1;
+        // However it ends: nobody waits for a writer that has gone.
+        let _end = Closing(inbox);
         loop {
             let owes = self.recovering || !self.owed.is_empty();
-            let pause = if owes { RETRY } else { JOURNAL_SYNC };
-            let busy = unsynced || owes;
-            let first = if busy { inbox.recv_timeout(pause).ok() } else { inbox.recv().ok() };
-            let mut closing = first.is_none() && !busy;
-            let mut batch = Vec::new();
-            for order in first.into_iter().chain(inbox.try_iter()) {
-                match order {
-                    Order::Do(request) => batch.push(request),
-                    Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
-                    Order::Recovered(ops) => batch.push(self.recovered(ops)),
-                    Order::Close => closing = true,
-                }
-                if closing || is_full(&batch) {
-                    break;
-                }
-            }
-            if !batch.is_empty() || owes {
-                self.commit(batch);
-                unsynced = true;
-            }
+            let patience = match (owes, unsynced) {
+                (true, _) => Some(RETRY),
+                (false, true) => Some(JOURNAL_SYNC),
+                (false, false) => None,
+            };
+            let orders = inbox.take(asked, patience);
+            let (requests, closing) = self.sort(orders);
+            asked = requests.iter().filter(|request| request.done.is_some()).count();
+            unsynced |= self.commit_in_batches(requests);
             self.end_recovery();
             if unsynced && synced.elapsed() >= JOURNAL_SYNC {
                 unsynced = self.sync();
@@ -124,7 +135,43 @@ impl<D: Disk> Writer<D> {
                 break;
             }
         }
+        let (requests, _) = self.sort(inbox.close());
+        self.commit_in_batches(requests);
         self.close();
+    }
+
+    /// Does what is no request, and says whether it is the end.
+    fn sort(&mut self, orders: Vec<Order>) -> (Vec<Request>, bool) {
+        let mut requests = Vec::with_capacity(orders.len());
+        let mut closing = false;
+        for order in orders {
+            match order {
+                Order::Do(request) => requests.push(request),
+                Order::Resize { quota, reserve } => self.store.resize(quota, reserve),
+                Order::Recovered(ops) => requests.push(self.recovered(ops)),
+                Order::Close => closing = true,
+            }
+        }
+        (requests, closing)
+    }
+
+    /// Commits requests and what is owed; says whether there was anything.
+    fn commit_in_batches(&mut self, requests: Vec<Request>) -> bool {
+        let any = !requests.is_empty() || !self.owed.is_empty();
+        let (mut batch, mut ops, mut bytes) = (Vec::with_capacity(requests.len()), 0, 0);
+        for request in requests {
+            ops += request.ops.len();
+            bytes += request.bytes();
+            batch.push(request);
+            if ops >= BATCH || bytes >= BATCH_BYTES {
+                self.commit(std::mem::take(&mut batch));
+                (ops, bytes) = (0, 0);
+            }
+        }
+        if any {
+            self.commit(batch);
+        }
+        any
     }
 
     fn recovered(&mut self, ops: Vec<Op>) -> Request {
@@ -188,7 +235,10 @@ impl<D: Disk> Writer<D> {
                     let _ = done.send(results);
                     marks.into_iter().for_each(Mark::end);
                 }
-                None if failures == 0 => marks.into_iter().for_each(Mark::end),
+                None if failures == 0 => {
+                    let gone = ops.iter().any(|op| matches!(op, Op::Remove { .. }));
+                    marks.into_iter().for_each(if gone { Mark::gone } else { Mark::end });
+                }
                 None => {
                     let left = ops.into_iter().zip(&results).filter(|(_, result)| is_disk(result));
                     self.owed.add(left.map(|(op, _)| op), marks);
@@ -291,17 +341,6 @@ impl<D: Disk> Write for Writer<D> {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn is_full(batch: &[Request]) -> bool {
-    let ops = || batch.iter().flat_map(|request| &request.ops);
-    let bytes = |op: &Op| match op {
-        Op::Accept { body: NewBody::Parts(parts), .. } => {
-            parts.iter().map(|part| (**part).as_ref().len() as u64).sum()
-        }
-        _ => 0,
-    };
-    ops().count() >= BATCH || ops().map(bytes).sum::<u64>() >= BATCH_BYTES
 }
 
 /// A failure that time may heal, as against one of an operation that makes no sense any more.

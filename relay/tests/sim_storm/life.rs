@@ -414,7 +414,7 @@ impl<'a> Life<'a> {
                 // As long as `limits.shutdown_timeout`.
                 let quiet = self.relay.queue.quiet();
                 let _ = tokio::time::timeout(Duration::from_secs(30), quiet).await;
-                self.relay.queue.spool().close();
+                self.relay.queue.close();
                 self.storm.disk.copy()
             }
         }

@@ -9,9 +9,10 @@ use serde::Serialize;
 use wavegate_smtp::Reply;
 
 use crate::{
+    answer::Go,
     cli::output::{field, list},
     config::{Config, Handoff, ListenerConfig},
-    gate::{Go, Note},
+    gate::Note,
     plan::{Phase, Timestamp},
 };
 
