@@ -1,12 +1,13 @@
-//! `wavegate plan`: is the plan sound, how long do its waves take, whom does it affect; and the
-//! announcement of a wave. Floor 4.
+//! `wavegate plan`: is the plan sound, how long do its waves take, whom does it affect; the
+//! announcement of a wave, and the notices to its customers. Floor 4.
 //!
-//! It works on files and asks no relay.
+//! It works on files and asks no relay; only notices are handed to one, as mail.
 
 mod affected;
 mod announce;
 mod check;
 mod estimate;
+mod notice;
 
 use std::{io::Write, path::PathBuf};
 
@@ -30,6 +31,8 @@ pub(super) enum PlanCommand {
     Affected(AffectedArgs),
     /// Record that customers were told of a wave. Its window and instances are fixed from then on.
     Announce(AnnounceArgs),
+    /// What the customers of a wave are told, each in their language; with --send, tell them.
+    Notice(notice::NoticeArgs),
 }
 
 /// Where the plan is.
@@ -122,6 +125,7 @@ pub(super) fn plan(command: &PlanCommand, out: &mut dyn Write) -> anyhow::Result
         PlanCommand::Estimate(args) => estimate::estimate(args, out),
         PlanCommand::Affected(args) => affected::affected(args, out),
         PlanCommand::Announce(args) => announce::announce(args, out),
+        PlanCommand::Notice(args) => notice::notice(args, out),
     }
 }
 

@@ -65,6 +65,25 @@ pub struct PlanFile {
     pub warnings: Vec<Diagnostic>,
 }
 
+impl PlanFile {
+    /// An error about a key that the plan may lack, or have so, for all but what is asked for
+    /// now. It stands at the key or, where that is missing, at what lacks it.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> Diagnostic {
+        let shown = self.path.display().to_string();
+        let report = Report::default();
+        let text = reader::read_text(&self.path, PLAN_MAX, &Place::of_file(&shown), &report);
+        let document = Document::new(&shown, text.as_deref().unwrap_or_default(), &report);
+        let place = document.parse().map(|table| document.find(&table, key));
+        let at = place.and_then(|place| place.at);
+        Diagnostic {
+            line: at.map(|at| at.0),
+            column: at.map(|at| at.1),
+            key: key.to_owned(),
+            ..Diagnostic::of_file(shown, message)
+        }
+    }
+}
+
 /// Reads a configuration and the plan that it names, as of now. All that is wrong is reported at
 /// once.
 pub fn read(path: &Path) -> Result<Config, Diagnostics> {

@@ -53,7 +53,7 @@ struct Line {
 }
 
 /// Runs a command on `waves.toml` of a directory: the exit code and what it prints or says.
-fn run_in(dir: &Path, arguments: &str) -> (u8, String) {
+pub(super) fn run_in(dir: &Path, arguments: &str) -> (u8, String) {
     let file = dir.join("waves.toml").display().to_string();
     let arguments = arguments.split(' ').chain(["--plan", &file]);
     let line = Line::try_parse_from(std::iter::once("plan").chain(arguments)).unwrap();
