@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
+    conductor::Conductor,
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     control,
     generation::{self, Surroundings},
@@ -187,7 +188,8 @@ impl Running {
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
         let socket = bind_control(&state_dir)?;
-        let workers = Workers::start(&relay, config.relay.workers)
+        let conductor = Conductor::new(&relay);
+        let workers = Workers::start(&relay, &conductor, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let reloader = Reloader::new(path, &relay, workers, bound)?;

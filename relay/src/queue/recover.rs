@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 use wavegate_spool::{Disk, Op, OpenError, Options, Recovered};
 
-use super::{ALL_HELD, Account, Queue, State};
+use super::{AGREED, ALL_HELD, Account, Kept, Queue, State};
 use crate::{
     config::SpoolConfig,
     envelope::Progress,
@@ -17,6 +17,7 @@ use crate::{
     plan::Timestamp,
     scheduler::{self, Entry, Scheduler, Slot, Wait},
     spool::{Damage, Opened, Shutdown, Spool},
+    waves::{self, Record},
     world::WallClock,
 };
 
@@ -162,11 +163,22 @@ impl Recovery {
             tracing::error!(unreadable, "messages of the spool have no id of this relay");
         }
         let mut before = None;
+        let mut kept = Kept::default();
         for (key, value) in &values {
             if key == ALL_HELD {
                 state.all_held = Some(String::from_utf8_lossy(value).into());
             } else if key == DOUBT_BEFORE {
                 before = <[u8; 8]>::try_from(&**value).ok().map(u64::from_le_bytes).map(Timestamp);
+            } else if key == AGREED {
+                kept.agreed = Some(value.clone());
+            } else if waves::is_record(key) {
+                match Record::decode(value) {
+                    Ok(life) => kept.lives.push(life),
+                    Err(error) => {
+                        let wave = String::from_utf8_lossy(key);
+                        tracing::error!(%wave, %error, "what was written of a wave is not known");
+                    }
+                }
             } else if let Some((name, account)) = Account::read(key, value) {
                 let instance = state.scheduler.instance(name.as_deref());
                 state.accounts.entry(instance).or_default().add(&account);
@@ -180,7 +192,8 @@ impl Recovery {
             before = latest.max(Some(now));
             ops.extend(before.map(doubt_before));
         }
-        let old = before.into_iter().flat_map(|before| state.untold(before));
+        let holds = Holds::new(&kept.lives);
+        let old = before.into_iter().flat_map(|before| state.untold(before, &holds));
         let old: Vec<Slot> = old.collect();
         if before.is_some() && old.is_empty() {
             ops.push(Op::Value { key: DOUBT_BEFORE.to_vec(), value: None });
@@ -211,6 +224,7 @@ impl Recovery {
             spool,
             clock,
             state,
+            found: kept,
             turns,
             changed: Notify::new(),
             settled: Notify::new(),
@@ -220,13 +234,35 @@ impl Recovery {
 }
 
 impl State {
-    /// Messages up to this time of which nothing was said since.
-    fn untold(&self, before: Timestamp) -> impl Iterator<Item = Slot> {
+    /// Messages up to this time of which nothing was said since, and that no window has held all
+    /// the time.
+    fn untold(&self, before: Timestamp, holds: &Holds) -> impl Iterator<Item = Slot> {
         self.scheduler.entries().filter_map(move |(slot, entry, _)| {
             let last = self.notes.get(&slot).and_then(|note| note.last.as_ref());
             let told = last.is_some_and(|last| last.time >= before.0);
-            (entry.id.time() <= before && !told).then_some(slot)
+            let instance = self.scheduler.instance_name(entry.instance);
+            let held = instance.is_some_and(|name| holds.have(name, entry.id.time()));
+            (entry.id.time() <= before && !told && !held).then_some(slot)
         })
+    }
+}
+
+/// Since when which instances are held, by windows that were never released.
+struct Holds(HashMap<String, Timestamp>);
+
+impl Holds {
+    fn new(lives: &[Record]) -> Self {
+        let lives = lives.iter().filter(|life| life.sure && life.stage.holds());
+        let since = lives.filter_map(|life| {
+            let begun = life.begun_at?;
+            Some(life.members.iter().map(move |name| (name.clone(), begun)))
+        });
+        Self(since.flatten().collect())
+    }
+
+    /// Whether a message that was received then has been held ever since.
+    fn have(&self, instance: &str, received: Timestamp) -> bool {
+        self.0.get(instance).is_some_and(|since| received >= *since)
     }
 }
 
