@@ -32,6 +32,8 @@ pub struct Found {
     pub doubtful: usize,
     /// What could not be read, and where it was put.
     pub damage: Vec<Damage>,
+    /// Waves of which it is not known how far they have come: a later version wrote it.
+    pub unknown_waves: Vec<String>,
 }
 
 /// An open queue and what was found in it.
@@ -168,6 +170,7 @@ impl Recovery {
         }
         let mut before = None;
         let mut kept = Kept::default();
+        let mut unknown_waves = Vec::new();
         for (key, value) in &values {
             if key == ALL_HELD {
                 state.all_held = Some(String::from_utf8_lossy(value).into());
@@ -179,8 +182,9 @@ impl Recovery {
                 match Record::decode(value) {
                     Ok(life) => kept.lives.push(life),
                     Err(error) => {
-                        let wave = String::from_utf8_lossy(key);
-                        tracing::error!(%wave, %error, "what was written of a wave is not known");
+                        let wave = String::from_utf8_lossy(key).into_owned();
+                        tracing::error!(wave, %error, "what was written of a wave is not known");
+                        unknown_waves.push(wave);
                     }
                 }
             } else if let Some((name, account)) = Account::read(key, value) {
@@ -221,6 +225,7 @@ impl Recovery {
             messages: state.scheduler.len(),
             doubtful: state.doubtful.iter().filter(|doubtful| **doubtful).count(),
             damage,
+            unknown_waves,
         };
         let turns = (0..workers.max(1)).map(|_| Notify::new()).collect();
         let state = Mutex::new(state);
