@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
+    conductor::Conductor,
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     control,
     generation::{self, Surroundings},
@@ -182,12 +183,14 @@ impl Running {
             known: &learned::load(&state_dir),
         };
         let relay = generation::assemble(config, around)?;
+        check_waves(&relay)?;
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
         let socket = bind_control(&state_dir)?;
-        let workers = Workers::start(&relay, config.relay.workers)
+        let conductor = Conductor::new(&relay);
+        let workers = Workers::start(&relay, &conductor, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let reloader = Reloader::new(path, &relay, workers, bound)?;
@@ -224,6 +227,14 @@ fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Qu
     for damage in &found.damage {
         tracing::error!(%damage, "damage in the spool");
     }
+    if let [wave, ..] = &found.unknown_waves[..] {
+        let text = format!(
+            "what is written of wave {wave} cannot be read, so it is not known whether its mail may \
+             go; start the version of the relay that wrote it"
+        );
+        let place = directory.display();
+        return Err(StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, text)])));
+    }
     let Found { shutdown, messages, doubtful, .. } = found;
     if messages > 0 || !matches!(shutdown, Shutdown::New | Shutdown::Clean) {
         tracing::info!(messages, doubtful, ?shutdown, "the spool is open");
@@ -232,6 +243,26 @@ fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Qu
         tracing::warn!(%reason, "everything is held");
     }
     Ok(queue)
+}
+
+/// What was written down of waves that have begun goes on, and the plan must know whose mail that
+/// is: else it would leave as mail of no instance.
+fn check_waves(relay: &Relay) -> Result<(), StartError> {
+    let config = Arc::clone(&relay.generation().config);
+    let place =
+        config.plan_file.as_ref().map_or("relay.plan".into(), |file| file.display().to_string());
+    for text in relay.waves.contradictions(&config.plan) {
+        tracing::warn!("{place}: {text}; until then it goes on as it began");
+    }
+    let lost = relay.waves.lost_instances().into_iter().map(|(wave, instance)| {
+        let text = format!(
+            "has no instance \"{instance}\", whose mail wave {wave} holds: nobody could say which \
+             mail that is; put the instance back until the wave is over"
+        );
+        Diagnostic::of_file(&place, text)
+    });
+    let lost: Vec<_> = lost.collect();
+    if lost.is_empty() { Ok(()) } else { Err(StartError::Config(Diagnostics(lost))) }
 }
 
 /// Makes the state directory fit for use; says where bodies spill.
