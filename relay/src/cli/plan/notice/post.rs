@@ -260,7 +260,7 @@ async fn transact(
             Ok(ClientEvent::Closing(reply) | ClientEvent::Refused(reply)) => {
                 return Ok(Outcome::Broken(format!("it closed with {}", shown(&reply))));
             }
-            Ok(ClientEvent::Ready(_) | ClientEvent::Reset) => {}
+            Ok(ClientEvent::Ready(_) | ClientEvent::Reset | ClientEvent::Rehearsed(_)) => {}
             Err(error) if is_written => return Ok(Outcome::InDoubt(error.to_string())),
             Err(error) => return Ok(Outcome::Broken(error.to_string())),
         }
