@@ -127,7 +127,8 @@ fn a_status_that_cannot_be_told_is_an_error_and_no_end() {
 #[test]
 fn every_phase_is_shown_with_what_matters_of_it() {
     let probe = "page.querySelector('.toggle').click(); await sleep(100);
-        return { text: page.body.innerText, title: page.title };";
+        const card = [...page.querySelectorAll('.card')].find((one) => one.querySelector('h3').textContent === 'prod-02');
+        return { text: page.body.innerText, title: page.title, left: card.querySelector('.big b').textContent };";
     let Some(seen) = Look::of("phases", always(fixture::phases())).run(probe) else { return };
     let text = seen.calm()["text"].as_str().unwrap().replace('\u{a0}', " ");
     for expected in [
@@ -141,7 +142,8 @@ fn every_phase_is_shown_with_what_matters_of_it() {
         "Barrier not reached. Still in flight: prod-07-1 2 waiting for a reply; prod-07-2 1 not \
          committed",
         // Frozen: countdown, barrier, what waits.
-        "21:",
+        "20 Jan, 06:00–06:45",
+        "until it closes",
         "in 0.60 s",
         "12,345 messages",
         "296 MB",
@@ -169,6 +171,9 @@ fn every_phase_is_shown_with_what_matters_of_it() {
     ] {
         assert!(text.contains(expected), "no {expected:?} in\n{text}");
     }
+    // The fixture's time stands still, the page's goes on for up to two seconds.
+    let left = seen.value["left"].as_str().unwrap();
+    assert!(["22:00", "21:59", "21:58"].contains(&left), "{left}");
     assert_eq!(
         seen.value["title"], "(4) relay-01.example.net · Sending infrastructure upgrade",
         "two alerts, hold-all and the clock"
