@@ -42,6 +42,7 @@ pub mod listener;
 pub mod worker;
 pub mod telemetry;
 pub mod http;
+pub mod page;
 pub mod admin;
 pub mod control;
 pub mod learned;
