@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use wavegate::event::{Event, Observer, WaveStep};
 
 use crate::{
-    script::{INSTANCES, Script},
+    script::{INSTANCES, LOST, Script},
     sim::sink::Arrived,
 };
 
@@ -29,6 +29,8 @@ pub struct Book {
     pub doubts: BTreeMap<String, u64>,
     /// When each instance was frozen, and when that was ended.
     pub frozen: Vec<(String, u64, Option<u64>)>,
+    /// The instances of the wave, as it began.
+    members: Vec<&'static str>,
     /// Steps of the wave, with their time.
     pub steps: Vec<(u64, String)>,
     pub tally: Tally,
@@ -107,6 +109,7 @@ impl Book {
             arrived: Vec::new(),
             doubts: BTreeMap::new(),
             frozen: Vec::new(),
+            members: INSTANCES.to_vec(),
             steps: Vec::new(),
             tally: Tally::default(),
         }
@@ -148,13 +151,22 @@ impl Book {
             return;
         }
         self.steps.push((now, step.as_str().to_owned()));
+        if let WaveStep::Freezing { instances } = step {
+            self.members = members(instances);
+        }
         let frozen = match step {
             WaveStep::Frozen => true,
             WaveStep::Releasing { .. } | WaveStep::RolledBack { .. } | WaveStep::WasOver => false,
             _ => return,
         };
-        INSTANCES.iter().for_each(|name| self.note_frozen(name, frozen));
+        self.members.clone().iter().for_each(|name| self.note_frozen(name, frozen));
     }
+}
+
+/// The instances of a wave that has so many: a plan may have lost one before it began.
+fn members(count: u64) -> Vec<&'static str> {
+    let lost = count < INSTANCES.len() as u64;
+    INSTANCES.into_iter().filter(|name| !lost || *name != LOST).collect()
 }
 
 /// Hears of events for the book.

@@ -6,6 +6,8 @@ use crate::sim::START;
 
 /// All in the wave.
 pub const INSTANCES: [&str; 5] = ["acme", "globex", "hooli", "initech", "umbrella"];
+/// The one of them that a plan may lose.
+pub const LOST: &str = INSTANCES[2];
 /// In no wave.
 pub const STRANGER: &str = "stark";
 /// Messages of a window, at least.
@@ -211,7 +213,7 @@ impl Script {
             self.probes
         );
         let mut plan = format!("freeze_lead = '{}s'\n", self.lead / 1000);
-        let lost = |name: &str| reload == Reload::WithoutAnInstance && name == INSTANCES[2];
+        let lost = |name: &str| reload == Reload::WithoutAnInstance && name == LOST;
         for (number, name) in (1..).zip(INSTANCES.iter().chain([&STRANGER])) {
             if !lost(name) {
                 plan += &format!(
