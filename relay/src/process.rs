@@ -21,8 +21,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
+    api::{self, Doors, Keys},
+    audit::Audit,
+    conductor::{
+        order::{Obeyed, Order, Refusal},
+        status::{PlanStatus, Status},
+    },
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
-    control,
+    control::{self, Control as Controls},
     generation::{self, Surroundings},
     learned,
     listener::{self, Bound},
@@ -32,7 +38,7 @@ use crate::{
     spool::Shutdown,
     telemetry::Telemetry,
     worker::Workers,
-    world::World,
+    world::{BoxFuture, World},
 };
 use reload::Reloader;
 
@@ -104,6 +110,7 @@ pub struct Running {
     relay: Arc<Relay>,
     addresses: Arc<Mutex<Vec<(String, SocketAddr)>>>,
     admin: Option<SocketAddr>,
+    api: Option<SocketAddr>,
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
 }
@@ -117,6 +124,9 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     }
     if let Some(address) = running.admin {
         tracing::info!(%address, "monitors are answered");
+    }
+    if let Some(address) = running.api {
+        tracing::info!(%address, "the API is answered");
     }
     if running.control.join().is_err() {
         tracing::error!("the control thread panicked");
@@ -139,6 +149,11 @@ impl Running {
     /// The address of the admin pages.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The address of the API.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.api
     }
 
     /// What all sessions share.
@@ -186,11 +201,14 @@ impl Running {
         let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
+        let api = bind_api(&config)?;
         let socket = bind_control(&state_dir)?;
         let workers = Workers::start(&relay, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
-        let reloader = Reloader::new(path, &relay, workers, bound)?;
+        let api_address = api.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
+        let doors = api.as_ref().map(|(_, doors)| Arc::clone(doors));
+        let reloader = Reloader::new(path, &relay, workers, bound, doors)?;
         let addresses = reloader.addresses();
         let thread = std::thread::Builder::new().name("control".into());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -203,12 +221,21 @@ impl Running {
             signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
-        let control =
-            Control { relay: Arc::clone(&relay), reloader, telemetry, admin, socket, signals };
+        let controls = controls(&relay, &state_dir);
+        let control = Control {
+            relay: Arc::clone(&relay),
+            reloader,
+            telemetry,
+            admin,
+            api,
+            controls,
+            socket,
+            signals,
+        };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
             .map_err(StartError::system("start the control thread"))?;
-        Ok(Self { relay, addresses, admin: admin_address, requests, control })
+        Ok(Self { relay, addresses, admin: admin_address, api: api_address, requests, control })
     }
 }
 
@@ -277,6 +304,23 @@ fn bind_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartErr
         .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
 }
 
+/// The address of the API, and what lets clients in.
+fn bind_api(config: &Config) -> Result<Option<(std::net::TcpListener, Arc<Doors>)>, StartError> {
+    let Some(api) = &config.api else { return Ok(None) };
+    let doors = Doors::new(Keys::load(api)?);
+    let address = api.address;
+    listener::bind("api", address)
+        .map(|bound| Some((bound.socket, doors)))
+        .map_err(|source| StartError::Bind { what: "api".into(), address, source })
+}
+
+/// What operators may do.
+fn controls(relay: &Arc<Relay>, state_dir: &Path) -> Arc<Controls> {
+    let audit = Arc::new(Audit::new(state_dir, Arc::clone(&relay.world.clock)));
+    let waves = Arc::new(Undriven(Arc::clone(relay)));
+    Controls::new(Arc::clone(relay), waves, audit)
+}
+
 fn bind_control(state_dir: &Path) -> Result<control::Socket, StartError> {
     control::Socket::bind(state_dir).map_err(|error| match error {
         control::SocketError::Io { source, .. } => {
@@ -295,6 +339,8 @@ struct Control {
     reloader: Reloader,
     telemetry: Arc<Telemetry>,
     admin: Option<std::net::TcpListener>,
+    api: Option<(std::net::TcpListener, Arc<Doors>)>,
+    controls: Arc<Controls>,
     socket: control::Socket,
     signals: Option<watch::Signals>,
 }
@@ -311,7 +357,7 @@ impl Control {
     }
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, admin, socket, signals } = self;
+        let Self { relay, reloader, telemetry, admin, api, controls, socket, signals } = self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
@@ -322,9 +368,16 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
         }
-        let serving = Arc::clone(&relay);
+        if let Some((socket, doors)) = api {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    tokio::spawn(api::serve(socket, doors, Arc::clone(&controls)));
+                }
+                Err(error) => tracing::error!(%error, "the API is not served"),
+            }
+        }
         // To the end of the runtime too; its file goes with it.
-        tokio::spawn(async move { control::serve(&socket, serving).await });
+        tokio::spawn(async move { control::serve(&socket, controls).await });
         if let Some(signals) = signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
             tokio::spawn(watch::files(Arc::clone(&relay), requests));
@@ -377,3 +430,32 @@ async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
 
 /// How often what upstreams offer is written down, if it changed.
 const SAVING: Duration = Duration::from_secs(10);
+
+/// Waves that the clock alone drives: they can be looked at, and take no orders.
+struct Undriven(Arc<Relay>);
+
+impl control::Waves for Undriven {
+    fn status(&self) -> Status {
+        let generation = self.0.generation();
+        let plan = &self.0.waves.current().plan;
+        let file = generation.config.plan_file.as_ref();
+        Status {
+            host: generation.config.relay.hostname.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: self.0.waves.now().to_string(),
+            plan: PlanStatus {
+                digest: plan.digest().to_owned(),
+                file: file.map(|file| file.display().to_string()),
+                program: None,
+            },
+            held_all: self.0.queue.all_held().as_deref().map(str::to_owned),
+            generation: generation.number,
+            ..Status::default()
+        }
+    }
+
+    fn order(&self, _: Order) -> BoxFuture<'_, Result<Obeyed, Refusal>> {
+        let refusal = Refusal::Invalid("this relay takes no orders about waves".to_owned());
+        Box::pin(std::future::ready(Err(refusal)))
+    }
+}

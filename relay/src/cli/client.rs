@@ -95,7 +95,7 @@ pub(super) fn ask<A: DeserializeOwned>(
         });
     }
     let said = match serde_json::from_slice::<Problem>(&bytes) {
-        Ok(problem) => problem.error,
+        Ok(problem) => problem.detail,
         Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
     };
     let code = match status {
