@@ -381,7 +381,8 @@ impl Delivery {
     }
 
     fn age(&self) -> Duration {
-        Duration::from_millis(self.now.0.saturating_sub(self.envelope.received.0))
+        let now = self.relay.waves.now();
+        Duration::from_millis(now.0.saturating_sub(self.envelope.received.0))
     }
 
     fn report(&self) -> Report<'_> {

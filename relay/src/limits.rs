@@ -177,6 +177,12 @@ impl Limits {
         }
     }
 
+    /// When a key lets somebody through again, if the last one whom it refused was told a time.
+    pub fn ready(&self, scope: &str, key: &str) -> Option<Instant> {
+        let ready = self.lock().ready(scope, key);
+        ready.map(|nanos| self.instant(nanos))
+    }
+
     /// Figures for telemetry.
     pub fn stats(&self) -> LimitStats {
         let table = self.lock();

@@ -57,20 +57,19 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A length of time in words, to its two largest units: `1h 15min`, `30d`, `45s`.
+/// A length of time in words, by its two largest units that count: `1h 15min`, `30d`, `1h 1s`.
 pub fn in_words(ms: u64) -> String {
     const UNITS: [(&str, u64); 5] =
         [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)];
-    let first = UNITS.iter().position(|(_, unit)| ms >= *unit).unwrap_or(UNITS.len() - 2);
     let mut left = ms;
     let mut words = Vec::new();
-    for (name, unit) in UNITS.iter().skip(first).take(2) {
-        if left >= *unit || words.is_empty() {
+    for (name, unit) in UNITS {
+        if left >= unit && words.len() < 2 {
             words.push(format!("{}{name}", left / unit));
         }
         left %= unit;
     }
-    words.join(" ")
+    if words.is_empty() { "0s".to_owned() } else { words.join(" ") }
 }
 
 /// The phase of an instance.
@@ -415,4 +414,25 @@ pub struct Origin<'a> {
     pub listener: &'a str,
     /// Header fields, decoded; may be empty where no instance is recognised by one.
     pub headers: &'a [(String, String)],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_in_words() {
+        for (ms, words) in [
+            (0, "0s"),
+            (1, "1ms"),
+            (45_000, "45s"),
+            (45 * 60_000, "45min"),
+            (75 * 60_000, "1h 15min"),
+            (3_601_000, "1h 1s"),
+            (30 * 86_400_000, "30d"),
+            (2 * 86_400_000 + 3 * 3_600_000 + 59 * 60_000, "2d 3h"),
+        ] {
+            assert_eq!(in_words(ms), words);
+        }
+    }
 }

@@ -372,6 +372,23 @@ async fn a_million_messages_are_listed_by_instance_within_a_second() {
     assert!(by_instance.as_secs_f64() < 1.0);
 }
 
+#[tokio::test]
+async fn what_a_window_holds_stands_in_its_line_after_a_restart() {
+    let mut site = Site::new();
+    let wait = site.queue.wait_for_phase("acme");
+    let held =
+        NewMessage { wait: wait.clone(), ..site.message(Some("acme"), "", &["b@x.example"]) };
+    let id = held.message.id;
+    site.queue.accept(vec![held]).await.unwrap();
+    let free = site.accept(Some("acme"), "a@one.example", &["b@x.example"]).await;
+    site.reopen();
+    assert_eq!(
+        (site.state(id), site.state(free)),
+        (State::Waiting(wait), State::Waiting(Wait::Turn))
+    );
+    assert_eq!(site.queue.take().map(|taken| taken.slot), Some(1), "nobody asks about it");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_loss_of_power_left_in_doubt_is_so_until_it_was_said() {
     let mut site = Site::new();

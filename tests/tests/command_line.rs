@@ -217,6 +217,43 @@ fn what_is_configured_wrongly_is_78() {
     site.fails(&EXPLAIN.replace("relay.toml", "none.toml"), 78, "none.toml");
 }
 
+#[test]
+fn plans_have_their_exit_codes() {
+    // Far ahead, so that there is notice enough whenever this runs.
+    let site = Site::new(&[("2026-01-20T", "2126-01-20T")]);
+    for (arguments, code, words) in [
+        ("plan check --config relay.toml", 0, "relay.toml: good, 1 warning"),
+        ("plan check --plan waves.toml --json", 0, "\"ok\": true"),
+        ("plan check --plan waves.toml --at 2126-01-01T00:00:00Z", 78, "asks for 30d of notice"),
+        ("plan estimate --plan waves.toml", 0, "prod-01\n"),
+        ("plan affected --plan waves.toml --customer acme", 0, "announced   not yet"),
+        ("plan affected --plan waves.toml --customer initech", 1, "0 instances"),
+        ("plan announce prod-01 --plan waves.toml", 0, "wave prod-01 is announced"),
+        ("plan announce prod-01 --config relay.toml", 0, "nothing to do"),
+        ("plan affected --config relay.toml --customer acme", 0, "announced   20"),
+    ] {
+        let (ended, out, said) = site.run(arguments);
+        assert_eq!(ended, code, "{arguments}: {out}{said}");
+        assert!(out.contains(words), "{arguments}: {out}");
+    }
+    site.fails("plan estimate --plan waves.toml prod-02", 64, "there are: prod-01");
+    site.fails("plan announce prod-02 --plan waves.toml", 64, "there are: prod-01");
+    site.fails("plan announce prod-01 --late --plan waves.toml", 64, "--reason");
+    site.fails("plan affected --plan none.toml", 78, "none.toml");
+    let waves = fs::read_to_string(site.0.path().join("waves.toml")).unwrap();
+    site.write("waves.toml", waves.replace("06:45:00Z", "06:44:00Z"));
+    site.fails("plan announce prod-01 --plan waves.toml", 78, "which cannot be changed");
+    site.fails("run --config relay.toml", 78, "which cannot be changed");
+    let (code, out, _) = site.run("config check --config relay.toml");
+    assert_eq!((code, out.contains("waves.lock:")), (78, true), "{out}");
+    site.write(
+        "relay.toml",
+        "[relay]\nhostname = \"a.example\"\n[[listener]]\naddress = \
+        \"127.0.0.1:0\"\n[[upstream]]\nname = \"u\"\ntargets = [\"127.0.0.1:1\"]\n",
+    );
+    site.fails("plan affected --config relay.toml", 78, "names no plan");
+}
+
 /// The demonstration, up to where it says its address.
 fn demo(arguments: &str) -> (Child, BufReader<std::process::ChildStdout>, String) {
     let site = Site::new(&[]);

@@ -111,6 +111,12 @@ fn hang(relay: &Relay, upstream: &Slow) -> String {
     id.to_owned()
 }
 
+fn is_said_to_come_twice(relay: &Relay, id: &str) {
+    let log = relay.log();
+    let said = log.lines().any(|line| line.contains("may arrive twice") && line.contains(id));
+    assert!(said, "{log}");
+}
+
 #[test]
 fn a_late_250_delivers_it_once() {
     let upstream = Slow::start(Late::Reply("250 2.0.0 at last"));
@@ -174,9 +180,7 @@ fn a_reply_that_is_lost_has_it_tried_again_and_says_so() {
     let metrics = watch.finish();
     assert_eq!(metrics.sum("in_doubt_total", &[]), 1.0);
     assert_eq!(metrics.sum("recipients_ended_total", &["\"delivered\""]), 1.0);
-    assert!(
-        relay.log().lines().any(|line| line.contains("may arrive twice") && line.contains(&id))
-    );
+    is_said_to_come_twice(&relay, &id);
 }
 
 #[test]
@@ -191,9 +195,7 @@ fn what_is_in_doubt_at_a_crash_is_said_to_be() {
     empty(&relay);
     let metrics = watch.finish();
     assert_eq!(metrics.sum("in_doubt_total", &[]), 1.0);
-    assert!(
-        relay.log().lines().any(|line| line.contains("may arrive twice") && line.contains(&id))
-    );
+    is_said_to_come_twice(&relay, &id);
 }
 
 #[test]
@@ -206,7 +208,5 @@ fn a_restart_in_order_does_not_wait_for_ever_and_says_what_is_in_doubt() {
     until("it comes again", || (upstream.contents().len() == 2).then_some(()));
     empty(&relay);
     assert_eq!(relay.metrics().sum("in_doubt_total", &[]), 1.0);
-    assert!(
-        relay.log().lines().any(|line| line.contains("may arrive twice") && line.contains(&id))
-    );
+    is_said_to_come_twice(&relay, &id);
 }

@@ -7,32 +7,11 @@
 )]
 
 use std::sync::{Mutex, mpsc};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use wavegate_tests::harness::{Config, PATIENCE, Relay, Script, recording, until};
+use wavegate_tests::harness::{Config, PATIENCE, Relay, Script, now_ms, recording, rfc3339, until};
 
 const POLICIES: &str =
     "[[policy]]\nplugin = \"builtin:freeze\"\n[[policy]]\nplugin = \"builtin:routing\"\n";
-
-fn now_ms() -> u64 {
-    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
-}
-
-/// `ms` since 1970 as RFC 3339.
-fn rfc3339(ms: u64) -> String {
-    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
-    // Days to a date, by the cycle of 400 years that begins on 1 March.
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let (day, month) = (doy - (153 * ((5 * doy + 2) / 153) + 2) / 5 + 1, (5 * doy + 2) / 153);
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    let (seconds, ms) = (of_day / 1000, of_day % 1000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
-}
 
 /// A plan whose window opens and closes so many milliseconds from now.
 fn plan(lead: &str, opens: i64, closes: i64) -> String {

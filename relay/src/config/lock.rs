@@ -38,6 +38,8 @@ const HEAD: &str = "\
 pub(super) struct Entry {
     pub(super) announcement: Announcement,
     pub(super) place: Place,
+    /// Whether it was read without an error.
+    good: bool,
 }
 
 /// Where the lock of a plan is.
@@ -86,6 +88,7 @@ fn read_entry(section: Section<'_>) -> Entry {
         let found = section.require(key, example)?.parse(example, values::time);
         found.map(|found| found.value)
     };
+    let errors = section.report().errors();
     let place = section.place();
     let id = section.get("id").map_or_else(|| place.clone(), |value| value.place());
     section.require("instances", "the names of its instances");
@@ -103,8 +106,9 @@ fn read_entry(section: Section<'_>) -> Entry {
         reason: section.parsed("reason", "a text", values::line).map(|found| found.value),
         late: section.boolean("late", false),
     };
+    let good = section.report().errors() == errors;
     section.finish();
-    Entry { announcement, place: id }
+    Entry { announcement, place: id, good }
 }
 
 /// Notes in each wave when it was announced.
@@ -124,7 +128,7 @@ pub(super) fn check(
     report: &Report,
 ) {
     let instances: Vec<_> = drafts.instances.iter().map(|one| one.instance.clone()).collect();
-    for entry in lock {
+    for entry in lock.iter().filter(|entry| entry.good) {
         let announced = &entry.announcement;
         let told = format!("announced {announced} ({})", entry.place.short());
         let mut of_id = drafts.waves.iter().filter(|draft| draft.id() == announced.wave);
@@ -145,7 +149,13 @@ pub(super) fn check(
         if !draft.has_window() {
             continue; // said of its times
         }
-        for difference in announced.differences(&draft.wave, &instances) {
+        let differences = announced.differences(&draft.wave, &instances);
+        let moved = differences.iter().any(|one| matches!(one, Difference::Opens(_)));
+        for difference in differences {
+            // An end that is not given moves with the beginning.
+            if moved && is_estimated(draft) && matches!(difference, Difference::Closes(_)) {
+                continue;
+            }
             let (place, message) = describe(&difference, draft, drafts, &told);
             report.error(place, message);
         }

@@ -201,3 +201,6 @@ pub(super) fn repeated<'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

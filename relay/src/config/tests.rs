@@ -15,6 +15,9 @@ const BAD_CASES: &str = include_str!("tests/bad_cases.txt");
 const SAMPLE: &str = include_str!("tests/sample_relay.toml");
 const SAMPLE_PLAN: &str = include_str!("tests/sample_waves.toml");
 
+/// Before all windows of these files, and early enough for every notice.
+const EARLY: When = When { now: Timestamp(1_756_684_800_000), checks: Checks::Relay };
+
 struct Dir(tempfile::TempDir);
 
 impl Dir {
@@ -31,7 +34,7 @@ impl Dir {
     }
 
     fn read(&self) -> Result<Config, Diagnostics> {
-        read(&self.path("relay.toml"))
+        read_at(&self.path("relay.toml"), EARLY)
     }
 
     /// What is said, a line each, without the directory.
@@ -58,7 +61,9 @@ fn the_sample_loads_as_it_stands() {
     assert_eq!(config.relay.state_dir, dir.path("state"));
     assert_eq!(config.relay.unmatched, Unmatched::Before);
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.files, [dir.path("relay.toml"), dir.path("waves.toml")]);
+    let files = ["relay.toml", "waves.toml", "waves.lock"].map(|name| dir.path(name));
+    assert_eq!(config.files, files);
+    assert_eq!(config.plan_file, Some(dir.path("waves.toml")));
     let listener = &config.listeners[0];
     assert_eq!(listener.address, "127.0.0.1:2525".parse().unwrap());
     assert_eq!(listener.allow, ["127.0.0.0/8".parse().unwrap()]);
@@ -148,7 +153,7 @@ fn limits_at_their_bounds_load() {
 
 #[test]
 fn the_commented_examples_load() {
-    let config = read(&examples().join("relay.toml")).unwrap();
+    let config = read_at(&examples().join("relay.toml"), EARLY).unwrap();
     let warned: Vec<_> = config.warnings.iter().map(|one| one.key.as_str()).collect();
     assert_eq!(warned, ["instance[1]"], "only the instance that waits for a wave");
     assert_eq!(config.plan.instances.len(), 2);
@@ -211,7 +216,7 @@ fn the_examples_name_every_key() {
             assert!(spelled.iter().any(|spelled| text.contains(spelled)), "{key} of {}", one.key);
         }
     }
-    assert_eq!(sections, 17, "{found}");
+    assert_eq!(sections, 20, "{found}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Who makes attempts: a worker for what has its turn, and tasks that serve a line.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -9,6 +9,9 @@ use crate::{relay::Relay, scheduler::Wait};
 
 /// Attempts at once for one limit: more would only stand in the limit's own line.
 const LIMIT_SERVERS: usize = 64;
+
+/// The longest pause of whoever serves a limit's line.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Attempts what has its turn, on the calling worker, until the relay stops.
 pub async fn serve(relay: Arc<Relay>) {
@@ -99,6 +102,16 @@ async fn serve_upstream(relay: Arc<Relay>, line: Wait) {
     }
 }
 
+/// When it is worth asking a limit again that was asked at `asked`. Charges may be given back
+/// before, and settings changed: nobody waits for longer than that.
+fn lets_through(relay: &Relay, line: &Wait, asked: Instant) -> Instant {
+    let ready = match line {
+        Wait::Limit { scope, key } => relay.limits.ready(scope, key),
+        _ => None,
+    };
+    ready.unwrap_or(asked + SERVER_WAIT).clamp(asked, asked + LONGEST_WAIT)
+}
+
 /// Has the next in line wait for the limit.
 async fn serve_limit(relay: Arc<Relay>, line: Wait) {
     loop {
@@ -109,10 +122,10 @@ async fn serve_limit(relay: Arc<Relay>, line: Wait) {
             Some(taken) => {
                 let (slot, begun) = (taken.slot, Instant::now());
                 attempt(Arc::clone(&relay), taken, Means::Patience).await;
-                // A limit that is further away than an attempt may wait refuses at once. The next
-                // one would too, until it is near enough to be waited for exactly.
+                // A limit that is further away than an attempt may wait refuses at once, and the
+                // next one too, until it lets somebody through.
                 if relay.queue.waits_for(slot, &line) {
-                    tokio::time::sleep_until(begun + SERVER_WAIT).await;
+                    tokio::time::sleep_until(lets_through(&relay, &line, begun)).await;
                 }
             }
             None if relay.queue.end_serving(&line) => return,

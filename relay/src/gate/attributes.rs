@@ -1,7 +1,7 @@
 //! What policies asked to see of a message beside its core, and the header fields that the plan
 //! knows instances by. Floor 3.
 
-use mail_parser::{HeaderValue, MessageParser};
+use mail_parser::{HeaderName, HeaderValue, MessageParser};
 
 use super::Subject;
 use crate::plan::Plan;
@@ -57,14 +57,16 @@ fn cut(value: &str) -> &str {
 
 /// Every header field as decoded text (RFC 2047).
 pub(super) fn parse(block: &[u8]) -> Vec<(String, String)> {
-    let parser = MessageParser::new().default_header_text();
+    // Without a header of its own the parser would not ask its default: it would parse addresses,
+    // dates and ids as such, and leave all else undecoded.
+    let parser = MessageParser::new().header_text(HeaderName::Subject).default_header_text();
     let Some(message) = parser.parse_headers(block) else { return Vec::new() };
     message
         .headers()
         .iter()
         .filter_map(|header| match header.value() {
             // Unfolded (RFC 5322 2.2.3): a policy sees one line.
-            HeaderValue::Text(text) => Some((header.name().to_owned(), text.replace("\r\n", ""))),
+            HeaderValue::Text(text) => Some((header.name().to_owned(), text.to_string())),
             _ => None,
         })
         .collect()
@@ -111,6 +113,19 @@ mod tests {
             ("header:subject", "Grüße"),
         ];
         let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_field_is_text_whatever_its_name() {
+        let block = b"From: =?utf-8?q?J=C3=B6rg?= <j@a.example>\r\nX-I:\r\n =?utf-8?q?o=6Ee?= \r\n\
+            Message-ID: <1@a.example>\r\nList-Id: news <l.a.example>\r\nDate: today\r\n\r\n";
+        let names =
+            ["header:from", "header:x-i", "header:message-id", "header:list-id", "header:date"];
+        let found = all(&needs(&names), &subject(block));
+        let found: Vec<_> = found.iter().map(|(_, value)| value.as_str()).collect();
+        let expected =
+            ["J\u{f6}rg <j@a.example>", "one", "<1@a.example>", "news <l.a.example>", "today"];
         assert_eq!(found, expected);
     }
 

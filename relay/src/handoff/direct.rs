@@ -119,12 +119,7 @@ impl Incoming<'_> {
                 self.spool(progress, wait.unwrap_or(Wait::Turn), None, None).await
             }
             End::InDoubt(error) => {
-                self.relay.emit(&Event::InDoubt {
-                    instance: self.instance.as_ref().map(|instance| &**instance.name()),
-                    id: self.message.id,
-                    upstream: name,
-                    error: &error.to_string(),
-                });
+                self.in_doubt(name, &error.to_string());
                 let text =
                     format!("upstream {name} may have taken it, its reply was lost: {error}");
                 let reply = relay_reply(451, Enhanced(4, 4, 2), &text);
@@ -197,7 +192,13 @@ impl Incoming<'_> {
         }
         let accepted = match self.relay.queue.accept(new).await {
             Ok(accepted) => accepted,
-            Err(error) => return Told::of_all(all.count(), no_spool(&error), Outcome::Deferred),
+            Err(error) => {
+                if !all.delivered.is_empty() {
+                    // The sender tries again for all of them: one reply cannot say who has it.
+                    self.in_doubt(name, &format!("delivered to some, the rest not kept: {error}"));
+                }
+                return Told::of_all(all.count(), no_spool(&error), Outcome::Deferred);
+            }
         };
         self.relay.queue.note(instance, Ended::Bounced, all.refused.len() as u64);
         let reply = match accepted.first() {
@@ -212,6 +213,11 @@ impl Incoming<'_> {
         ];
         let ends = ends.into_iter().filter(|(_, count)| *count > 0).collect();
         Told { reply, ends, upstream: None }
+    }
+
+    fn in_doubt(&self, upstream: &str, error: &str) {
+        let (instance, id) = (self.instance_name(), self.message.id);
+        self.relay.emit(&Event::InDoubt { instance, id, upstream, error });
     }
 
     fn instance_name(&self) -> Option<&str> {

@@ -68,6 +68,8 @@ struct Slot {
     paused_until: u64,
     factor: u32,
     slow_until: u64,
+    /// When it conforms again, as of the last refusal.
+    ready: u64,
     queue: VecDeque<Waiter>,
 }
 
@@ -194,6 +196,7 @@ impl Table {
         let paused = (slot.paused_until > now).then_some(slot.paused_until);
         let ready = paused.max(slot.cell.blocked_until(limit, now, factor));
         if ready.is_some() || must_queue(slot, turn) {
+            slot.ready = ready.unwrap_or(0);
             return Err(refusal(slot, id, ready));
         }
         slot.cell.charge(limit, now, factor);
@@ -314,6 +317,12 @@ impl Table {
         }
     }
 
+    /// When a key conforms again, where the last one whom it refused was told a time.
+    pub(super) fn ready(&self, scope: &str, key: &str) -> Option<u64> {
+        let index = self.index_of(self.hash(scope, key), scope, key)?;
+        self.slots[index].as_ref().map(|slot| slot.ready).filter(|ready| *ready > 0)
+    }
+
     fn get(&mut self, id: SlotId) -> &mut Slot {
         let slot = self.slots[id.index].as_mut().filter(|slot| slot.serial == id.serial);
         match slot {
@@ -327,18 +336,23 @@ impl Table {
         self.slots[id.index].as_mut().filter(|slot| slot.serial == id.serial)
     }
 
+    fn hash(&self, scope: &str, key: &str) -> u64 {
+        self.hasher.hash_one((scope, key))
+    }
+
+    fn index_of(&self, hash: u64, scope: &str, key: &str) -> Option<usize> {
+        let is_it = |slot: &Slot| *slot.key == *key && *slot.scope == *scope;
+        let mut indexes = self.index.get(&hash)?.iter().copied();
+        indexes.find(|index| self.slots[*index].as_ref().is_some_and(is_it))
+    }
+
     /// The slot of a key; a new one if there is none.
     fn slot(&mut self, scope: &Arc<str>, key: &str, now: u64) -> Result<SlotId, Refusal> {
-        let hash = self.hasher.hash_one((&**scope, key));
-        if let Some(indexes) = self.index.get(&hash) {
-            for &index in indexes {
-                if let Some(slot) = &self.slots[index]
-                    && *slot.key == *key
-                    && *slot.scope == **scope
-                {
-                    return Ok(SlotId { index, serial: slot.serial });
-                }
-            }
+        let hash = self.hash(scope, key);
+        if let Some(index) = self.index_of(hash, scope, key)
+            && let Some(slot) = &self.slots[index]
+        {
+            return Ok(SlotId { index, serial: slot.serial });
         }
         if self.len() >= self.keys {
             self.sweep(now);
@@ -358,6 +372,7 @@ impl Table {
             paused_until: 0,
             factor: NORMAL,
             slow_until: 0,
+            ready: 0,
             queue: VecDeque::new(),
         };
         let index = self.free.pop().unwrap_or_else(|| {

@@ -62,6 +62,9 @@ async fn a_wait_that_cannot_end_in_time_fails_at_once() {
     let error = limits.acquire(&[rate("r", 1, 1)], soon()).await.map(|_| ()).unwrap_err();
     assert_eq!(error, LimitError::Reached { scope: "p".into(), key: "r".into() });
     assert_eq!(before.elapsed(), Duration::ZERO);
+    // Whoever has time may come back then.
+    assert_eq!(limits.ready("p", "r"), Some(before + Duration::from_secs(1)));
+    assert_eq!(limits.ready("p", "other"), None);
 }
 
 #[tokio::test(start_paused = true)]

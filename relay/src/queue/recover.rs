@@ -130,6 +130,10 @@ impl Recovery {
             (Some(_), _) => Wait::Operator,
             (None, Some(due)) if progress.due_is_hold => Wait::HoldUntil(Timestamp(due)),
             (None, Some(due)) => Wait::Retry(Timestamp(due)),
+            // If it was not that window, or that is over, it is let out at once, at the pace.
+            (None, None) if progress.held_since.is_some() && progress.instance.is_some() => {
+                Wait::Phase(instance)
+            }
             // Whatever it waited for, it is asked about again.
             (None, None) => Wait::Turn,
         };

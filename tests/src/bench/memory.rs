@@ -4,7 +4,6 @@
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -46,15 +45,9 @@ pub struct MemoryOptions {
     /// Everything ends after so many seconds
     #[arg(long, default_value_t = 300)]
     pub time_limit: u64,
-    /// The relay's program
-    #[arg(long, default_value = "target/dist/wavegate")]
-    pub wavegate: PathBuf,
-    /// Folder of the configurations
-    #[arg(long, default_value = "tests/bench")]
-    pub configs: PathBuf,
-    /// For tests/bench/run: do not build the relay first
-    #[arg(long)]
-    pub no_build: bool,
+    /// Where the configurations and programs are
+    #[command(flatten)]
+    pub places: Places,
 }
 
 /// What was measured, bytes.
@@ -75,13 +68,13 @@ pub fn run(options: &MemoryOptions) -> anyhow::Result<()> {
     // HAProxy opens a connection to the sink for each at once, whose other end is here too.
     let ends = if options.peer == Peer::Haproxy { 2 } else { 1 };
     raise_files(ends * options.connections + OTHER_FILES)?;
-    let places = Places { configs: options.configs.clone(), wavegate: options.wavegate.clone() };
+    let places = &options.places;
     let state = Folder::new()?;
     let extensions = Extensions { chunking: true, ..Extensions::default() };
     let sink = Sink::start(SinkOptions { extensions, ..SinkOptions::default() })?;
     // The first start fills the compile cache.
-    drop(Running::start(options.peer, sink.addr(), &places, state.path())?);
-    let mut running = Running::start(options.peer, sink.addr(), &places, state.path())?;
+    drop(Running::start(options.peer, sink.addr(), places, state.path())?);
+    let mut running = Running::start(options.peer, sink.addr(), places, state.path())?;
     let pid = running.process().context("the peer is no process")?;
     std::thread::sleep(SETTLE);
     let idle = cpu::resident(pid)?;

@@ -71,12 +71,17 @@ impl Peer {
 }
 
 /// Where the configurations and programs are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Places {
-    /// The folder of the configurations.
-    pub configs: PathBuf,
-    /// The relay's program.
+    /// The relay's program
+    #[arg(long, default_value = "target/dist/wavegate")]
     pub wavegate: PathBuf,
+    /// Folder of the configurations
+    #[arg(long, default_value = "tests/bench")]
+    pub configs: PathBuf,
+    /// For tests/bench/run: do not build the relay first
+    #[arg(long)]
+    pub no_build: bool,
 }
 
 /// A peer that is ready.

@@ -44,15 +44,9 @@ pub struct RunOptions {
     /// Everything ends after so many seconds, whatever is still to do
     #[arg(long, default_value_t = 1800)]
     pub time_limit: u64,
-    /// The relay's program
-    #[arg(long, default_value = "target/dist/wavegate")]
-    pub wavegate: PathBuf,
-    /// Folder of the configurations
-    #[arg(long, default_value = "tests/bench")]
-    pub configs: PathBuf,
-    /// For tests/bench/run: do not build the relay first
-    #[arg(long)]
-    pub no_build: bool,
+    /// Where the configurations and programs are
+    #[command(flatten)]
+    pub places: Places,
 }
 
 impl RunOptions {
@@ -73,7 +67,7 @@ pub(super) type Results = BTreeMap<(Workload, Peer), Runs>;
 
 /// Runs everything, prints the table; whether every row could be measured.
 pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
-    let places = Places { configs: options.configs.clone(), wavegate: options.wavegate.clone() };
+    let places = &options.places;
     let state = Folder::new()?;
     let mut results = Results::new();
     for round in 1..=options.rounds {
@@ -86,7 +80,7 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
                     continue;
                 }
                 let what = format!("round {round}: {}, {}", workload.label(), peer.label());
-                match measure(workload, peer, options, &places, state.path()) {
+                match measure(workload, peer, options, places, state.path()) {
                     Ok(measure) => {
                         writeln!(std::io::stderr(), "{what}: {:.0}/s", measure.rate)?;
                         runs.measures.push(Some(measure));

@@ -4,7 +4,7 @@
 //! fast one. The relay is started and asked by `relay`. Floor: none.
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::peer::Places;
@@ -38,15 +38,9 @@ pub struct SlowOptions {
     /// Everything ends after so many seconds
     #[arg(long, default_value_t = 900)]
     pub time_limit: u64,
-    /// The relay's program
-    #[arg(long, default_value = "target/dist/wavegate")]
-    pub wavegate: PathBuf,
-    /// Folder of the configurations
-    #[arg(long, default_value = "tests/bench")]
-    pub configs: PathBuf,
-    /// For tests/bench/run: do not build the relay first
-    #[arg(long)]
-    pub no_build: bool,
+    /// Where the configurations and programs are
+    #[command(flatten)]
+    pub places: Places,
 }
 
 /// One way to run the relay.
@@ -96,14 +90,14 @@ pub fn run(options: &SlowOptions) -> anyhow::Result<()> {
 /// A relay with an empty spool, and its clients until each has its 250. What is in the spool then is
 /// not waited for: the slow upstream would take minutes for it.
 fn measure(way: Way, options: &SlowOptions, state: &Path) -> anyhow::Result<Report> {
-    let places = Places { configs: options.configs.clone(), wavegate: options.wavegate.clone() };
+    let places = &options.places;
     clear_spool(state)?;
     let delay = if way.slow { Duration::from_millis(options.delay) } else { Duration::ZERO };
     let sink = Sink::start(SinkOptions { reply_delay: delay, ..SinkOptions::default() })?;
     let mut fill = Fill::new(&places.configs);
     fill.set("HANDOFF", way.handoff);
     let files = ("relay.toml", "waves.toml");
-    let mut relay = Relay::start(&places, state, sink.addr(), &mut fill, files)?;
+    let mut relay = Relay::start(places, state, sink.addr(), &mut fill, files)?;
     let load = |messages| LoadOptions {
         sessions: options.sessions,
         body_size: options.size,

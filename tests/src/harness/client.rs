@@ -59,6 +59,19 @@ impl Client {
         self.stream.write_all(bytes).is_ok()
     }
 
+    /// Sends one message, its content with the end of data; the final reply, or nothing when the
+    /// connection ended before it.
+    pub fn try_message(&mut self, content: &str) -> Option<String> {
+        let mut say = |line: &str| {
+            let sent = self.try_send(line.as_bytes());
+            sent.then(|| self.try_reply()).flatten()
+        };
+        say("MAIL FROM:<a@example.com>\r\n")?;
+        say("RCPT TO:<b@example.org>\r\n")?;
+        say("DATA\r\n")?;
+        say(&format!("{content}.\r\n"))
+    }
+
     /// Sends the bytes in pieces that end at these places; the server has read each piece before
     /// the next one goes out.
     pub fn send_split(&mut self, bytes: &[u8], places: impl IntoIterator<Item = usize>) {

@@ -18,6 +18,9 @@ use crate::{
 /// How many unknown names get a "did you mean": it costs a look at every name.
 const HINTS_MAX: usize = 20;
 
+/// What a criterion of `select` is called, what it asks for, and what an instance has of it.
+type Criterion<'a> = (&'static str, &'a Option<Located<String>>, fn(&Instance) -> Option<&str>);
+
 /// Finds the instances that the waves name and select.
 pub(super) fn join(instances: &[DraftInstance], waves: &mut [DraftWave], report: &Report) {
     let mut by_name: HashMap<&str, usize> = HashMap::new();
@@ -87,7 +90,7 @@ fn selected(
     instances: &[DraftInstance],
     report: &Report,
 ) -> Vec<usize> {
-    let criteria: [(&str, &Option<Located<String>>, fn(&Instance) -> Option<&str>); 3] = [
+    let criteria: [Criterion<'_>; 3] = [
         ("product", &select.product, |one| Some(one.product.as_str())),
         ("hosting", &select.hosting, |one| one.hosting.as_deref()),
         ("customer", &select.customer, |one| Some(one.customer.as_str())),

@@ -9,7 +9,6 @@ mod fill;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -78,15 +77,9 @@ pub struct SpoolOptions {
     /// Everything ends after so many seconds
     #[arg(long, default_value_t = 3000)]
     pub time_limit: u64,
-    /// The relay's program
-    #[arg(long, default_value = "target/dist/wavegate")]
-    pub wavegate: PathBuf,
-    /// Folder of the configurations
-    #[arg(long, default_value = "tests/bench")]
-    pub configs: PathBuf,
-    /// For tests/bench/run: do not build the relay first
-    #[arg(long)]
-    pub no_build: bool,
+    /// Where the configurations and programs are
+    #[command(flatten)]
+    pub places: Places,
 }
 
 impl SpoolOptions {
@@ -277,21 +270,13 @@ enum Windows {
 
 impl Bench<'_> {
     fn start(&self, windows: Windows, rate: u64) -> anyhow::Result<Relay> {
-        let places = Places {
-            configs: self.options.configs.clone(),
-            wavegate: self.options.wavegate.clone(),
-        };
-        let mut fill = self.filled(&places, windows, rate)?;
+        let places = &self.options.places;
+        let mut fill = self.filled(windows, rate)?;
         let files = ("spool.toml", "spool-waves.toml");
-        Relay::start(&places, self.state.path(), self.sink.addr(), &mut fill, files)
+        Relay::start(places, self.state.path(), self.sink.addr(), &mut fill, files)
     }
 
-    fn filled<'a>(
-        &self,
-        places: &'a Places,
-        windows: Windows,
-        rate: u64,
-    ) -> anyhow::Result<Fill<'a>> {
+    fn filled(&self, windows: Windows, rate: u64) -> anyhow::Result<Fill<'_>> {
         let now = now()?;
         let of = |name: &str| match windows {
             Windows::Open => self.opens + WINDOW,
@@ -301,7 +286,7 @@ impl Bench<'_> {
             Windows::Close(_) if name == AT_ONCE.0 => self.opens + 1,
             Windows::Close(_) => self.opens + WINDOW,
         };
-        let mut fill = Fill::new(&places.configs);
+        let mut fill = Fill::new(&self.options.places.configs);
         fill.set("RATE", rate).set("RAMP", self.options.ramp);
         fill.set("OPENS", rfc3339(self.opens)).set("CLOSES", rfc3339(of(KEPT.0)));
         fill.set("CLOSES_AT_ONCE", rfc3339(of(AT_ONCE.0)));
@@ -311,9 +296,7 @@ impl Bench<'_> {
 
     /// Has the relay take another plan, whose file it watches.
     fn plan(&self, windows: Windows) -> anyhow::Result<()> {
-        let configs = self.options.configs.clone();
-        let places = Places { configs, wavegate: PathBuf::new() };
-        let fill = self.filled(&places, windows, 0)?;
+        let fill = self.filled(windows, 0)?;
         let beside = self.state.path().join("waves.new");
         fill.copy("spool-waves.toml", &beside)?;
         Ok(fs::rename(beside, self.state.path().join("waves.toml"))?)
