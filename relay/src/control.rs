@@ -165,10 +165,11 @@ pub fn router(control: Arc<Control>) -> Router {
         let text = "this path has no such method; /v1/openapi.json says which it has";
         Failure::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", text)
     };
-    let all = Router::new().fallback(no_path).method_not_allowed_fallback(no_method);
     routes()
         .into_iter()
-        .fold(all, |all, (path, _, route)| all.route(path, route))
+        .fold(Router::new(), |all, (path, _, route)| all.route(path, route))
+        .fallback(no_path)
+        .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&control), once::once))
         .with_state(control)
 }

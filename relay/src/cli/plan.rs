@@ -10,6 +10,7 @@ mod estimate;
 
 use std::{io::Write, path::PathBuf};
 
+pub(super) use announce::login_name;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 

@@ -18,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-pub(crate) use self::values::line as one_line;
+pub(crate) use self::values::{duration, line as one_line};
 pub use self::{
     check::{Hooks, check_hooks, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
