@@ -221,7 +221,10 @@ impl Running {
             signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
-        let controls = controls(&relay, &state_dir);
+        let waves: Arc<dyn control::Waves> = Arc::new(Undriven(Arc::clone(&relay)));
+        let seen = Arc::clone(&waves);
+        telemetry.watch_waves(Arc::new(move || seen.status()));
+        let controls = controls(&relay, waves, &state_dir);
         let control = Control {
             relay: Arc::clone(&relay),
             reloader,
@@ -315,9 +318,8 @@ fn bind_api(config: &Config) -> Result<Option<(std::net::TcpListener, Arc<Doors>
 }
 
 /// What operators may do.
-fn controls(relay: &Arc<Relay>, state_dir: &Path) -> Arc<Controls> {
+fn controls(relay: &Arc<Relay>, waves: Arc<dyn control::Waves>, state_dir: &Path) -> Arc<Controls> {
     let audit = Arc::new(Audit::new(state_dir, Arc::clone(&relay.world.clock)));
-    let waves = Arc::new(Undriven(Arc::clone(relay)));
     Controls::new(Arc::clone(relay), waves, audit)
 }
 
