@@ -2,6 +2,7 @@
 //! their tests, and promtool reads every question of the dashboard.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
+#[allow(dead_code, reason = "other tests need the rest")]
 mod fixture;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
 #[test]
@@ -16,6 +18,7 @@ fn the_metrics_pass_promtool() {
     let telemetry = fixture::telemetry();
     let relay = fixture::relay(&telemetry);
     fixture::history(&telemetry);
+    telemetry.watch_waves(Arc::new(fixture::waves));
     let text = telemetry.render(&relay);
     let arguments = ["check", "metrics"];
     let Some(mut promtool) = promtool(&arguments, Path::new("."), Stdio::piped()) else { return };

@@ -7,66 +7,14 @@ mod fixture;
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
-use wavegate::conductor::status::{
-    Alert, Drain, Held, InstanceStatus, ProbeStatus, Status, Stuck, WaveStatus,
-};
-
 fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).unwrap()
-}
-
-fn some(text: &str) -> Option<String> {
-    Some(text.to_owned())
-}
-
-fn status() -> Status {
-    let probe = |target: &str, instance: &str, ok| ProbeStatus {
-        instance: instance.into(),
-        upstream: "cloud".into(),
-        target: target.into(),
-        ok,
-        ..ProbeStatus::default()
-    };
-    let wave = WaveStatus {
-        id: "prod-01".into(),
-        phase: "releasing".into(),
-        opens: "2026-01-20T06:00:00Z".into(),
-        closes: "2026-01-20T07:00:00Z".into(),
-        extended_ms: 900_000,
-        frozen_at: some("2026-01-20T05:59:00.250Z"),
-        barrier_at: some("2026-01-20T05:59:02.750Z"),
-        blocked: vec![Stuck { instance: "acme-prod-1".into(), uncommitted: 2, in_doubt: 3 }],
-        probes: vec![
-            probe("192.0.2.1:25", "acme-prod-1", true),
-            probe("192.0.2.2:25", "acme-prod-1", true),
-            probe("192.0.2.2:25", "acme-prod-2", false),
-        ],
-        held: Held { messages: 7, bytes: 700, oldest: some("2026-01-20T06:00:01Z") },
-        drain: Some(Drain { total: 10, left: 7, rate: 1.5, ends: some("2026-01-20T07:01:05Z") }),
-        leaked: 0,
-        instances: vec![InstanceStatus::default()],
-        ..WaveStatus::default()
-    };
-    let next = WaveStatus {
-        id: "prod-02".into(),
-        phase: "scheduled".into(),
-        opens: "2026-01-21T06:00:00Z".into(),
-        closes: "2026-01-21T06:45:00Z".into(),
-        ..WaveStatus::default()
-    };
-    Status {
-        now: "2026-01-20T07:00:05Z".into(),
-        clock_suspect: true,
-        waves: vec![wave, next],
-        alerts: vec![Alert::default()],
-        ..Status::default()
-    }
 }
 
 fn text() -> String {
     let telemetry = fixture::telemetry();
     let relay = fixture::relay(&telemetry);
-    telemetry.watch_waves(Arc::new(status));
+    telemetry.watch_waves(Arc::new(fixture::waves));
     telemetry.render(&relay)
 }
 
