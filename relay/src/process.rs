@@ -23,10 +23,7 @@ use crate::{
     admin,
     api::{self, Doors, Keys},
     audit::Audit,
-    conductor::{
-        order::{Obeyed, Order, Refusal},
-        status::{PlanStatus, Status},
-    },
+    conductor::Conductor,
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     control::{self, Control as Controls},
     generation::{self, Surroundings},
@@ -38,7 +35,7 @@ use crate::{
     spool::Shutdown,
     telemetry::Telemetry,
     worker::Workers,
-    world::{BoxFuture, World},
+    world::World,
 };
 use reload::Reloader;
 
@@ -197,13 +194,15 @@ impl Running {
             known: &learned::load(&state_dir),
         };
         let relay = generation::assemble(config, around)?;
+        check_waves(&relay)?;
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
         let api = bind_api(&config)?;
         let socket = bind_control(&state_dir)?;
-        let workers = Workers::start(&relay, config.relay.workers)
+        let conductor = Conductor::new(&relay);
+        let workers = Workers::start(&relay, &conductor, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let api_address = api.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
@@ -221,10 +220,9 @@ impl Running {
             signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
-        let waves: Arc<dyn control::Waves> = Arc::new(Undriven(Arc::clone(&relay)));
-        let seen = Arc::clone(&waves);
+        let seen = Arc::clone(&conductor);
         telemetry.watch_waves(Arc::new(move || seen.status()));
-        let controls = controls(&relay, waves, &state_dir);
+        let controls = controls(&relay, conductor, &state_dir);
         let control = Control {
             relay: Arc::clone(&relay),
             reloader,
@@ -254,6 +252,14 @@ fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Qu
     for damage in &found.damage {
         tracing::error!(%damage, "damage in the spool");
     }
+    if let [wave, ..] = &found.unknown_waves[..] {
+        let text = format!(
+            "what is written of wave {wave} cannot be read, so it is not known whether its mail may \
+             go; start the version of the relay that wrote it"
+        );
+        let place = directory.display();
+        return Err(StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, text)])));
+    }
     let Found { shutdown, messages, doubtful, .. } = found;
     if messages > 0 || !matches!(shutdown, Shutdown::New | Shutdown::Clean) {
         tracing::info!(messages, doubtful, ?shutdown, "the spool is open");
@@ -262,6 +268,26 @@ fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Qu
         tracing::warn!(%reason, "everything is held");
     }
     Ok(queue)
+}
+
+/// What was written down of waves that have begun goes on, and the plan must know whose mail that
+/// is: else it would leave as mail of no instance.
+fn check_waves(relay: &Relay) -> Result<(), StartError> {
+    let config = Arc::clone(&relay.generation().config);
+    let place =
+        config.plan_file.as_ref().map_or("relay.plan".into(), |file| file.display().to_string());
+    for text in relay.waves.contradictions(&config.plan) {
+        tracing::warn!("{place}: {text}; until then it goes on as it began");
+    }
+    let lost = relay.waves.lost_instances().into_iter().map(|(wave, instance)| {
+        let text = format!(
+            "has no instance \"{instance}\", whose mail wave {wave} holds: nobody could say which \
+             mail that is; put the instance back until the wave is over"
+        );
+        Diagnostic::of_file(&place, text)
+    });
+    let lost: Vec<_> = lost.collect();
+    if lost.is_empty() { Ok(()) } else { Err(StartError::Config(Diagnostics(lost))) }
 }
 
 /// Makes the state directory fit for use; says where bodies spill.
@@ -318,9 +344,9 @@ fn bind_api(config: &Config) -> Result<Option<(std::net::TcpListener, Arc<Doors>
 }
 
 /// What operators may do.
-fn controls(relay: &Arc<Relay>, waves: Arc<dyn control::Waves>, state_dir: &Path) -> Arc<Controls> {
+fn controls(relay: &Arc<Relay>, conductor: Arc<Conductor>, state_dir: &Path) -> Arc<Controls> {
     let audit = Arc::new(Audit::new(state_dir, Arc::clone(&relay.world.clock)));
-    Controls::new(Arc::clone(relay), waves, audit)
+    Controls::new(Arc::clone(relay), Arc::new(conductor), audit)
 }
 
 fn bind_control(state_dir: &Path) -> Result<control::Socket, StartError> {
@@ -432,32 +458,3 @@ async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
 
 /// How often what upstreams offer is written down, if it changed.
 const SAVING: Duration = Duration::from_secs(10);
-
-/// Waves that the clock alone drives: they can be looked at, and take no orders.
-struct Undriven(Arc<Relay>);
-
-impl control::Waves for Undriven {
-    fn status(&self) -> Status {
-        let generation = self.0.generation();
-        let plan = &self.0.waves.current().plan;
-        let file = generation.config.plan_file.as_ref();
-        Status {
-            host: generation.config.relay.hostname.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            now: self.0.waves.now().to_string(),
-            plan: PlanStatus {
-                digest: plan.digest().to_owned(),
-                file: file.map(|file| file.display().to_string()),
-                program: None,
-            },
-            held_all: self.0.queue.all_held().as_deref().map(str::to_owned),
-            generation: generation.number,
-            ..Status::default()
-        }
-    }
-
-    fn order(&self, _: Order) -> BoxFuture<'_, Result<Obeyed, Refusal>> {
-        let refusal = Refusal::Invalid("this relay takes no orders about waves".to_owned());
-        Box::pin(std::future::ready(Err(refusal)))
-    }
-}

@@ -339,6 +339,9 @@ async fn an_attempt_from_before_a_short_window_does_not_end_after_it() {
     assert!(sim.elapsed() > at(30, 20));
     assert!(is_queued(&reply), "{reply}");
     settle().await;
+    assert!(sim.in_flight("acme").2, "the barrier came after its end, so that it is extended");
+    sim.until(at(30, 20) + 301_000).await;
+    assert_eq!(sim.log.count(&["wave: \"prod-01\"", "Extended"]), 1);
     assert_eq!(legacy.arrived(), [], "after the window nothing goes to where it went before");
     let mut sender = sim.sender("10.0.1.1").await;
     assert!(sender.mail("a@acme.example", "two").await.starts_with("250"));

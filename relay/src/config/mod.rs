@@ -44,6 +44,8 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// `[migration]`.
     pub migration: Option<MigrationConfig>,
+    /// What of `[migration]` says how waves are conducted.
+    pub conduct: ConductConfig,
     /// `[[policy]]` in the order of the file, names unique.
     pub policies: Vec<PolicyConfig>,
     /// `[[table]]`: operator-owned lookup tables.
@@ -280,6 +282,38 @@ pub struct MigrationConfig {
     pub before: String,
     /// Upstream of an instance after its window.
     pub after: String,
+}
+
+/// How waves are conducted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConductConfig {
+    /// `probe`: a wave's mail is released only when the targets that it goes to answer.
+    pub probe: bool,
+    /// `probe_recipient`: whom probes name as recipient; none: `postmaster` at the domain of the
+    /// instance's senders.
+    pub probe_recipient: Option<String>,
+    /// `probe_every`: pause between two probes of a target in a window.
+    pub probe_every: Duration,
+    /// `probe_timeout`: how long one probe may take.
+    pub probe_timeout: Duration,
+    /// `extend_by`: by how much a window is extended whose targets do not answer at its end.
+    pub extend_by: Duration,
+    /// `blocked_after`: attempts that are still in flight so long after a window has opened raise
+    /// an alert.
+    pub blocked_after: Duration,
+}
+
+impl Default for ConductConfig {
+    fn default() -> Self {
+        Self {
+            probe: true,
+            probe_recipient: None,
+            probe_every: Duration::from_secs(30),
+            probe_timeout: Duration::from_secs(10),
+            extend_by: Duration::from_secs(300),
+            blocked_after: Duration::from_secs(60),
+        }
+    }
 }
 
 /// `[[policy]]`.

@@ -180,6 +180,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         spool: draft.spool,
         listeners: draft.listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams,
+        conduct: draft.migration.as_ref().map(|one| one.conduct.clone()).unwrap_or_default(),
         migration: draft.migration.and_then(|migration| migration.config()),
         policies: draft.policies.into_iter().map(|(policy, _)| policy).collect(),
         tables: draft.tables.into_iter().map(|(table, _)| table).collect(),

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     audit::Who,
     conductor::{
+        Conductor,
         order::{Command, Obeyed, Order, Refusal},
         status::{Status, WaveStatus},
     },
@@ -32,6 +33,16 @@ pub trait Waves: Send + Sync {
     fn status(&self) -> Status;
     /// Does what is ordered; durable when it is answered.
     fn order(&self, order: Order) -> BoxFuture<'_, Result<Obeyed, Refusal>>;
+}
+
+impl Waves for Arc<Conductor> {
+    fn status(&self) -> Status {
+        Conductor::status(self)
+    }
+
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<Obeyed, Refusal>> {
+        Box::pin(Conductor::order(self, order))
+    }
 }
 
 impl From<Refusal> for Failure {

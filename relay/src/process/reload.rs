@@ -109,6 +109,7 @@ impl Reloader {
         let current = self.relay.generation();
         self.check_unchangeable(&current.config, &config)?;
         self.check_announced(&current.config, &config, now)?;
+        self.check_begun(&current.config, &config)?;
         let keys = config.api.as_ref().map(Keys::load).transpose()?;
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let fresh = bind_missing(&config, &state.bound)?;
@@ -157,6 +158,14 @@ impl Reloader {
         let Some(file) = new.plan_file.as_ref().or(old.plan_file.as_ref()) else { return Ok(()) };
         let in_force = Arc::clone(&self.relay.waves.current().plan);
         config::check_kept(&in_force, &new.plan, now, &config::lock_of(file))
+    }
+
+    /// A wave that has begun keeps its window and its instances until it is over.
+    fn check_begun(&self, old: &Config, new: &Config) -> Result<(), Diagnostics> {
+        let Some(file) = new.plan_file.as_ref().or(old.plan_file.as_ref()) else { return Ok(()) };
+        let found = self.relay.waves.contradictions(&new.plan).into_iter();
+        let found: Vec<_> = found.map(|text| Diagnostic::of_file(file.display(), text)).collect();
+        if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
     }
 
     /// Accepts on new sockets and no more on those that have gone.

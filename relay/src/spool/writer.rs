@@ -123,7 +123,9 @@ impl<D: Disk> Writer<D> {
             };
             let orders = inbox.take(asked, patience);
             let (requests, closing) = self.sort(orders);
-            asked = requests.iter().filter(|request| request.done.is_some()).count();
+            let now = requests.iter().filter(|request| request.done.is_some()).count();
+            // What nobody waited for says nothing of how many come together.
+            asked = if now > 0 { now } else { asked };
             unsynced |= self.commit_in_batches(requests);
             self.end_recovery();
             if unsynced && synced.elapsed() >= JOURNAL_SYNC {

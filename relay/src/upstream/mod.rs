@@ -7,6 +7,7 @@
 
 pub mod connection;
 pub mod health;
+mod rehearsal;
 
 use std::{
     collections::VecDeque,
@@ -25,6 +26,7 @@ use wavegate_smtp::Extensions;
 
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
+pub use rehearsal::RehearsalError;
 
 use crate::{config::UpstreamConfig, world::World};
 
