@@ -21,9 +21,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
+    api::{self, Doors, Keys},
+    audit::Audit,
     conductor::Conductor,
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
-    control,
+    control::{self, Control as Controls},
     generation::{self, Surroundings},
     learned,
     listener::{self, Bound},
@@ -105,6 +107,7 @@ pub struct Running {
     relay: Arc<Relay>,
     addresses: Arc<Mutex<Vec<(String, SocketAddr)>>>,
     admin: Option<SocketAddr>,
+    api: Option<SocketAddr>,
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
 }
@@ -118,6 +121,9 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     }
     if let Some(address) = running.admin {
         tracing::info!(%address, "monitors are answered");
+    }
+    if let Some(address) = running.api {
+        tracing::info!(%address, "the API is answered");
     }
     if running.control.join().is_err() {
         tracing::error!("the control thread panicked");
@@ -140,6 +146,11 @@ impl Running {
     /// The address of the admin pages.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The address of the API.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.api
     }
 
     /// What all sessions share.
@@ -188,12 +199,15 @@ impl Running {
         let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
+        let api = bind_api(&config)?;
         let socket = bind_control(&state_dir)?;
         let conductor = Conductor::new(&relay);
         let workers = Workers::start(&relay, &conductor, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
-        let reloader = Reloader::new(path, &relay, workers, bound)?;
+        let api_address = api.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
+        let doors = api.as_ref().map(|(_, doors)| Arc::clone(doors));
+        let reloader = Reloader::new(path, &relay, workers, bound, doors)?;
         let addresses = reloader.addresses();
         let thread = std::thread::Builder::new().name("control".into());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -206,12 +220,23 @@ impl Running {
             signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
-        let control =
-            Control { relay: Arc::clone(&relay), reloader, telemetry, admin, socket, signals };
+        let seen = Arc::clone(&conductor);
+        telemetry.watch_waves(Arc::new(move || seen.status()));
+        let controls = controls(&relay, conductor, &state_dir);
+        let control = Control {
+            relay: Arc::clone(&relay),
+            reloader,
+            telemetry,
+            admin,
+            api,
+            controls,
+            socket,
+            signals,
+        };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
             .map_err(StartError::system("start the control thread"))?;
-        Ok(Self { relay, addresses, admin: admin_address, requests, control })
+        Ok(Self { relay, addresses, admin: admin_address, api: api_address, requests, control })
     }
 }
 
@@ -308,6 +333,22 @@ fn bind_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartErr
         .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
 }
 
+/// The address of the API, and what lets clients in.
+fn bind_api(config: &Config) -> Result<Option<(std::net::TcpListener, Arc<Doors>)>, StartError> {
+    let Some(api) = &config.api else { return Ok(None) };
+    let doors = Doors::new(Keys::load(api)?);
+    let address = api.address;
+    listener::bind("api", address)
+        .map(|bound| Some((bound.socket, doors)))
+        .map_err(|source| StartError::Bind { what: "api".into(), address, source })
+}
+
+/// What operators may do.
+fn controls(relay: &Arc<Relay>, conductor: Arc<Conductor>, state_dir: &Path) -> Arc<Controls> {
+    let audit = Arc::new(Audit::new(state_dir, Arc::clone(&relay.world.clock)));
+    Controls::new(Arc::clone(relay), Arc::new(conductor), audit)
+}
+
 fn bind_control(state_dir: &Path) -> Result<control::Socket, StartError> {
     control::Socket::bind(state_dir).map_err(|error| match error {
         control::SocketError::Io { source, .. } => {
@@ -326,6 +367,8 @@ struct Control {
     reloader: Reloader,
     telemetry: Arc<Telemetry>,
     admin: Option<std::net::TcpListener>,
+    api: Option<(std::net::TcpListener, Arc<Doors>)>,
+    controls: Arc<Controls>,
     socket: control::Socket,
     signals: Option<watch::Signals>,
 }
@@ -342,7 +385,7 @@ impl Control {
     }
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, admin, socket, signals } = self;
+        let Self { relay, reloader, telemetry, admin, api, controls, socket, signals } = self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
@@ -353,9 +396,16 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
         }
-        let serving = Arc::clone(&relay);
+        if let Some((socket, doors)) = api {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    tokio::spawn(api::serve(socket, doors, Arc::clone(&controls)));
+                }
+                Err(error) => tracing::error!(%error, "the API is not served"),
+            }
+        }
         // To the end of the runtime too; its file goes with it.
-        tokio::spawn(async move { control::serve(&socket, serving).await });
+        tokio::spawn(async move { control::serve(&socket, controls).await });
         if let Some(signals) = signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
             tokio::spawn(watch::files(Arc::clone(&relay), requests));

@@ -1,6 +1,7 @@
 //! Metrics from events, and the HTTP address that serves them.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
+#[allow(dead_code, reason = "no waves are told here")]
 mod fixture;
 
 use std::{

@@ -16,6 +16,7 @@ use super::{
     output::{count, field, json, list},
 };
 use crate::{
+    api::Keys,
     config::{self, Config, Diagnostic, Severity},
     generation,
     policy::{HostOptions, PolicyHost, PolicySet},
@@ -108,6 +109,9 @@ fn find(path: &Path) -> anyhow::Result<Findings> {
     let mut diagnostics = config.warnings.clone();
     if let Err(found) = state_dir(&config.relay.state_dir) {
         diagnostics.push(found);
+    }
+    if let Some(Err(found)) = config.api.as_ref().map(Keys::load) {
+        diagnostics.extend(found.0);
     }
     let host = policy_host(&config)?;
     let policies = generation::load_policies(&host, &config);

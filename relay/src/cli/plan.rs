@@ -11,6 +11,7 @@ mod notice;
 
 use std::{io::Write, path::PathBuf};
 
+pub(super) use announce::login_name;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 

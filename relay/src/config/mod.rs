@@ -3,6 +3,7 @@
 //! `Config` is what the relay works with: every name resolved, every default filled in, every
 //! value in its type. The files are read by `read`; nothing else looks at TOML.
 
+mod api;
 mod check;
 mod diagnostic;
 mod lock;
@@ -17,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-pub(crate) use self::values::line as one_line;
+pub(crate) use self::values::{duration, line as one_line};
 pub use self::{
     check::{Hooks, check_hooks, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
@@ -51,6 +52,8 @@ pub struct Config {
     pub tables: Vec<TableConfig>,
     /// `[admin]`.
     pub admin: Option<AdminConfig>,
+    /// `[api]`.
+    pub api: Option<ApiConfig>,
     /// The plan; empty without one.
     pub plan: Arc<Plan>,
     /// The file of the plan, absolute, if there is one; `lock_of` it is the lock.
@@ -367,6 +370,36 @@ pub struct TableConfig {
 pub struct AdminConfig {
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub address: SocketAddr,
+}
+
+/// `[api]`. Changes need a restart; what is in its files does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Where control is served.
+    pub address: SocketAddr,
+    /// The token that lets clients in (absolute).
+    pub token_file: PathBuf,
+    /// TLS.
+    pub tls: Option<TlsFiles>,
+    /// The token may cross a network in the clear.
+    pub insecure: bool,
+}
+
+impl ApiConfig {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let tls = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+        std::iter::once(&self.token_file).chain(tls)
+    }
+}
+
+/// `api.tls`: both PEM (absolute).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and its root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 #[cfg(test)]

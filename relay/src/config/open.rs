@@ -180,7 +180,9 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     }
     let plan_file = draft.plan.map(|plan| plan.value);
     let of_plan = plan_file.iter().flat_map(|plan| [plan.clone(), lock::lock_of(plan)]);
-    let files = std::iter::once(absolute.clone()).chain(of_plan);
+    let api = draft.api.map(|(api, _)| api);
+    let of_api = api.iter().flat_map(|api| api.files().cloned());
+    let files: Vec<_> = std::iter::once(absolute.clone()).chain(of_plan).chain(of_api).collect();
     let plugins = draft.policies.iter().filter_map(|(policy, _)| match &policy.plugin {
         PluginSource::File(path) => Some(path.clone()),
         PluginSource::Builtin(_) => None,
@@ -190,7 +192,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         only.default = true;
     }
     Some(Config {
-        files: files.chain(plugins).collect(),
+        files: files.into_iter().chain(plugins).collect(),
         plan_file: plan_file.clone(),
         relay: draft.relay,
         limits: draft.limits,
@@ -202,6 +204,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         policies: draft.policies.into_iter().map(|(policy, _)| policy).collect(),
         tables: draft.tables.into_iter().map(|(table, _)| table).collect(),
         admin: draft.admin.map(|(admin, _)| admin),
+        api,
         plan: Arc::new(plan),
         warnings: Vec::new(),
     })

@@ -12,9 +12,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use wavegate_smtp::Address;
 
 use super::{
-    AdminConfig, Bounces, ConductConfig, Deferred, Handoff, Limits, ListenerConfig,
+    AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, Handoff, Limits, ListenerConfig,
     MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig, TableConfig, Unmatched,
-    UpstreamConfig,
+    UpstreamConfig, api,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -54,6 +54,7 @@ pub(super) struct Draft {
     pub(super) policies: Vec<(PolicyConfig, Option<Place>)>,
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
     pub(super) admin: Option<(AdminConfig, Place)>,
+    pub(super) api: Option<(ApiConfig, Place)>,
 }
 
 /// Where a listener's values stand; none where a value was refused.
@@ -105,6 +106,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let policies = root.sections("policy").into_iter().map(|one| policy::read(one, base)).collect();
     let tables = root.sections("table").into_iter().map(policy::read_table).collect();
     let admin = root.section("admin").and_then(read_admin);
+    let api = root.section("api").and_then(|section| api::read(section, base));
     root.finish();
     Draft {
         place,
@@ -119,6 +121,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         policies,
         tables,
         admin,
+        api,
     }
 }
 
