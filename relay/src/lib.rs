@@ -46,4 +46,5 @@ pub mod admin;
 pub mod control;
 pub mod learned;
 pub mod process;
+pub mod rehearsal;
 pub mod cli;

@@ -1,5 +1,5 @@
 //! `wavegate plan`: is the plan sound, how long do its waves take, whom does it affect; and the
-//! announcement of a wave. Floor 4.
+//! announcement of a wave; and a rehearsal. Floor 4.
 //!
 //! It works on files and asks no relay.
 
@@ -7,6 +7,7 @@ mod affected;
 mod announce;
 mod check;
 mod estimate;
+mod simulate;
 
 use std::{io::Write, path::PathBuf};
 
@@ -30,6 +31,8 @@ pub(super) enum PlanCommand {
     Affected(AffectedArgs),
     /// Record that customers were told of a wave. Its window and instances are fixed from then on.
     Announce(AnnounceArgs),
+    /// Rehearse the plan: the real relay with a day of mail, in memory and in some seconds.
+    Simulate(simulate::SimulateArgs),
 }
 
 /// Where the plan is.
@@ -122,6 +125,7 @@ pub(super) fn plan(command: &PlanCommand, out: &mut dyn Write) -> anyhow::Result
         PlanCommand::Estimate(args) => estimate::estimate(args, out),
         PlanCommand::Affected(args) => affected::affected(args, out),
         PlanCommand::Announce(args) => announce::announce(args, out),
+        PlanCommand::Simulate(args) => simulate::simulate(args, out),
     }
 }
 
