@@ -8,7 +8,7 @@ use crate::plan::Timestamp;
 
 const WIDTH: f64 = 1100.0;
 const LEFT: f64 = 150.0;
-const RIGHT: f64 = 170.0;
+const RIGHT: f64 = 220.0;
 const TOP: f64 = 84.0;
 /// Height of the panel of all mail, and of one wave's.
 const TOTAL: f64 = 220.0;
@@ -45,10 +45,10 @@ const STYLE: &str = "\
 svg{font:12px system-ui,-apple-system,'Segoe UI',sans-serif}\
 .paper{fill:#fff}.ink{fill:#18212d}.dim{fill:#596575}.head{font-size:17px;font-weight:600}\
 .axis{stroke:#8793a2}.grid{stroke:#e4e9ef}.window{fill:#f0a92e;fill-opacity:.3}\
-.area{fill:#2a6bd1;fill-opacity:.22}.line{fill:none;stroke:#2a6bd1;stroke-width:1.5}\
+.area{fill:#2a6bd1;fill-opacity:.5}.line{fill:none;stroke:#2a6bd1;stroke-width:1.5}\
 @media (prefers-color-scheme:dark){.paper{fill:#12171e}.ink{fill:#e8edf3}.dim{fill:#9aa7b6}\
 .axis{stroke:#66727f}.grid{stroke:#27303b}.window{fill:#d9962a;fill-opacity:.32}\
-.area{fill:#6aa5ff;fill-opacity:.25}.line{stroke:#7db0ff}}";
+.area{fill:#6aa5ff;fill-opacity:.5}.line{stroke:#7db0ff}}";
 
 /// Draws it.
 pub fn draw(report: &Report, from: Timestamp) -> String {
@@ -215,15 +215,11 @@ impl Chart<'_> {
         text(out, LEFT + PLOT / 2.0, bottom + 36.0, "middle", "dim", "time (UTC)");
     }
 
-    /// `06:00`, or `01-20 06:00` where there are several days.
+    /// `06:00`; midnight is `01-20`, the day that begins.
     fn tick(&self, at: u64) -> String {
         let text = Timestamp(at).to_string();
-        let (day, time) = (text.get(5..10), text.get(11..16));
-        match (day, time) {
-            (Some(day), Some(time)) if self.length > DAY => format!("{day} {time}"),
-            (_, Some(time)) => time.to_owned(),
-            _ => text,
-        }
+        let part = if at.is_multiple_of(DAY) { text.get(5..10) } else { text.get(11..16) };
+        part.unwrap_or(&text).to_owned()
     }
 
     fn x(&self, ms: u64) -> f64 {
@@ -273,7 +269,7 @@ pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

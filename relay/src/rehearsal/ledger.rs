@@ -61,7 +61,7 @@ pub struct Books {
     /// Messages in the spool when the books were closed.
     pub spooled: u64,
     /// Ids of spooled messages that were given up.
-    given_up: Vec<String>,
+    pub(super) given_up: Vec<String>,
 }
 
 impl Ledger {

@@ -114,6 +114,8 @@ pub struct WaveReport {
     pub peak: Peak,
     /// When its instances could send again; none: not before the end.
     pub released_at: Option<String>,
+    /// How long after the end of the window that was.
+    pub release_delay_ms: Option<u64>,
     /// From there until the last message that was held had its final reply; none: not before
     /// the end, or never released.
     pub drain_ms: Option<u64>,
@@ -316,6 +318,7 @@ fn wave_report(
         held: Amount { messages: held.len() as u64, bytes: held.iter().map(|one| one.size).sum() },
         peak: peak(*span, &waits),
         released_at: released.map(at),
+        release_delay_ms: released.map(|released| released.saturating_sub(closes)),
         drain_ms: drained.zip(released).map(|(last, released)| last.saturating_sub(released)),
         drained_at: drained.map(at),
         left,

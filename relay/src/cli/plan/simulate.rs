@@ -14,9 +14,13 @@ use clap::Args;
 
 use super::{From, now};
 use crate::{
-    cli::{Failed, exit, output::field, time},
+    cli::{
+        Failed, check, exit,
+        output::{field, json},
+        time,
+    },
     config::{self, Checks, Config, PlanSource, When},
-    plan::{Phase, Plan, Timestamp, Wave},
+    plan::{Plan, Timestamp, Wave},
     rehearsal::{
         self, LETTERS, LONGEST_MS, Rehearsal, RehearsalError, Report, Span, Strength, Traffic,
         WaveReport,
@@ -87,7 +91,7 @@ pub(super) fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Resu
     if traffic.letters.is_empty() {
         return Err(Failed::new(exit::CONFIG, "no instance sends anything in this time").into());
     }
-    let cache = super::super::check::own_cache(&config);
+    let cache = check::own_cache(&config);
     let strength = Strength { rate: args.rate, latency: Duration::from_millis(args.latency) };
     let rehearsal = Rehearsal { config, span, traffic, strength, seed: args.seed, cache };
     let report = rehearsal::run(rehearsal).map_err(|error| {
@@ -102,7 +106,7 @@ pub(super) fn simulate(args: &SimulateArgs, out: &mut dyn Write) -> anyhow::Resu
             .map_err(|error| Failed::new(exit::IO, format!("{}: {error}", path.display())))?;
     }
     match args.json {
-        true => super::super::output::json(out, &report)?,
+        true => json(out, &report)?,
         false => print(&report, &args.from_files.shown(), out)?,
     }
     Ok(if report.is_good() { 0 } else { NOT_GOOD })
@@ -305,6 +309,7 @@ fn table(waves: &[WaveReport], out: &mut dyn Write) -> io::Result<()> {
         "barrier",
         "held",
         "bytes",
+        "spool",
         "peak at",
         "released",
         "drained in",
@@ -317,15 +322,17 @@ fn table(waves: &[WaveReport], out: &mut dyn Write) -> io::Result<()> {
             (Some(ms), _) => seconds(ms),
             (None, _) => format!("{} left", grouped(wave.left)),
         };
+        let never = || "never".to_owned();
         rows.push([
             wave.id.clone(),
-            wave.opens.clone(),
-            wave.closes.clone(),
-            wave.barrier_ms.map_or_else(|| Phase::Frozen.to_string() + ": never", seconds),
+            short(&wave.opens),
+            short(&wave.closes),
+            wave.barrier_ms.map_or_else(never, seconds),
             grouped(wave.held.messages),
+            bytes(wave.held.bytes),
             bytes(wave.peak.bytes),
-            wave.peak.at.clone().unwrap_or_else(dash),
-            wave.released_at.clone().unwrap_or_else(|| "never".to_owned()),
+            wave.peak.at.as_deref().map_or_else(dash, short),
+            wave.release_delay_ms.map_or_else(never, |late| format!("+{}", seconds(late))),
             drained + if wave.not_drained_before.is_some() { " (late)" } else { "" },
             grouped(wave.leaked),
         ]);
@@ -340,6 +347,14 @@ fn table(waves: &[WaveReport], out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+/// Day and time: `01-20 06:00:00`.
+fn short(time: &str) -> String {
+    match (time.get(5..10), time.get(11..19)) {
+        (Some(day), Some(time)) => format!("{day} {time}"),
+        _ => time.to_owned(),
+    }
 }
 
 /// `12.3 GiB`.
