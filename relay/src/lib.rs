@@ -49,4 +49,5 @@ pub mod control;
 pub mod api;
 pub mod learned;
 pub mod process;
+pub mod rehearsal;
 pub mod cli;

@@ -1,5 +1,5 @@
 //! `wavegate plan`: is the plan sound, how long do its waves take, whom does it affect; the
-//! announcement of a wave, and the notices to its customers. Floor 4.
+//! announcement of a wave, the notices to its customers, and a rehearsal. Floor 4.
 //!
 //! It works on files and asks no relay; only notices are handed to one, as mail.
 
@@ -8,6 +8,7 @@ mod announce;
 mod check;
 mod estimate;
 mod notice;
+mod simulate;
 
 use std::{io::Write, path::PathBuf};
 
@@ -34,6 +35,8 @@ pub(super) enum PlanCommand {
     Announce(AnnounceArgs),
     /// What the customers of a wave are told, each in their language; with --send, tell them.
     Notice(notice::NoticeArgs),
+    /// Rehearse the plan: the real relay with a day of mail, in memory and in some seconds.
+    Simulate(simulate::SimulateArgs),
 }
 
 /// Where the plan is.
@@ -127,6 +130,7 @@ pub(super) fn plan(command: &PlanCommand, out: &mut dyn Write) -> anyhow::Result
         PlanCommand::Affected(args) => affected::affected(args, out),
         PlanCommand::Announce(args) => announce::announce(args, out),
         PlanCommand::Notice(args) => notice::notice(args, out),
+        PlanCommand::Simulate(args) => simulate::simulate(args, out),
     }
 }
 
