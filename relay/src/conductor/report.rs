@@ -43,6 +43,7 @@ pub(super) fn status(conductor: &Conductor) -> Status {
     let mut lives = relay.waves.lives(now);
     lives.sort_by_key(|life| (life.record.opens, life.record.wave.clone()));
     let plan = &report.plan;
+    let clock_suspect = conductor.state().clock.is_suspect();
     let file = generation.config.plan_file.as_ref();
     Status {
         host: generation.config.relay.hostname.clone(),
@@ -53,7 +54,7 @@ pub(super) fn status(conductor: &Conductor) -> Status {
             file: file.map(|file| file.display().to_string()),
             program: plan.program.as_ref().map(|program| program.name.clone()),
         },
-        clock_suspect: conductor.state().clock.is_suspect(),
+        clock_suspect,
         held_all,
         generation: generation.number,
         waves: lives.iter().map(|life| report.wave(&life.record)).collect(),
