@@ -23,7 +23,7 @@ use axum::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
-    conductor::{Conductor, status::Source},
+    conductor::status::Source,
     http::{self, Bounds},
     page,
     relay::Relay,
@@ -47,16 +47,15 @@ pub async fn serve(
     listener: TcpListener,
     relay: Arc<Relay>,
     telemetry: Arc<Telemetry>,
-    conductor: Arc<Conductor>,
+    status: Source,
 ) {
-    let source: Source = Arc::new(move || conductor.status());
     let rendering = Arc::new(Semaphore::new(1));
     let router = Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(Shared { relay, telemetry, rendering })
-        .merge(page::router(source));
+        .merge(page::router(status));
     http::serve(listener, router, BOUNDS).await;
 }
 

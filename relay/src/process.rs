@@ -23,7 +23,7 @@ use crate::{
     admin,
     api::{self, Doors, Keys},
     audit::Audit,
-    conductor::Conductor,
+    conductor::{Conductor, status::Source},
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     control::{self, Control as Controls},
     generation::{self, Surroundings},
@@ -221,12 +221,14 @@ impl Running {
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
         let seen = Arc::clone(&conductor);
-        telemetry.watch_waves(Arc::new(move || seen.status()));
+        let status: Source = Arc::new(move || seen.status());
+        telemetry.watch_waves(Arc::clone(&status));
         let controls = controls(&relay, conductor, &state_dir);
         let control = Control {
             relay: Arc::clone(&relay),
             reloader,
             telemetry,
+            status,
             admin,
             api,
             controls,
@@ -366,6 +368,7 @@ struct Control {
     relay: Arc<Relay>,
     reloader: Reloader,
     telemetry: Arc<Telemetry>,
+    status: Source,
     admin: Option<std::net::TcpListener>,
     api: Option<(std::net::TcpListener, Arc<Doors>)>,
     controls: Arc<Controls>,
@@ -385,13 +388,14 @@ impl Control {
     }
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, admin, api, controls, socket, signals } = self;
+        let Self { relay, reloader, telemetry, status, admin, api, controls, socket, signals } = self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     // To the end of the runtime, and that is the end of the process: who asks
                     // during the drain is told of it.
-                    tokio::spawn(admin::serve(socket, Arc::clone(&relay), telemetry));
+                    let relay = Arc::clone(&relay);
+                    tokio::spawn(admin::serve(socket, relay, telemetry, status));
                 }
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
