@@ -388,7 +388,8 @@ impl Control {
     }
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, status, admin, api, controls, socket, signals } = self;
+        let Self { relay, reloader, telemetry, status, admin, api, controls, socket, signals } =
+            self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {

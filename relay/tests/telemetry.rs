@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use wavegate::conductor::status::Status;
 use wavegate::{
     admin,
     event::{Event, Observer, Outcome},
@@ -209,7 +210,12 @@ impl Admin {
         let relay = relay(&telemetry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = admin::serve(listener, Arc::clone(&relay), Arc::clone(&telemetry));
+        let serving = admin::serve(
+            listener,
+            Arc::clone(&relay),
+            Arc::clone(&telemetry),
+            Arc::new(Status::default),
+        );
         Self { address, relay, telemetry, serving: tokio::spawn(serving) }
     }
 
