@@ -10,8 +10,6 @@ use crate::event::{End, Event, Observer};
 /// What became of one message. Times are milliseconds after the beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fate {
-    /// It was given to the relay, whatever that said.
-    pub sent: bool,
     /// When the relay took it: its `250`.
     pub taken: Option<u64>,
     /// The relay's `5xx`.
@@ -78,10 +76,6 @@ impl Ledger {
     /// Milliseconds since then.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn sent(&self, letter: usize) {
-        self.change(letter, |fate| fate.sent = true);
     }
 
     pub(super) fn taken(&self, letter: usize, id: Option<&str>) {

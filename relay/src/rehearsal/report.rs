@@ -138,7 +138,7 @@ pub struct WaveReport {
 /// All messages. `sent = delivered + given_up + refused + waiting + at_senders + lost`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
-    /// Given to the relay.
+    /// Messages that were due.
     pub sent: u64,
     /// Their declared bytes.
     pub bytes: u64,
@@ -150,7 +150,8 @@ pub struct Totals {
     pub refused: u64,
     /// In the spool at the end.
     pub waiting: u64,
-    /// With their senders still: the relay's last answer was `4xx`, or there was none.
+    /// With their senders still: the relay's last answer was `4xx`, or they were not
+    /// sent in time.
     pub at_senders: u64,
     /// Taken, and nowhere. Must be 0.
     pub lost: u64,
@@ -223,7 +224,7 @@ pub(super) fn tell(story: Story) -> Report {
         let wave = traffic.instance_of(letter).and_then(|index| plan.wave_of[index]);
         if let Some(place) = wave.and_then(|wave| of_wave.get(&wave)) {
             letters[*place].push(number);
-        } else if fate.sent {
+        } else {
             others.sent += 1;
             let took = fate.done.map_or(0, |done| done.saturating_sub(letter.at));
             others.longest_ms = others.longest_ms.max(took);
@@ -312,7 +313,7 @@ fn wave_report(
         instances: members(plan, waves[place]).len(),
         opens: window.opens.to_string(),
         closes: window.closes.to_string(),
-        sent: letters.iter().filter(|number| books.fates[**number].sent).count() as u64,
+        sent: letters.len() as u64,
         quiet_ms: quiet.map(|quiet| quiet.saturating_sub(begins)),
         barrier_ms: barrier.map(|barrier| barrier.saturating_sub(begins)),
         held: Amount { messages: held.len() as u64, bytes: held.iter().map(|one| one.size).sum() },
@@ -367,9 +368,6 @@ fn totals(story: &Story) -> Totals {
         ..Totals::default()
     };
     for (letter, fate) in story.traffic.letters.iter().zip(&books.fates) {
-        if !fate.sent {
-            continue;
-        }
         totals.sent += 1;
         totals.bytes += letter.size;
         let end = match fate {

@@ -36,6 +36,8 @@ const SESSIONS: usize = 10;
 const IDLE: Duration = Duration::from_secs(5);
 /// Pause before a message is tried again that was answered `4xx`.
 const RETRY: Duration = Duration::from_secs(300);
+/// How long the senders may take at the end for what was due.
+const LAST: Duration = Duration::from_secs(60);
 /// Bytes that a pipe holds in each direction.
 const PIPE: usize = 16 * 1024;
 /// The text of a message. All of it is small; its declared size is accounted beside it.
@@ -125,12 +127,20 @@ impl Senders {
         }
     }
 
-    /// Ends all sessions behind the message that they are at. What was not sent then is not.
+    /// Ends all sessions when what was due is sent, which has `LAST`. What is to be tried again
+    /// later stays.
     pub(super) async fn stop(&self) {
+        // A session with nothing to send ends by itself.
+        let _ = tokio::time::timeout(LAST, self.idle()).await;
         for mta in &self.mtas {
             mta.lock().closing = true;
             mta.told.notify_waiters();
         }
+        self.idle().await;
+    }
+
+    /// Waits until there is no session.
+    async fn idle(&self) {
         loop {
             let ended = self.ended.notified();
             if self.sessions.load(Ordering::Relaxed) == 0 {
@@ -299,7 +309,6 @@ impl Session {
         let letter = &senders.traffic.letters[number];
         let source = senders.traffic.source(letter);
         let domain = &senders.traffic.domains[letter.domain as usize];
-        senders.ledger.sent(number);
         let size = if self.size { format!(" SIZE={}", letter.size) } else { String::new() };
         let commands = [
             format!("MAIL FROM:<{}>{size}\r\n", source.sender),

@@ -108,13 +108,13 @@ fn letters_of(dice: &Dice, calendar: &Calendar, source: u32, count: u64, out: &m
             false => (even / 2 + dice.below(even + 1)).min(left),
         };
         left -= size;
-        let begins = calendar.draw(dice);
         let lasts = 5 * MINUTE + dice.below(25 * MINUTE);
+        let (begins, lasts) = calendar.room(calendar.draw(dice), lasts);
         let bytes = size_drawn(dice);
         for _ in 0..size {
             // The messages of a campaign differ by their personal parts only.
             let size = bytes + dice.below(bytes / 16 + 1);
-            let at = calendar.within(begins + dice.below(lasts));
+            let at = begins + dice.below(lasts);
             out.push(letter(dice, at, source, size));
         }
     }
@@ -139,17 +139,18 @@ fn size_drawn(dice: &Dice) -> u64 {
     base + dice.below(base)
 }
 
-/// The minutes in which mail is sent, each with its weight.
-struct Calendar {
-    /// Beginning of the minute after that of the rehearsal, and all weights up to its end.
-    minutes: Vec<(u64, u64)>,
-    end: u64,
+/// The times in which mail is sent.
+struct Calendar<'a> {
+    /// Its parts, by time.
+    active: &'a [(u64, u64)],
+    /// Their minutes: beginning, length, and all weights up to its end.
+    minutes: Vec<(u64, u64, u64)>,
 }
 
-impl Calendar {
-    fn new(span: Span, active: &[(u64, u64)]) -> Self {
+impl<'a> Calendar<'a> {
+    fn new(span: Span, active: &'a [(u64, u64)]) -> Self {
         let mut minutes = Vec::new();
-        let (mut total, mut end) = (0, 0);
+        let mut total = 0;
         for &(from, to) in active {
             let mut at = from;
             while at < to {
@@ -157,29 +158,31 @@ impl Calendar {
                 // A minute that is cut off at the end counts for its part.
                 let length = MINUTE.min(to - at);
                 total += HOURS[usize::try_from(hour).unwrap_or(0)] * length;
-                minutes.push((at, total));
+                minutes.push((at, length, total));
                 at += length;
             }
-            end = to;
         }
-        Self { minutes, end }
+        Self { active, minutes }
     }
 
     fn total(&self) -> u64 {
-        self.minutes.last().map_or(0, |(_, total)| *total)
+        self.minutes.last().map_or(0, |(.., total)| *total)
     }
 
     /// A time, by the weights.
     fn draw(&self, dice: &Dice) -> u64 {
         let drawn = dice.below(self.total());
-        let place = self.minutes.partition_point(|(_, total)| *total <= drawn);
-        let begins = self.minutes.get(place).map_or(0, |(at, _)| *at);
-        self.within(begins + dice.below(MINUTE))
+        let place = self.minutes.partition_point(|(.., total)| *total <= drawn);
+        let (begins, length) = self.minutes.get(place).map_or((0, 0), |(at, len, _)| (*at, *len));
+        begins + dice.below(length)
     }
 
-    /// The time itself, or the last before the end.
-    fn within(&self, at: u64) -> u64 {
-        at.min(self.end.saturating_sub(1))
+    /// Room for something that begins at about this time and lasts so long: within one part.
+    fn room(&self, begins: u64, lasts: u64) -> (u64, u64) {
+        let part = self.active.iter().find(|(from, to)| (*from..*to).contains(&begins));
+        let (from, to) = part.copied().unwrap_or((begins, begins + lasts));
+        let begins = begins.min(to.saturating_sub(lasts)).max(from);
+        (begins, lasts.min(to - begins))
     }
 }
 
@@ -218,5 +221,8 @@ mod tests {
         assert_eq!(times.iter().filter(inside).count(), times.len());
         let of = |hour: u64| times.iter().filter(|at| **at % DAY / HOUR == hour).count();
         assert!(of(10) > 5 * of(3), "{} at ten, {} at three", of(10), of(3));
+        // A campaign is moved, or shortened, to end with its part.
+        assert_eq!(calendar.room(12 * HOUR - 1, HOUR), (11 * HOUR, HOUR));
+        assert_eq!(calendar.room(DAY + 5, 2 * HOUR), (DAY, HOUR));
     }
 }

@@ -282,8 +282,10 @@ fn print(report: &Report, name: &str, out: &mut dyn Write) -> io::Result<()> {
         None => "nothing waited".to_owned(),
     };
     field(out, "spool needs", spool)?;
-    let (sent, longest) = (grouped(totals.others.sent), seconds(totals.others.longest_ms));
-    field(out, "other mail", format!("{sent} messages, delivered within {longest}"))?;
+    if totals.others.sent > 0 {
+        let (sent, longest) = (grouped(totals.others.sent), seconds(totals.others.longest_ms));
+        field(out, "other mail", format!("{sent} messages, delivered within {longest}"))?;
+    }
     for note in &report.notes {
         field(out, "note", note)?;
     }
