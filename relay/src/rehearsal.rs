@@ -37,6 +37,7 @@ pub use self::{
 
 use self::{ledger::Ledger, report::Story, sender::Senders};
 use crate::{
+    conductor::Conductor,
     config::{Bounces, Config, Diagnostics},
     delivery,
     event::Observer,
@@ -194,6 +195,7 @@ async fn play(
 
 /// Everything that a worker and the control thread run beside sessions.
 fn start(relay: &Arc<Relay>) {
+    tokio::spawn(Conductor::new(relay).drive());
     tokio::spawn(delivery::serve(Arc::clone(relay)));
     tokio::spawn(delivery::keeper::keep(Arc::clone(relay)));
     for upstream in relay.generation().upstreams.values() {
