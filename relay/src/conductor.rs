@@ -85,8 +85,19 @@ impl Conductor {
         })
     }
 
-    /// Drives the waves until the relay stops.
+    /// Drives the waves until the relay stops. A panic would be a bug of ours, and must not keep
+    /// held mail for ever: it goes on.
     pub async fn drive(self: Arc<Self>) {
+        while let Err(error) = tokio::spawn(Arc::clone(&self).run()).await {
+            if !error.is_panic() {
+                return;
+            }
+            tracing::error!("a panic stopped the conductor of waves, it goes on: please report it");
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
         while !self.relay.is_stopping() {
             self.step().await;
             tokio::select! {
@@ -252,7 +263,7 @@ impl Conductor {
         }
         self.state().not_written = None;
         let ends = |step: &Step| matches!(step, Step::Release | Step::RollBack | Step::End);
-        let changes = |due: &Due| due.steps.iter().any(|step| ends(step)) || due.life.was_over;
+        let changes = |due: &Due| due.steps.iter().any(ends) || due.life.was_over;
         let lets_out = due.iter().any(changes);
         self.relay.waves.take_effect(records);
         // What `take_effect` has forgotten just now is off the disk already.

@@ -167,7 +167,12 @@ impl Telemetry {
             | Event::Released { .. }
             | Event::HeldTooLong { .. }
             | Event::Operator { .. }
-            | Event::Unreadable { .. } => {}
+            | Event::Unreadable { .. }
+            // What waves have come to is read from their status.
+            | Event::Wave { .. }
+            | Event::Ordered { .. }
+            | Event::ClockSuspect { .. }
+            | Event::ClockAgrees => {}
             event => self.count_process(event),
         }
     }

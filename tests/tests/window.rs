@@ -72,7 +72,7 @@ fn before_freezing_frozen_and_after() {
     assert!(is_held(&client.small()), "still held");
     // What has begun is not moved away: the reload is refused, and the plan in force stays.
     relay.write("waves.toml", plan("60s", HOUR, 2 * HOUR));
-    relay.wait_log("which is freezing");
+    until("the refusal", || relay.log().contains("which is freezing").then_some(()));
     assert!(is_held(&client.small()), "no plan thaws it");
     assert_eq!((legacy.counts().messages, cloud.counts().messages), left, "none left");
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wavegate::event::{Event, Observer, WaveStep};
+use wavegate::{
+    event::{Event, Observer, WaveStep},
+    waves::Stage,
+};
 
 use crate::{
     script::{INSTANCES, LOST, Script},
@@ -133,6 +136,19 @@ impl Book {
             (Some((_, _, to)), false) => *to = Some(now),
             (None, true) => self.frozen.push((instance.to_owned(), now, None)),
             _ => {}
+        }
+    }
+
+    /// The wave was found in this stage: a step to it that nobody heard of is from now on.
+    pub fn note_stage(&mut self, stage: Stage) {
+        let step = match stage {
+            Stage::Releasing | Stage::Migrated => "releasing",
+            Stage::RolledBack => "rolled_back",
+            _ => return,
+        };
+        if !self.steps.iter().any(|(_, known)| known == step) {
+            let now = self.now();
+            self.steps.push((now, step.to_owned()));
         }
     }
 
