@@ -242,7 +242,7 @@ async fn the_admin_address_answers_and_controls_nothing() {
     assert!(metrics.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"));
     assert_eq!(value(&metrics, "wavegate_session_panics_total"), 1.0);
     assert!(admin.get("/livez").await.starts_with("HTTP/1.1 200 OK\r\n"));
-    assert!(admin.get("/").await.contains("/readyz"));
+    assert!(admin.get("/").await.contains("<title>Wavegate</title>"));
     assert!(admin.get("/reload").await.starts_with("HTTP/1.1 404 "));
     assert!(admin.get("/metrics/").await.starts_with("HTTP/1.1 404 "));
     for path in ["/", "/metrics", "/livez", "/readyz"] {
