@@ -122,15 +122,15 @@ impl Book {
     }
 
     fn note_step(&mut self, wave: &str, step: WaveStep<'_>) {
+        let is_frozen = match step {
+            WaveStep::Frozen => true,
+            WaveStep::Releasing { .. } | WaveStep::RolledBack { .. } | WaveStep::WasOver => false,
+            // A write that failed is of several waves, and has no name.
+            _ => return,
+        };
         let name = wave.strip_prefix("w-").unwrap();
         let instance = INSTANCES.iter().position(|one| *one == name).unwrap();
-        match step {
-            WaveStep::Frozen => self.note_frozen(instance, true),
-            WaveStep::Releasing { .. } | WaveStep::RolledBack { .. } | WaveStep::WasOver => {
-                self.note_frozen(instance, false);
-            }
-            _ => {}
-        }
+        self.note_frozen(instance, is_frozen);
     }
 
     pub fn now(&self) -> u64 {
