@@ -304,7 +304,7 @@ impl Job {
                     if settled.reply.code() == 421 && settled.stage != Stage::End {
                         return Err(closed_with(&settled.reply));
                     }
-                    self.upstream.report_time(begun.elapsed());
+                    self.upstream.report_answer(begun.elapsed());
                     return Ok(settled);
                 }
                 Ok(ClientEvent::Closing(reply) | ClientEvent::Refused(reply)) => {

@@ -321,7 +321,7 @@ impl Conductor {
             let since = |time: Option<Timestamp>| now.0.saturating_sub(time.unwrap_or(now).0);
             let step = match step {
                 Step::Freeze | Step::Open | Step::Uncheck => continue,
-                Step::Barrier => WaveStep::Barrier { after_ms: since(Some(record.opens)) },
+                Step::Barrier => WaveStep::Barrier { after_ms: since(record.begun_at) },
                 Step::Check => WaveStep::Checked,
                 Step::Extend(until) => WaveStep::Extended { until: until.0 },
                 Step::Release => WaveStep::Releasing { messages: record.held },

@@ -247,7 +247,7 @@ pub enum WaveStep<'a> {
     Frozen,
     /// Nothing is in flight any more.
     Barrier {
-        /// Milliseconds since the window opened.
+        /// Milliseconds since freezing began.
         after_ms: u64,
     },
     /// Something is still in flight.

@@ -76,6 +76,7 @@ fn upstream(status: &crate::upstream::UpstreamStatus) -> UpstreamStatus {
         healthy: status.targets.len() - down().count(),
         in_use: status.in_use,
         waiting: status.waiting,
+        answered: status.answered,
         last_error: down().find_map(|target| target.last_error.clone()),
     }
 }
@@ -92,7 +93,7 @@ impl<'a> Report<'a> {
         let relay = &self.conductor.relay;
         let members = relay.waves.members(record, self.now);
         let has_begun = record.stage != Stage::Planned;
-        let is_stuck = record.stage.is_frozen() && record.barrier_at.is_none();
+        let is_stuck = record.stage.holds() && record.barrier_at.is_none();
         let stuck = members.iter().filter(|one| is_stuck && !one.barrier).map(|one| Stuck {
             instance: one.name.to_string(),
             uncommitted: one.in_flight.uncommitted,

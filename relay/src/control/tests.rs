@@ -196,6 +196,7 @@ fn what_is_said_of_waves_is_described() {
         healthy: 1,
         in_use: 1,
         waiting: 1,
+        answered: 1,
         last_error: some("refused"),
     };
     is_described(

@@ -272,6 +272,18 @@ fn a_phone_needs_no_sideways_scrolling() {
 }
 
 #[test]
+fn what_upstreams_answer_is_a_rate_after_two_looks() {
+    let probe = "const shown = () => [...page.querySelectorAll('#upstreams tr.row')].map((one) => one.cells[2].innerText.trim());
+        const first = shown();
+        await sleep(7000);
+        return { first, later: shown() };";
+    let source = counting(fixture::answering);
+    let Some(seen) = Look::of("rates", source).seconds(15).run(probe) else { return };
+    assert_eq!(seen.value["first"].as_array().unwrap().len(), 2);
+    assert_eq!(seen.value["later"], json!(["42/s", "0.0/s"]), "{}", seen.value);
+}
+
+#[test]
 fn it_says_that_the_data_is_stale_and_since_when() {
     // The server goes while it is asked for the third time.
     let probe = "await sleep(20000);

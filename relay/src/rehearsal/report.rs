@@ -104,8 +104,6 @@ pub struct WaveReport {
     pub closes: String,
     /// Messages of its instances in the whole rehearsal.
     pub sent: u64,
-    /// From the beginning of freezing until nothing of it was in flight; none: never.
-    pub quiet_ms: Option<u64>,
     /// From the beginning of freezing to the barrier; none: never reached.
     pub barrier_ms: Option<u64>,
     /// What waited when the release began.
@@ -281,7 +279,7 @@ fn wave_report(
     let window = &wave.window;
     let begins = span.offset(window.opens.saturating_sub_ms(plan.freeze_lead_ms));
     let (opens, closes) = (span.offset(window.opens), span.offset(window.closes));
-    let Seen { quiet, barrier, released } = seen[place];
+    let Seen { barrier, released } = seen[place];
     let at = |ms: u64| span.from.saturating_add_ms(ms).to_string();
     let waits: Vec<Wait> = letters.iter().filter_map(|&number| wait(story, number)).collect();
     let at_release = released.unwrap_or(u64::MAX);
@@ -314,7 +312,6 @@ fn wave_report(
         opens: window.opens.to_string(),
         closes: window.closes.to_string(),
         sent: letters.len() as u64,
-        quiet_ms: quiet.map(|quiet| quiet.saturating_sub(begins)),
         barrier_ms: barrier.map(|barrier| barrier.saturating_sub(begins)),
         held: Amount { messages: held.len() as u64, bytes: held.iter().map(|one| one.size).sum() },
         peak: peak(*span, &waits),

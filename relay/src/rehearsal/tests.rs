@@ -75,8 +75,7 @@ fn figures_of_a_small_plan_are_those_worked_out_by_hand() {
     assert!(report.is_good(), "{report:?}");
     let wave = &report.waves[0];
     assert_eq!((wave.sent, wave.held.messages, wave.held.bytes), (8, 5, 15_000));
-    assert_eq!(wave.barrier_ms, Some(60_000), "the lead, and nothing was late");
-    assert_eq!(wave.quiet_ms, Some(0), "nothing was under way when freezing began");
+    assert_eq!(wave.barrier_ms, Some(0), "nothing was under way when freezing began");
     let peak = &wave.peak;
     assert_eq!((peak.messages, peak.bytes), (5, 15_000));
     assert!(peak.at.as_deref().unwrap().starts_with("2026-01-20T06:06:40"), "{peak:?}");
@@ -340,6 +339,9 @@ fn two_hundred_thousand_messages_and_a_hundred_waves() {
     assert!(report.is_good(), "{:?}", report.totals);
     assert_eq!((report.waves.len(), report.totals.delivered), (100, count));
     assert!(report.waves.iter().map(|wave| wave.held.messages).sum::<u64>() > 1000);
-    assert!(report.waves.iter().all(|wave| wave.barrier_ms == Some(60_000)), "a minute of lead");
+    assert!(
+        report.waves.iter().all(|wave| wave.barrier_ms.is_some_and(|ms| ms < 60_000)),
+        "in the lead"
+    );
     assert!(took < Duration::from_secs(120), "{took:?}");
 }

@@ -1,5 +1,4 @@
-//! Who watches the waves: when nothing of a wave is in flight any more, when its barrier is
-//! reached, when its release begins. Floor 4.
+//! Who watches the waves: when a barrier is reached, when a release begins. Floor 4.
 //!
 //! It asks `waves.status()`, when something has happened and a phase is about to change; while
 //! nothing can change it sleeps.
@@ -12,11 +11,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{Span, ledger::Ledger, members};
-use crate::{
-    plan::Plan,
-    relay::Relay,
-    waves::{InFlight, InstanceStatus},
-};
+use crate::{plan::Plan, relay::Relay, waves::InstanceStatus};
 
 /// How long at most nobody looks, where events would tell.
 const LOOK: Duration = Duration::from_millis(100);
@@ -27,8 +22,6 @@ const SELDOM: Duration = Duration::from_secs(1);
 /// What was seen of a wave, in milliseconds after the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Nothing of it was in flight any more, after its freezing began.
-    pub quiet: Option<u64>,
     /// All its instances had reached their barriers.
     pub barrier: Option<u64>,
     /// All its instances may send again.
@@ -68,7 +61,6 @@ pub(super) fn all(
             place,
             members: members(plan, *wave),
             begins: span.offset(window.opens.saturating_sub_ms(plan.freeze_lead_ms)),
-            opens: span.offset(window.opens),
             closes: span.offset(window.closes),
         };
         tasks.spawn(watcher.run());
@@ -83,16 +75,12 @@ struct Watcher {
     place: usize,
     members: Vec<usize>,
     begins: u64,
-    opens: u64,
     closes: u64,
 }
 
 impl Watcher {
     async fn run(self) {
         self.until(self.begins).await;
-        let quiet = self.when(|one| one.in_flight == InFlight::default()).await;
-        self.note(|seen| seen.quiet = Some(quiet));
-        self.until(self.opens).await;
         let barrier = self.when(|one| one.barrier).await;
         self.note(|seen| seen.barrier = Some(barrier));
         self.until(self.closes).await;

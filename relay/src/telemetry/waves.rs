@@ -66,7 +66,7 @@ fn freezing(families: &mut Families, status: &Status) {
     }
     let mut family = families.gauge(
         "wavegate_wave_barrier_seconds",
-        "Time from the freeze to the barrier; no sample before it.",
+        "Time from the beginning of freezing to the barrier; no sample before it.",
     );
     for wave in &status.waves {
         let took = || Some(time(&wave.barrier_at)? - time(&wave.frozen_at)?);
@@ -76,7 +76,7 @@ fn freezing(families: &mut Families, status: &Status) {
     }
     let mut family = families.gauge(
         "wavegate_wave_blocked_attempts",
-        "Attempts that keep the frozen wave from its barrier.",
+        "Attempts that keep a wave that freezes from its barrier.",
     );
     for wave in &status.waves {
         let stuck =

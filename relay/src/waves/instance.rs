@@ -12,7 +12,7 @@ use crate::plan::{Phase, Timestamp, Window};
 pub struct InstanceState {
     name: Arc<str>,
     inner: Mutex<Inner>,
-    /// Rung when nothing of a frozen instance is in flight any more.
+    /// Rung when nothing of an instance that may start nothing is in flight any more.
     bell: Arc<Notify>,
 }
 
@@ -20,6 +20,8 @@ struct Inner {
     /// The wave that the plan has it in, and those that have begun and are not over.
     spans: Vec<Span>,
     in_flight: InFlight,
+    /// Nothing new may start, as it was when last looked at.
+    is_closed: bool,
     /// Since when nothing may leave.
     frozen_since: Option<Timestamp>,
     leaked: u64,
@@ -59,7 +61,7 @@ pub struct InstanceStatus {
     pub phase: Phase,
     /// What is in flight.
     pub in_flight: InFlight,
-    /// Whether the barrier is reached: frozen, and nothing in flight.
+    /// Whether the barrier is reached: nothing may start, and nothing is in flight.
     pub barrier: bool,
     /// Messages that left while nothing might: always 0.
     pub leaked: u64,
@@ -114,6 +116,7 @@ impl InstanceState {
         let inner = Inner {
             spans: Vec::new(),
             in_flight: InFlight::default(),
+            is_closed: false,
             frozen_since: None,
             leaked: 0,
         };
@@ -155,7 +158,7 @@ impl InstanceState {
         let mut inner = self.lock();
         let phase = inner.phase(now);
         let in_flight = inner.in_flight;
-        let barrier = !phase.may_commit() && in_flight == InFlight::default();
+        let barrier = !phase.may_start() && in_flight == InFlight::default();
         let (name, leaked) = (Arc::clone(&self.name), inner.leaked);
         InstanceStatus { name, phase, in_flight, barrier, leaked }
     }
@@ -201,6 +204,7 @@ impl Inner {
                 (found, rank) = ((phase, Some(index)), mine);
             }
         }
+        self.is_closed = !found.0.may_start();
         if found.0.may_commit() {
             self.frozen_since = None;
         } else {
@@ -284,7 +288,7 @@ impl Drop for Attempt {
         // The look forbids it; this says so if it ever did not.
         let left = self.committed.zip(inner.frozen_since);
         inner.leaked += u64::from(left.is_some_and(|(at, since)| at > since));
-        let rings = inner.frozen_since.is_some() && inner.in_flight == InFlight::default();
+        let rings = inner.is_closed && inner.in_flight == InFlight::default();
         drop(inner);
         if rings {
             instance.bell.notify_one();

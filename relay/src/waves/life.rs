@@ -210,6 +210,11 @@ impl Record {
     pub fn next(&self, around: &Circumstances) -> Option<Step> {
         match self.stage {
             Stage::Planned => (around.now >= self.freezes).then_some(Step::Freeze),
+            Stage::Freezing | Stage::Frozen | Stage::Checked
+                if self.barrier_at.is_none() && around.is_quiet =>
+            {
+                Some(Step::Barrier)
+            }
             Stage::Freezing => (around.now >= self.opens).then_some(Step::Open),
             Stage::Frozen | Stage::Checked => self.next_of_frozen(around),
             Stage::Releasing => around.is_drained.then_some(Step::End),
@@ -221,9 +226,6 @@ impl Record {
     }
 
     fn next_of_frozen(&self, around: &Circumstances) -> Option<Step> {
-        if self.barrier_at.is_none() && around.is_quiet {
-            return Some(Step::Barrier);
-        }
         let is_checked = self.stage == Stage::Checked;
         let is_good = matches!(around.targets, Targets::Good | Targets::Unasked);
         if !self.ad_hoc && !is_checked && is_good && self.barrier_at.is_some() {

@@ -343,7 +343,7 @@ impl<'a> Life<'a> {
         let Some(record) = self.record() else { return };
         let wall = self.relay.waves.now();
         let members = self.relay.waves.members(&record, wall);
-        let is_held = !self.world.disk_fails && record.stage.is_frozen();
+        let is_held = !self.world.disk_fails && record.stage.holds();
         let is_quiet = members.iter().all(|one| one.barrier);
         let status = self.conductor.status();
         let due = [

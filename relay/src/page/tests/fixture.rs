@@ -31,6 +31,7 @@ fn status(waves: Vec<WaveStatus>) -> Status {
         healthy,
         in_use: 14,
         waiting,
+        answered: 1000,
         last_error,
     };
     Status {
@@ -138,6 +139,14 @@ fn blocked(id: &str) -> WaveStatus {
         blocked: vec![stuck(1, 0, 2), stuck(2, 1, 0)],
         ..frozen(id, "freezing", 1, 46, held(73, 1))
     }
+}
+
+/// Two seconds pass from one to the next, in which one upstream answers 42 messages a second.
+pub(super) fn answering(asked: u32) -> Status {
+    let mut status = status(Vec::new());
+    status.now = at(2 * i64::from(asked));
+    status.upstreams[0].answered += 84 * u64::from(asked);
+    status
 }
 
 pub(super) fn none() -> Status {

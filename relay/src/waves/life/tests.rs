@@ -60,10 +60,21 @@ fn a_life_without_trouble() {
 }
 
 #[test]
+fn the_barrier_may_be_reached_before_the_window_opens() {
+    let mut wave = record();
+    let quiet = |now| Circumstances { is_quiet: true, targets: Targets::Good, ..at(now) };
+    assert_eq!(run(&mut wave, quiet(89)), [], "what is quiet may still begin");
+    assert_eq!(run(&mut wave, at(90)), [Step::Freeze]);
+    assert_eq!(run(&mut wave, quiet(95)), [Step::Barrier]);
+    assert_eq!((wave.stage, wave.barrier_at), (Stage::Freezing, Some(Timestamp(95))));
+    assert_eq!(run(&mut wave, quiet(100)), [Step::Open, Step::Check]);
+}
+
+#[test]
 fn without_questions_a_barrier_is_enough() {
     let mut wave = record();
     let unasked = Circumstances { targets: Targets::Unasked, is_quiet: true, ..at(200) };
-    let steps = [Step::Freeze, Step::Open, Step::Barrier, Step::Check, Step::Release];
+    let steps = [Step::Freeze, Step::Barrier, Step::Open, Step::Check, Step::Release];
     assert_eq!(run(&mut wave, unasked), steps);
 }
 
@@ -119,7 +130,7 @@ fn while_the_clock_is_suspect_freezes_go_ahead_and_releases_do_not() {
     let mut wave = record();
     let around =
         Circumstances { clock_suspect: true, targets: Targets::Good, is_quiet: true, ..at(500) };
-    let steps = [Step::Freeze, Step::Open, Step::Barrier, Step::Check];
+    let steps = [Step::Freeze, Step::Barrier, Step::Open, Step::Check];
     assert_eq!(run(&mut wave, around), steps);
     let mut bad = Record { rolls_back: true, ..open(true) };
     assert_eq!(run(&mut bad, Circumstances { targets: Targets::Bad, ..around }), []);
