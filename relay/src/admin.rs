@@ -1,4 +1,5 @@
-//! The HTTP address for monitors: `/metrics`, `/livez`, `/readyz`. It controls nothing. Floor 4.
+//! The HTTP address for monitors: `/metrics`, `/livez`, `/readyz`, and the page to watch a migration
+//! on. It controls nothing. Floor 4.
 //!
 //! `/livez` is 200 as long as the process answers. `/readyz` is 200 when clients may connect:
 //! every listener of the configuration is bound and the relay is not stopping; else 503 with the
@@ -22,7 +23,9 @@ use axum::{
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
+    conductor::status::Source,
     http::{self, Bounds},
+    page,
     relay::Relay,
     telemetry::Telemetry,
 };
@@ -30,9 +33,6 @@ use crate::{
 /// Monitors are few, and no scrape should take as long.
 const BOUNDS: Bounds =
     Bounds { what: "the admin address", connections: 64, timeout: Duration::from_secs(30) };
-
-const INDEX: &str = "wavegate\n\n/metrics  figures for Prometheus\n/livez    whether the process \
-                     answers\n/readyz   whether clients may connect, and what is wrong\n";
 
 #[derive(Clone)]
 struct Shared {
@@ -43,14 +43,19 @@ struct Shared {
 }
 
 /// Serves the admin address until it is dropped. Requests that are being answered then are cut.
-pub async fn serve(listener: TcpListener, relay: Arc<Relay>, telemetry: Arc<Telemetry>) {
+pub async fn serve(
+    listener: TcpListener,
+    relay: Arc<Relay>,
+    telemetry: Arc<Telemetry>,
+    status: Source,
+) {
     let rendering = Arc::new(Semaphore::new(1));
     let router = Router::new()
-        .route("/", get(async || INDEX))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(Shared { relay, telemetry, rendering });
+        .with_state(Shared { relay, telemetry, rendering })
+        .merge(page::router(status));
     http::serve(listener, router, BOUNDS).await;
 }
 

@@ -304,13 +304,13 @@ impl Job {
                     if settled.reply.code() == 421 && settled.stage != Stage::End {
                         return Err(closed_with(&settled.reply));
                     }
-                    self.upstream.report_time(begun.elapsed());
+                    self.upstream.report_answer(begun.elapsed());
                     return Ok(settled);
                 }
                 Ok(ClientEvent::Closing(reply) | ClientEvent::Refused(reply)) => {
                     return Err(closed_with(&reply));
                 }
-                Ok(ClientEvent::Ready(_) | ClientEvent::Reset) => {}
+                Ok(ClientEvent::Ready(_) | ClientEvent::Reset | ClientEvent::Rehearsed(_)) => {}
                 Err(error) if attempt.is_committed() => {
                     return Err(Broken::Over(End::InDoubt(error)));
                 }

@@ -10,7 +10,9 @@ mod message;
 mod output;
 mod plan;
 mod queue;
+mod remote;
 mod spool;
+mod wave;
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -92,6 +94,9 @@ enum Command {
     /// Look at the messages that wait in a running relay, and change what becomes of them.
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// Look at the waves of a running relay, or of several, and give orders about them.
+    #[command(subcommand)]
+    Wave(wave::WaveCommand),
     /// The kill switch: nothing leaves a running relay from now on, over restarts too.
     HoldAll(queue::HoldAllArgs),
     /// Everything may leave again.
@@ -189,6 +194,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
         Command::Queue(command) => queue::queue(command, out),
+        Command::Wave(command) => wave::wave(command, out),
         Command::HoldAll(args) => queue::hold_all(args, true, out),
         Command::ReleaseAll(args) => queue::hold_all(args, false, out),
         Command::Spool(command) => spool::spool(command, out),
@@ -307,6 +313,17 @@ mod tests {
             "wavegate plan check --plan b --at noon",
             "wavegate plan announce --plan b",
             "wavegate plan announce --plan b --late w",
+            "wavegate plan notice --plan b",
+            "wavegate plan notice --plan b --lang ja w",
+            "wavegate plan notice --plan b --format pdf w",
+            "wavegate plan notice --plan b --again w",
+            "wavegate plan notice --plan b --relay 127.0.0.1:25 w",
+            "wavegate plan notice --plan b --send --relay nowhere w",
+            "wavegate plan notice --plan b --send --late w",
+            "wavegate plan notice --plan b --send --reason x w",
+            "wavegate plan notice --plan b --send --out d w",
+            "wavegate plan notice --plan b --send --format eml w",
+            "wavegate plan notice --plan b --send --at 2026-01-20T06:00:00Z w",
             "wavegate demo --duration 5",
             "wavegate demo --rate 0",
             "wavegate queue list",
@@ -318,6 +335,17 @@ mod tests {
             "wavegate queue hold --socket b ALL",
             "wavegate queue hold --reason x ALL",
             "wavegate hold-all --socket b",
+            "wavegate wave list",
+            "wavegate wave show --socket b",
+            "wavegate wave complete --socket b w1",
+            "wavegate wave extend --socket b w1 --reason x",
+            "wavegate wave extend --socket b w1 --reason x --by 15",
+            "wavegate wave extend --socket b w1 --reason x --by 15m --until 2026-01-20T06:00:00Z",
+            "wavegate wave freeze --socket b --instance i --reason x",
+            "wavegate wave status --hosts a",
+            "wavegate wave status --token-file t",
+            "wavegate wave status --hosts a,,b --token-file t",
+            "wavegate wave status --hosts ftp://a --token-file t",
             "wavegate spool export --config a",
             "wavegate spool verify",
         ] {

@@ -154,6 +154,33 @@ pub enum Event<'a> {
         /// How many messages.
         messages: u64,
     },
+    /// A wave has come a step further.
+    Wave {
+        /// Its id.
+        wave: &'a str,
+        /// The step.
+        step: WaveStep<'a>,
+    },
+    /// An operator ordered something of a wave, and it was obeyed.
+    Ordered {
+        /// The wave.
+        wave: &'a str,
+        /// What, such as `extend`.
+        order: &'a str,
+        /// Who.
+        by: &'a str,
+        /// Why, in the operator's words.
+        reason: &'a str,
+        /// Whether anything changed.
+        changed: bool,
+    },
+    /// The wall clock and the boot clock parted: no window ends by the clock now.
+    ClockSuspect {
+        /// By how much the wall clock was stepped, in milliseconds.
+        apart_ms: i64,
+    },
+    /// They agree again, or an operator says that the wall clock is right.
+    ClockAgrees,
     /// Mail is held for longer than `spool.max_hold`.
     HeldTooLong {
         /// The instance.
@@ -206,6 +233,88 @@ pub enum Event<'a> {
         /// Why.
         error: &'a str,
     },
+}
+
+/// A step of a wave's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaveStep<'a> {
+    /// Freezing has begun.
+    Freezing {
+        /// Instances in it.
+        instances: u64,
+    },
+    /// The window is open.
+    Frozen,
+    /// Nothing is in flight any more.
+    Barrier {
+        /// Milliseconds since freezing began.
+        after_ms: u64,
+    },
+    /// Something is still in flight.
+    Blocked {
+        /// Attempts before their end of data.
+        uncommitted: u64,
+        /// Attempts that wait for a reply.
+        in_doubt: u64,
+    },
+    /// The targets that its mail goes to answer.
+    Checked,
+    /// Targets do not answer as they should.
+    ProbesFailed {
+        /// Probes that failed in this round.
+        failed: u64,
+        /// Of so many.
+        probes: u64,
+        /// What the first of them found.
+        first: &'a str,
+    },
+    /// It closes later.
+    Extended {
+        /// When, in milliseconds since 1970.
+        until: u64,
+    },
+    /// What was held is let out.
+    Releasing {
+        /// Messages that were held.
+        messages: u64,
+    },
+    /// It was given up: what was held goes where it went before.
+    RolledBack {
+        /// Messages that were held.
+        messages: u64,
+    },
+    /// All of that has been let out.
+    Drained {
+        /// Milliseconds since it began to be.
+        after_ms: u64,
+    },
+    /// Its window was over before this relay knew of it: it counts as migrated.
+    WasOver,
+    /// It cannot be written down how far it has come: nothing is released before it can.
+    NotWritten {
+        /// Why.
+        error: &'a str,
+    },
+}
+
+impl WaveStep<'_> {
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Freezing { .. } => "freezing",
+            Self::Frozen => "frozen",
+            Self::Barrier { .. } => "barrier",
+            Self::Blocked { .. } => "blocked",
+            Self::Checked => "checked",
+            Self::ProbesFailed { .. } => "probes_failed",
+            Self::Extended { .. } => "extended",
+            Self::Releasing { .. } => "releasing",
+            Self::RolledBack { .. } => "rolled_back",
+            Self::Drained { .. } => "drained",
+            Self::WasOver => "was_over",
+            Self::NotWritten { .. } => "not_written",
+        }
+    }
 }
 
 /// How a recipient of a spooled message ends.

@@ -102,10 +102,12 @@ pub fn ask(
     };
     let instance = index.map(|index| Arc::clone(plan.instance(index)));
     let migration = generation.config.migration.as_ref();
-    let view = index.zip(instance.as_ref()).map(|(index, state)| InstanceView {
+    let (phase, window) = instance.as_ref().map(|state| state.look(now)).unzip();
+    let window = window.flatten();
+    let view = index.zip(phase).map(|(index, phase)| InstanceView {
         instance: &plan.plan.instances[index],
-        phase: state.phase(now),
-        window: plan.plan.wave(index).map(|wave| &wave.window),
+        phase,
+        window: window.as_deref(),
         before: plan.plan.before(index).or(migration.map(|m| &*m.before)).unwrap_or(""),
         after: plan.plan.after(index).or(migration.map(|m| &*m.after)).unwrap_or(""),
     });

@@ -46,7 +46,7 @@ pub fn assemble(config: Config, around: Surroundings<'_>) -> Result<Arc<Relay>, 
     let Surroundings { world, host, observer, spill, queue, known } = around;
     let policies = load_policies(&host, &config)?;
     let bounds = &config.limits;
-    let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock));
+    let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock), queue.lives());
     let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
     let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
     let first = build(&world, config, policies, None, known);

@@ -1,9 +1,14 @@
 //! Serving HTTP to a few: one request a connection, and everything about it bounded. Owns
 //! connections; what is answered is the router's. Floor 4.
 
-use std::{io, time::Duration};
+use std::{
+    future::{Ready, ready},
+    io,
+    net::SocketAddr,
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -15,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-/// Time for the whole header of a request.
+/// Time for the whole header of a request, and before it for what opens the connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a request's header, and lines in it.
 const HEADER_BYTES: usize = 8 * 1024;
@@ -34,27 +39,43 @@ pub struct Bounds {
     pub timeout: Duration,
 }
 
+/// Who is on the other side. Routes find it among the request's extensions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A process of this host, of this user where the system says it.
+    Local(Option<u32>),
+    /// A host.
+    Remote(SocketAddr),
+}
+
 /// A socket that connections come in by.
 pub trait Incoming: Send {
-    /// A connection.
+    /// A connection that requests can be read from.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// What is left to do before that, in the connection's own time.
+    type Opening: Future<Output = io::Result<Self::Stream>> + Send + 'static;
     /// Takes the next.
-    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Opening, Peer)>> + Send;
 }
 
 impl Incoming for TcpListener {
     type Stream = TcpStream;
+    type Opening = Ready<io::Result<TcpStream>>;
 
-    async fn next(&self) -> io::Result<TcpStream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn next(&self) -> io::Result<(Self::Opening, Peer)> {
+        let (stream, address) = self.accept().await?;
+        Ok((ready(Ok(stream)), Peer::Remote(address)))
     }
 }
 
 impl Incoming for UnixListener {
     type Stream = UnixStream;
+    type Opening = Ready<io::Result<UnixStream>>;
 
-    async fn next(&self) -> io::Result<UnixStream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn next(&self) -> io::Result<(Self::Opening, Peer)> {
+        let (stream, _) = self.accept().await?;
+        let user = stream.peer_cred().ok().map(|peer| peer.uid());
+        Ok((ready(Ok(stream)), Peer::Local(user)))
     }
 }
 
@@ -69,8 +90,9 @@ pub async fn serve(listener: impl Incoming, router: Router, bounds: Bounds) {
             continue;
         }
         match listener.next().await {
-            Ok(stream) => {
-                connections.spawn(connection(stream, router.clone(), bounds));
+            Ok((opening, peer)) => {
+                let router = router.clone().layer(Extension(peer));
+                connections.spawn(connection(opening, router, bounds));
             }
             Err(error) => {
                 if is_of_the_process(&error) {
@@ -89,10 +111,24 @@ fn is_of_the_process(error: &io::Error) -> bool {
 }
 
 /// One request.
-async fn connection<S>(stream: S, router: Router, bounds: Bounds)
-where
+async fn connection<S>(
+    opening: impl Future<Output = io::Result<S>> + Send,
+    router: Router,
+    bounds: Bounds,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let stream = match tokio::time::timeout(HEADER_TIMEOUT, opening).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection to {} was not made", bounds.what);
+            return;
+        }
+        Err(_) => {
+            tracing::debug!("a connection to {} took too long to make", bounds.what);
+            return;
+        }
+    };
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)

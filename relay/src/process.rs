@@ -21,8 +21,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
+    api::{self, Doors, Keys},
+    audit::Audit,
+    conductor::{Conductor, status::Source},
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
-    control,
+    control::{self, Control as Controls},
     generation::{self, Surroundings},
     learned,
     listener::{self, Bound},
@@ -104,6 +107,7 @@ pub struct Running {
     relay: Arc<Relay>,
     addresses: Arc<Mutex<Vec<(String, SocketAddr)>>>,
     admin: Option<SocketAddr>,
+    api: Option<SocketAddr>,
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
 }
@@ -117,6 +121,9 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     }
     if let Some(address) = running.admin {
         tracing::info!(%address, "monitors are answered");
+    }
+    if let Some(address) = running.api {
+        tracing::info!(%address, "the API is answered");
     }
     if running.control.join().is_err() {
         tracing::error!("the control thread panicked");
@@ -139,6 +146,11 @@ impl Running {
     /// The address of the admin pages.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The address of the API.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.api
     }
 
     /// What all sessions share.
@@ -182,15 +194,20 @@ impl Running {
             known: &learned::load(&state_dir),
         };
         let relay = generation::assemble(config, around)?;
+        check_waves(&relay)?;
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);
         let bound = bind_all(&config)?;
         let admin = bind_admin(&config)?;
+        let api = bind_api(&config)?;
         let socket = bind_control(&state_dir)?;
-        let workers = Workers::start(&relay, config.relay.workers)
+        let conductor = Conductor::new(&relay);
+        let workers = Workers::start(&relay, &conductor, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
-        let reloader = Reloader::new(path, &relay, workers, bound)?;
+        let api_address = api.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
+        let doors = api.as_ref().map(|(_, doors)| Arc::clone(doors));
+        let reloader = Reloader::new(path, &relay, workers, bound, doors)?;
         let addresses = reloader.addresses();
         let thread = std::thread::Builder::new().name("control".into());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -203,12 +220,25 @@ impl Running {
             signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
-        let control =
-            Control { relay: Arc::clone(&relay), reloader, telemetry, admin, socket, signals };
+        let seen = Arc::clone(&conductor);
+        let status: Source = Arc::new(move || seen.status());
+        telemetry.watch_waves(Arc::clone(&status));
+        let controls = controls(&relay, conductor, &state_dir);
+        let control = Control {
+            relay: Arc::clone(&relay),
+            reloader,
+            telemetry,
+            status,
+            admin,
+            api,
+            controls,
+            socket,
+            signals,
+        };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
             .map_err(StartError::system("start the control thread"))?;
-        Ok(Self { relay, addresses, admin: admin_address, requests, control })
+        Ok(Self { relay, addresses, admin: admin_address, api: api_address, requests, control })
     }
 }
 
@@ -224,6 +254,14 @@ fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Qu
     for damage in &found.damage {
         tracing::error!(%damage, "damage in the spool");
     }
+    if let [wave, ..] = &found.unknown_waves[..] {
+        let text = format!(
+            "what is written of wave {wave} cannot be read, so it is not known whether its mail may \
+             go; start the version of the relay that wrote it"
+        );
+        let place = directory.display();
+        return Err(StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, text)])));
+    }
     let Found { shutdown, messages, doubtful, .. } = found;
     if messages > 0 || !matches!(shutdown, Shutdown::New | Shutdown::Clean) {
         tracing::info!(messages, doubtful, ?shutdown, "the spool is open");
@@ -232,6 +270,26 @@ fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Qu
         tracing::warn!(%reason, "everything is held");
     }
     Ok(queue)
+}
+
+/// What was written down of waves that have begun goes on, and the plan must know whose mail that
+/// is: else it would leave as mail of no instance.
+fn check_waves(relay: &Relay) -> Result<(), StartError> {
+    let config = Arc::clone(&relay.generation().config);
+    let place =
+        config.plan_file.as_ref().map_or("relay.plan".into(), |file| file.display().to_string());
+    for text in relay.waves.contradictions(&config.plan) {
+        tracing::warn!("{place}: {text}; until then it goes on as it began");
+    }
+    let lost = relay.waves.lost_instances().into_iter().map(|(wave, instance)| {
+        let text = format!(
+            "has no instance \"{instance}\", whose mail wave {wave} holds: nobody could say which \
+             mail that is; put the instance back until the wave is over"
+        );
+        Diagnostic::of_file(&place, text)
+    });
+    let lost: Vec<_> = lost.collect();
+    if lost.is_empty() { Ok(()) } else { Err(StartError::Config(Diagnostics(lost))) }
 }
 
 /// Makes the state directory fit for use; says where bodies spill.
@@ -277,6 +335,22 @@ fn bind_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartErr
         .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
 }
 
+/// The address of the API, and what lets clients in.
+fn bind_api(config: &Config) -> Result<Option<(std::net::TcpListener, Arc<Doors>)>, StartError> {
+    let Some(api) = &config.api else { return Ok(None) };
+    let doors = Doors::new(Keys::load(api)?);
+    let address = api.address;
+    listener::bind("api", address)
+        .map(|bound| Some((bound.socket, doors)))
+        .map_err(|source| StartError::Bind { what: "api".into(), address, source })
+}
+
+/// What operators may do.
+fn controls(relay: &Arc<Relay>, conductor: Arc<Conductor>, state_dir: &Path) -> Arc<Controls> {
+    let audit = Arc::new(Audit::new(state_dir, Arc::clone(&relay.world.clock)));
+    Controls::new(Arc::clone(relay), Arc::new(conductor), audit)
+}
+
 fn bind_control(state_dir: &Path) -> Result<control::Socket, StartError> {
     control::Socket::bind(state_dir).map_err(|error| match error {
         control::SocketError::Io { source, .. } => {
@@ -294,7 +368,10 @@ struct Control {
     relay: Arc<Relay>,
     reloader: Reloader,
     telemetry: Arc<Telemetry>,
+    status: Source,
     admin: Option<std::net::TcpListener>,
+    api: Option<(std::net::TcpListener, Arc<Doors>)>,
+    controls: Arc<Controls>,
     socket: control::Socket,
     signals: Option<watch::Signals>,
 }
@@ -311,20 +388,29 @@ impl Control {
     }
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, admin, socket, signals } = self;
+        let Self { relay, reloader, telemetry, status, admin, api, controls, socket, signals } =
+            self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     // To the end of the runtime, and that is the end of the process: who asks
                     // during the drain is told of it.
-                    tokio::spawn(admin::serve(socket, Arc::clone(&relay), telemetry));
+                    let relay = Arc::clone(&relay);
+                    tokio::spawn(admin::serve(socket, relay, telemetry, status));
                 }
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
         }
-        let serving = Arc::clone(&relay);
+        if let Some((socket, doors)) = api {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    tokio::spawn(api::serve(socket, doors, Arc::clone(&controls)));
+                }
+                Err(error) => tracing::error!(%error, "the API is not served"),
+            }
+        }
         // To the end of the runtime too; its file goes with it.
-        tokio::spawn(async move { control::serve(&socket, serving).await });
+        tokio::spawn(async move { control::serve(&socket, controls).await });
         if let Some(signals) = signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
             tokio::spawn(watch::files(Arc::clone(&relay), requests));

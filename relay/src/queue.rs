@@ -26,14 +26,16 @@ pub use recover::{Found, OpenedQueue};
 
 use self::{bytes::body_of, state::State};
 use crate::{
-    answer::Kept,
+    answer::Kept as Answered,
     envelope::{Envelope, Progress},
     limits::Charge,
     message::MessageId,
     parcel::Message,
+    plan::Timestamp,
     scheduler::{self, Entry, InstanceKey, Pace, Slot, UpstreamKey, Wait},
     spool::{Handle, Mark, NewEntry, Receipt, Spool, SpoolError},
     upstream::connection::current_worker,
+    waves::{self, Record},
     world::WallClock,
 };
 
@@ -48,12 +50,24 @@ pub struct Queue {
     spool: Spool,
     clock: Arc<dyn WallClock>,
     state: Mutex<State>,
+    /// What an earlier process wrote down of waves, and of the clock.
+    found: Kept,
     /// One a worker: something may have its turn.
     turns: Vec<Notify>,
     /// Something changed that the keeper of phases should look at.
     pub(crate) changed: Notify,
     /// An attempt has ended.
     settled: Notify,
+}
+
+/// Key of the value that says when wall clock and boot clock agreed.
+const AGREED: &[u8] = b"clock";
+
+/// What an earlier process wrote down beside messages.
+#[derive(Default)]
+struct Kept {
+    lives: Vec<Record>,
+    agreed: Option<Vec<u8>>,
 }
 
 /// Messages that wait for their first attempt and are in doubt after a crash although it had not
@@ -74,7 +88,7 @@ pub struct NewMessage {
     /// What it waits for.
     pub wait: Wait,
     /// What the gate said of it, if it has its turn.
-    pub answer: Option<Kept>,
+    pub answer: Option<Answered>,
 }
 
 /// A message that was made durable.
@@ -96,7 +110,7 @@ pub struct Taken {
     /// It and its envelope, where they are in memory.
     pub message: Option<(Arc<Message>, Arc<Envelope>)>,
     /// What the gate said of it when it came.
-    pub answer: Option<Kept>,
+    pub answer: Option<Answered>,
     /// An earlier process may have delivered it.
     pub doubtful: bool,
     /// The spool says already that it may have been delivered.
@@ -444,6 +458,69 @@ impl Queue {
         self.written().await
     }
 
+    /// What earlier processes wrote down of waves.
+    pub fn lives(&self) -> Vec<Record> {
+        self.found.lives.clone()
+    }
+
+    /// What an earlier process wrote down of when the clocks agreed.
+    pub(crate) fn agreed(&self) -> Option<&[u8]> {
+        self.found.agreed.as_deref()
+    }
+
+    /// Writes down lives of waves, forgets those of others, and says when the clocks agreed. All
+    /// of it is durable when this returns without an error.
+    pub(crate) async fn keep_lives(
+        &self,
+        lives: &[Arc<Record>],
+        forgotten: &[String],
+        agreed: Option<Vec<u8>>,
+    ) -> Result<(), SpoolError> {
+        let lives = lives.iter().filter(|life| !forgotten.contains(&life.wave));
+        let lives = lives.map(|life| (waves::key(&life.wave), Some(life.encode())));
+        let gone = forgotten.iter().map(|wave| (waves::key(wave), None));
+        let agreed = agreed.map(|agreed| (AGREED.to_vec(), Some(agreed)));
+        let all = lives.chain(gone).chain(agreed);
+        self.spool.apply(all.map(|(key, value)| Op::Value { key, value }).collect()).await
+    }
+
+    /// Has what is on disk of these waves be that again, as soon as that can be: something else
+    /// was tried to be written, and it is not known whether it was.
+    pub(crate) fn restore_lives(&self, lives: &[(String, Option<Arc<Record>>)]) {
+        let op = |(wave, life): &(String, Option<Arc<Record>>)| Op::Value {
+            key: waves::key(wave),
+            value: life.as_ref().map(|life| life.encode()),
+        };
+        self.spool.submit(lives.iter().map(op).collect(), Vec::new());
+    }
+
+    /// How many messages of these instances that were received before a time still wait for the
+    /// attempt that a release lets them make. A pass over all messages, in pieces.
+    pub(crate) fn waiting_since_before(
+        &self,
+        wanted: &HashMap<Arc<str>, Timestamp>,
+    ) -> HashMap<Arc<str>, u64> {
+        let mut found: HashMap<Arc<str>, u64> = HashMap::new();
+        let mut at = 0;
+        loop {
+            let state = self.lock();
+            let to = state.handles.len().min(at + PIECE);
+            for slot in (at..to).filter_map(|index| Slot::try_from(index).ok()) {
+                let Some((entry, view)) = state.scheduler.get(slot) else { continue };
+                let Some(name) = state.scheduler.instance_name(entry.instance) else { continue };
+                if wanted.get(name).is_some_and(|before| entry.received < *before)
+                    && awaits_release(&view.state, entry.progress.attempts)
+                {
+                    *found.entry(Arc::clone(name)).or_default() += 1;
+                }
+            }
+            if to == state.handles.len() {
+                return found;
+            }
+            at = to;
+        }
+    }
+
     /// The instances that messages wait for the window of, by name.
     pub(crate) fn phases(&self) -> Vec<(InstanceKey, Arc<str>)> {
         let state = self.lock();
@@ -566,6 +643,20 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Messages looked at under one lock.
+const PIECE: usize = 4096;
+
+/// Whether a message waits for what a release lets it do. One that was tried and failed waits for
+/// something else.
+fn awaits_release(state: &scheduler::State, attempts: u32) -> bool {
+    match state {
+        scheduler::State::Paced | scheduler::State::Waiting(Wait::Phase(_) | Wait::Turn) => true,
+        scheduler::State::InFlight
+        | scheduler::State::Waiting(Wait::Upstream(_) | Wait::Limit { .. }) => attempts == 0,
+        scheduler::State::Waiting(_) => false,
     }
 }
 

@@ -34,6 +34,7 @@ use crate::{
     config::SpoolConfig,
     envelope::{DecodeError, Envelope},
     message::MessageId,
+    world::{BootClock, SystemBoot},
 };
 
 /// Why the spool did not do what it was asked.
@@ -183,7 +184,7 @@ impl Spool {
             quota: config.quota,
             reserve: config.reserve,
             attempt_slots: slots,
-            boot_id: boot_id(),
+            boot_id: SystemBoot.boot_id(),
             ..Options::default()
         };
         Self::open_with(disk, options, each, |writer| {
@@ -411,17 +412,6 @@ fn make_durable(directory: &Path) -> io::Result<()> {
         std::fs::File::open(parent)?.sync_all()?;
     }
     Ok(())
-}
-
-/// The kernel's name for this run of the machine.
-fn boot_id() -> [u8; 16] {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let mut id = [0; 16];
-    let digits = text.bytes().filter_map(|byte| char::from(byte).to_digit(16));
-    for (at, digit) in digits.take(32).enumerate() {
-        id[at / 2] = id[at / 2] << 4 | u8::try_from(digit).unwrap_or(0);
-    }
-    id
 }
 
 /// A part of a body in memory.

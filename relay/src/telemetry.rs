@@ -17,9 +17,10 @@ mod log;
 mod process;
 mod render;
 mod spool;
+mod waves;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
@@ -27,6 +28,7 @@ use prometheus::Histogram;
 use wavegate_smtp::MessageFault;
 
 use crate::{
+    conductor::status::Source,
     config::Config,
     event::{Ended, Event, Observer, Refused},
     world::WallClock,
@@ -47,6 +49,8 @@ const GATE_SECONDS: [f64; 13] =
 pub struct Telemetry {
     clock: Arc<dyn WallClock>,
     log: Log,
+    /// Where the waves are looked at.
+    waves: OnceLock<Source>,
     instances: Table<Ledger>,
     upstreams: Table<UpstreamCounts>,
     listeners: Table<ListenerCounts>,
@@ -72,6 +76,7 @@ impl Telemetry {
         let instances: Table<Ledger> = Table::new(INSTANCES);
         Arc::new(Self {
             log: Log::default(),
+            waves: OnceLock::new(),
             unmatched: instances.of(NONE),
             instances,
             upstreams: Table::new(NAMES),
@@ -89,6 +94,11 @@ impl Telemetry {
             last_reload_good: true.into(),
             clock,
         })
+    }
+
+    /// Tells of waves too, from now on. The first source stays.
+    pub fn watch_waves(&self, source: Source) {
+        let _ = self.waves.set(source);
     }
 
     /// What was received of each instance and what became of it, by name; mail of no instance
@@ -157,7 +167,12 @@ impl Telemetry {
             | Event::Released { .. }
             | Event::HeldTooLong { .. }
             | Event::Operator { .. }
-            | Event::Unreadable { .. } => {}
+            | Event::Unreadable { .. }
+            // What waves have come to is read from their status.
+            | Event::Wave { .. }
+            | Event::Ordered { .. }
+            | Event::ClockSuspect { .. }
+            | Event::ClockAgrees => {}
             event => self.count_process(event),
         }
     }
@@ -200,7 +215,8 @@ impl Telemetry {
                 self.reloads_refused.fetch_add(1, Relaxed);
                 self.last_reload_good.store(false, Relaxed);
             }
-            event => unreachable!("counted elsewhere: {event:?}"),
+            // Counted with messages, read from the waves' status, or told in the log only.
+            _ => {}
         }
     }
 }

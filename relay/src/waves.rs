@@ -1,107 +1,165 @@
-//! Windows in force: the phase of each instance, and what of it is in flight. Floor 3.
+//! Windows in force: the phase of each instance, what of it is in flight, and the lives of the
+//! waves that decide it. Floor 3.
 //!
 //! This is the window interlock. It is native and belongs to no generation: whatever policies
 //! say, and whichever generation runs, no attempt starts or commits for an instance that may
 //! not. A look at the phase and the registration as in flight are one step under the instance's
-//! lock, against which a changed plan also has to come; so between "nothing is in flight" and
-//! the end of the window nothing can begin to be.
+//! lock (`instance`), against which every change of a wave also has to come; so between "nothing
+//! is in flight" and the end of the window nothing can begin to be.
 //!
-//! The phase is computed from the clock. (The issue on waves makes it durable; `phase` is the
-//! one place where that is asked.)
+//! A phase follows from the wave's slot, the clock, and how far the wave has come (`life`), which
+//! `conductor` writes down (`record`) before it takes effect here. Only freezing takes effect
+//! first. A wave that has begun keeps its slot and its instances until it is over, whatever a new
+//! plan says (`overlay`). This module writes nothing itself.
+
+mod instance;
+mod life;
+mod overlay;
+mod record;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
+use self::instance::Span;
+pub use self::{
+    instance::{Attempt, Blocked, InFlight, InstanceState, InstanceStatus},
+    life::{Circumstances, Record, Stage, Step, Targets},
+    record::{RecordError, is_record, key},
+};
 use crate::{
-    plan::{Origin, Phase, Plan, Timestamp, Window},
+    plan::{Origin, Plan, Timestamp, Window},
     world::WallClock,
 };
 
-/// The plan in force with the state of its instances.
+/// The plan in force with the state of its instances, and the lives of its waves.
 pub struct Waves {
     clock: Arc<dyn WallClock>,
     current: ArcSwap<PlanState>,
-    /// Serialises changes of the plan.
-    changing: Mutex<()>,
+    /// Serialises changes.
+    book: Mutex<Book>,
+    bell: Arc<Notify>,
 }
 
 /// One plan and, for each of its instances, the state that outlives the plan.
 pub struct PlanState {
-    /// The plan.
+    /// The plan, with waves that have begun as they were when they began.
     pub plan: Arc<Plan>,
     instances: Vec<Arc<InstanceState>>,
+    by_name: HashMap<Arc<str>, usize>,
 }
 
-/// What the relay knows of one instance beyond its entry in the plan.
-pub struct InstanceState {
-    name: Arc<str>,
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
-    window: Option<Window>,
-    freeze_lead_ms: u64,
-    in_flight: InFlight,
-}
-
-/// Attempts of one instance that have begun and not ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InFlight {
-    /// End of data not yet written.
-    pub uncommitted: u32,
-    /// End of data written, no reply yet.
-    pub in_doubt: u32,
-}
-
-/// "This instance may not": what blocks an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    /// The phase that forbids it.
-    pub phase: Phase,
-}
-
-/// What an operator sees of an instance.
+/// The life of one wave, in effect and on disk.
 #[derive(Clone, Debug)]
-pub struct InstanceStatus {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its phase now.
-    pub phase: Phase,
-    /// What is in flight.
-    pub in_flight: InFlight,
-    /// Whether the barrier is reached: frozen, and nothing in flight.
-    pub barrier: bool,
+pub struct Life {
+    /// As it is in effect.
+    pub record: Arc<Record>,
+    /// As it is on disk, if it is.
+    pub saved: Option<Arc<Record>>,
+    /// It was over when this relay saw it first.
+    pub was_over: bool,
+}
+
+struct Book {
+    /// As the file has it.
+    plan: Arc<Plan>,
+    lives: BTreeMap<String, Life>,
+    /// Tells plans apart by how they recognise mail.
+    matchers: u64,
+    /// Waves whose life on disk means nothing any more.
+    forgotten: Vec<String>,
 }
 
 impl Waves {
-    /// The plan in force from now on.
-    pub fn new(plan: Arc<Plan>, clock: Arc<dyn WallClock>) -> Arc<Self> {
-        let current = ArcSwap::from_pointee(PlanState::new(plan, &HashMap::new()));
-        Arc::new(Self { clock, current, changing: Mutex::new(()) })
+    /// The plan in force from now on, with what earlier processes wrote down of its waves.
+    pub fn new(plan: Arc<Plan>, clock: Arc<dyn WallClock>, records: Vec<Record>) -> Arc<Self> {
+        let lives = records.into_iter().map(|record| {
+            let record = Arc::new(record);
+            let life = Life { saved: Some(Arc::clone(&record)), record, was_over: false };
+            (life.record.wave.clone(), life)
+        });
+        let book = Book {
+            plan: Arc::default(),
+            lives: lives.collect(),
+            matchers: 0,
+            forgotten: Vec::new(),
+        };
+        let waves = Self {
+            clock,
+            current: ArcSwap::from_pointee(PlanState::empty()),
+            book: Mutex::new(book),
+            bell: Arc::new(Notify::new()),
+        };
+        waves.replace(plan);
+        Arc::new(waves)
     }
 
-    /// Puts another plan in force. Instances keep, by name, what is in flight.
+    /// Puts another plan in force. Instances keep, by name, what is in flight; waves that have
+    /// begun keep what they have until they are over.
     pub fn replace(&self, plan: Arc<Plan>) {
-        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.current.load();
-        let known: HashMap<_, _> = old
-            .instances
-            .iter()
-            .map(|state| (Arc::clone(&state.name), Arc::clone(state)))
-            .collect();
-        let next = PlanState::new(plan, &known);
-        // An instance that left the plan has no window any more.
-        for state in &old.instances {
-            if !next.instances.iter().any(|kept| Arc::ptr_eq(kept, state)) {
-                state.lock().window = None;
+        let mut guard = self.book();
+        let book = &mut *guard;
+        let now = self.now();
+        self.begin_by_clock(book, now);
+        let known = std::mem::take(&mut book.lives);
+        let (mut kept, mut ended) = (BTreeMap::new(), BTreeMap::new());
+        for (id, life) in known {
+            match life.record.stage {
+                Stage::Planned => {}
+                stage if stage.is_running() || life.record.ad_hoc => _ = kept.insert(id, life),
+                _ => _ = ended.insert(id, life),
             }
         }
-        self.current.store(Arc::new(next));
+        for wave in &plan.waves {
+            let id = &wave.window.wave;
+            if kept.contains_key(id) {
+                continue;
+            }
+            let life = match ended.remove(id) {
+                Some(life) if life.record.is_of(wave) => life,
+                _ => Life::of_plan(Record::of_plan(&plan, wave), now),
+            };
+            kept.insert(id.clone(), life);
+        }
+        let gone = ended.into_iter().filter(|(_, life)| life.saved.is_some());
+        book.forgotten.extend(gone.map(|(id, _)| id));
+        book.matchers = fingerprint(&plan);
+        for life in kept.values_mut().filter(|life| life.record.stage.holds()) {
+            // Whose mail is whose may be another matter now.
+            if life.record.sure && life.record.matchers != book.matchers {
+                life.record = Arc::new(Record { sure: false, ..Record::clone(&life.record) });
+            }
+        }
+        book.lives = kept;
+        book.plan = plan;
+        self.rebuild(book, now);
+        drop(guard);
+        self.bell.notify_one();
+    }
+
+    /// Why a plan must not replace the one in force, if it must not: what it says otherwise of
+    /// waves that have begun.
+    pub fn contradictions(&self, plan: &Plan) -> Vec<String> {
+        let book = self.book();
+        let begun = book.lives.values().filter(|life| life.record.stage.is_running());
+        begun.flat_map(|life| overlay::contradictions(plan, &life.record)).collect()
+    }
+
+    /// Instances of waves that have begun which the plan in force does not know: nobody can say
+    /// which mail is theirs.
+    pub fn lost_instances(&self) -> Vec<(String, String)> {
+        let (book, state) = (self.book(), self.current.load());
+        let begun = book.lives.values().filter(|life| life.record.stage.holds());
+        let lost = begun.flat_map(|life| {
+            let lost = life.record.members.iter().filter(|name| state.index_of(name).is_none());
+            lost.map(|name| (life.record.wave.clone(), name.clone())).collect::<Vec<_>>()
+        });
+        lost.collect()
     }
 
     /// The plan in force.
@@ -114,6 +172,11 @@ impl Waves {
         self.current.load_full()
     }
 
+    /// The plan as its file has it.
+    pub fn filed(&self) -> Arc<Plan> {
+        Arc::clone(&self.book().plan)
+    }
+
     /// The time of day, as windows see it.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
@@ -124,36 +187,218 @@ impl Waves {
         let now = self.now();
         self.current.load().instances.iter().map(|state| state.status(now)).collect()
     }
+
+    /// Those of a wave.
+    pub fn members(&self, record: &Record, now: Timestamp) -> Vec<InstanceStatus> {
+        let state = self.current.load();
+        let places = record.members.iter().filter_map(|name| state.index_of(name));
+        places.map(|place| state.instances[place].status(now)).collect()
+    }
+
+    /// Waits until a plan has come, or nothing of some frozen instance is in flight any more.
+    pub async fn changed(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Says that something has changed.
+    pub fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// The lives of all waves, once the clock has begun what it begins.
+    pub fn lives(&self, now: Timestamp) -> Vec<Life> {
+        let mut book = self.book();
+        self.begin_by_clock(&mut book, now);
+        book.lives.values().cloned().collect()
+    }
+
+    /// The life of one wave, likewise.
+    pub fn life(&self, wave: &str, now: Timestamp) -> Option<Life> {
+        let mut book = self.book();
+        self.begin_by_clock(&mut book, now);
+        book.lives.get(wave).cloned()
+    }
+
+    /// Waves whose life on disk means nothing any more.
+    pub fn forgotten(&self) -> Vec<String> {
+        self.book().forgotten.clone()
+    }
+
+    /// These are gone from the disk.
+    pub fn forget(&self, gone: &[String]) {
+        self.book().forgotten.retain(|id| !gone.contains(id));
+    }
+
+    /// A freeze without a plan takes effect. It is on disk or not.
+    pub fn freeze(&self, mut record: Record) {
+        let mut book = self.book();
+        record.matchers = book.matchers;
+        let life = Life { record: Arc::new(record), saved: None, was_over: false };
+        book.lives.insert(life.record.wave.clone(), life);
+        let now = self.now();
+        self.rebuild(&mut book, now);
+    }
+
+    /// This is on disk, and takes effect.
+    pub fn take_effect(&self, records: Vec<Arc<Record>>) {
+        let mut guard = self.book();
+        let book = &mut *guard;
+        let now = self.now();
+        let was_overlaid = book.is_overlaid();
+        let mut changed: Vec<String> = Vec::new();
+        for record in records {
+            let id = record.wave.clone();
+            if record.stage == Stage::Over {
+                book.lives.remove(&id);
+                book.forgotten.push(id);
+            } else if let Some(life) = book.lives.get_mut(&id) {
+                // A plan that came meanwhile may have made another of one that had not begun.
+                let is_same = life.record.opens == record.opens;
+                if !is_same {
+                    continue;
+                }
+                let unsure = !life.record.sure && record.sure;
+                life.saved = Some(Arc::clone(&record));
+                life.record = match unsure {
+                    true => Arc::new(Record { sure: false, ..Record::clone(&record) }),
+                    false => Arc::clone(&record),
+                };
+            }
+            changed.extend(record.members.iter().cloned());
+        }
+        if was_overlaid || book.is_overlaid() {
+            self.rebuild(book, now);
+        } else {
+            let state = self.current.load();
+            let spans = book.spans();
+            for place in changed.iter().filter_map(|name| state.index_of(name)) {
+                let instance = &state.instances[place];
+                instance.set(spans.get(&**instance.name()).cloned().unwrap_or_default(), now);
+            }
+        }
+    }
+
+    /// Freezing that the clock has begun has begun.
+    fn begin_by_clock(&self, book: &mut Book, now: Timestamp) {
+        let state = self.current.load();
+        for life in book.lives.values_mut() {
+            if life.record.stage != Stage::Planned {
+                continue;
+            }
+            let mut places = life.record.members.iter().filter_map(|name| state.index_of(name));
+            let seen = |place: usize| state.instances[place].has_begun(&life.record);
+            if now >= life.record.freezes || places.any(seen) {
+                let mut record = Record::clone(&life.record);
+                record.take(Step::Freeze, now);
+                record.matchers = book.matchers;
+                life.record = Arc::new(record);
+            }
+        }
+    }
+
+    /// Makes the plan in force from the file's and from the waves that have begun.
+    fn rebuild(&self, book: &mut Book, now: Timestamp) {
+        let old = self.current.load();
+        let plan = match book.is_overlaid() {
+            false => Arc::clone(&book.plan),
+            true => {
+                let other = |record: &&Record| !overlay::agrees(&book.plan, record);
+                let begun = book.begun().filter(other);
+                Arc::new(overlay::over(&book.plan, begun, Some(&old.plan)))
+            }
+        };
+        let next = PlanState::new(plan, &old, &self.bell);
+        let spans = book.spans();
+        for state in &next.instances {
+            state.set(spans.get(&**state.name()).cloned().unwrap_or_default(), now);
+        }
+        for state in &old.instances {
+            if next.index_of(state.name()).is_none() {
+                state.set(Vec::new(), now);
+            }
+        }
+        self.current.store(Arc::new(next));
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Life {
+    fn of_plan(mut record: Record, now: Timestamp) -> Self {
+        let was_over = record.closes <= now;
+        if was_over {
+            record.was_over();
+        }
+        Self { record: Arc::new(record), saved: None, was_over }
+    }
+}
+
+impl Book {
+    fn begun(&self) -> impl Iterator<Item = &Record> {
+        let records = self.lives.values().map(|life| &*life.record);
+        records.filter(|record| record.stage.is_running())
+    }
+
+    /// Whether waves have begun that the file says otherwise of.
+    fn is_overlaid(&self) -> bool {
+        self.begun().any(|record| !overlay::agrees(&self.plan, record))
+    }
+
+    /// The waves of each instance: those that have begun, and the plan's.
+    fn spans(&self) -> HashMap<String, Vec<Span>> {
+        let mut found: HashMap<String, Vec<Span>> = HashMap::new();
+        let mut add = |name: &str, span: Span| match found.get_mut(name) {
+            Some(spans) => spans.push(span),
+            None => _ = found.insert(name.to_owned(), vec![span]),
+        };
+        let ids = self.plan.waves.iter().map(|wave| wave.window.wave.as_str());
+        let places: HashMap<&str, usize> = ids.zip(0..).collect();
+        for life in self.lives.values() {
+            let record = &*life.record;
+            let window: Arc<Window> = Arc::new(record.window());
+            if record.stage.is_running() {
+                record.members.iter().for_each(|name| add(name, Span::new(record, &window)));
+                continue;
+            }
+            let wave = places.get(record.wave.as_str()).copied();
+            let Some(wave) = wave.filter(|_| !record.ad_hoc) else { continue };
+            for &index in &self.plan.waves[wave].instances {
+                if self.plan.wave_of[index] == Some(wave) {
+                    add(&self.plan.instances[index].name, Span::new(record, &window));
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Tells plans apart by how they recognise mail.
+fn fingerprint(plan: &Plan) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for instance in &plan.instances {
+        hasher.update(format!("{:?} {:?}\n", instance.name, instance.matcher).as_bytes());
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    u64::from_le_bytes(first)
 }
 
 impl PlanState {
-    fn new(plan: Arc<Plan>, known: &HashMap<Arc<str>, Arc<InstanceState>>) -> Self {
-        let instances = plan
-            .instances
-            .iter()
-            .enumerate()
-            .map(|(index, instance)| {
-                let window = plan.wave(index).map(|wave| wave.window.clone());
-                match known.get(instance.name.as_str()) {
-                    Some(state) => {
-                        let mut inner = state.lock();
-                        inner.window = window;
-                        inner.freeze_lead_ms = plan.freeze_lead_ms;
-                        drop(inner);
-                        Arc::clone(state)
-                    }
-                    None => Arc::new(InstanceState {
-                        name: instance.name.as_str().into(),
-                        inner: Mutex::new(Inner {
-                            window,
-                            freeze_lead_ms: plan.freeze_lead_ms,
-                            in_flight: InFlight::default(),
-                        }),
-                    }),
-                }
-            })
-            .collect();
-        Self { plan, instances }
+    fn empty() -> Self {
+        Self { plan: Arc::default(), instances: Vec::new(), by_name: HashMap::new() }
+    }
+
+    fn new(plan: Arc<Plan>, old: &Self, bell: &Arc<Notify>) -> Self {
+        let state = |name: &str| match old.index_of(name) {
+            Some(index) => Arc::clone(&old.instances[index]),
+            None => InstanceState::new(name, bell),
+        };
+        let instances: Vec<_> = plan.instances.iter().map(|one| state(&one.name)).collect();
+        let names = instances.iter().map(|state| Arc::clone(state.name()));
+        let by_name = names.zip(0..).collect();
+        Self { plan, instances, by_name }
     }
 
     /// The instance that a message belongs to.
@@ -163,7 +408,7 @@ impl PlanState {
 
     /// The plan's index of an instance.
     pub fn index_of(&self, name: &str) -> Option<usize> {
-        self.instances.iter().position(|state| *state.name == *name)
+        self.by_name.get(name).copied()
     }
 
     /// Whether mail of no instance from `client` might be a frozen instance's.
@@ -177,224 +422,5 @@ impl PlanState {
     }
 }
 
-impl InstanceState {
-    /// The instance's name.
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    /// Its phase and window at `now`.
-    pub fn phase(&self, now: Timestamp) -> Phase {
-        self.lock().phase(now)
-    }
-
-    /// Begins an attempt, if the phase at `now` lets it.
-    pub fn begin(self: &Arc<Self>, now: Timestamp) -> Result<Attempt, Blocked> {
-        let mut inner = self.lock();
-        let phase = inner.phase(now);
-        if !phase.may_start() {
-            return Err(Blocked { phase });
-        }
-        inner.in_flight.uncommitted += 1;
-        drop(inner);
-        let after = phase.is_after();
-        Ok(Attempt { instance: Some(Arc::clone(self)), after, committed: false })
-    }
-
-    /// What an operator sees.
-    pub fn status(&self, now: Timestamp) -> InstanceStatus {
-        let inner = self.lock();
-        let phase = inner.phase(now);
-        let in_flight = inner.in_flight;
-        let barrier = !phase.may_commit() && in_flight == InFlight::default();
-        InstanceStatus { name: Arc::clone(&self.name), phase, in_flight, barrier }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn phase(&self, now: Timestamp) -> Phase {
-        Phase::at(self.window.as_ref(), self.freeze_lead_ms, now)
-    }
-}
-
-/// An attempt in the registry, from its beginning to its end. Ends when dropped.
-#[derive(Debug)]
-pub struct Attempt {
-    /// None for mail of no instance, which no window stops.
-    instance: Option<Arc<InstanceState>>,
-    /// Whether it began after the window: its route was chosen for that side.
-    after: bool,
-    committed: bool,
-}
-
-impl std::fmt::Debug for InstanceState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-impl Attempt {
-    /// An attempt for mail of no instance.
-    pub fn unattributed() -> Self {
-        Self { instance: None, after: false, committed: false }
-    }
-
-    /// The look at the phase right before the end of data is written. May be asked again while
-    /// it could not be written whole. An attempt that a whole window went by for is stopped too:
-    /// its mail goes elsewhere now.
-    pub fn commit(&mut self, now: Timestamp) -> Result<(), Blocked> {
-        let Some(instance) = &self.instance else {
-            self.committed = true;
-            return Ok(());
-        };
-        let mut inner = instance.lock();
-        let phase = inner.phase(now);
-        if !phase.may_commit() || phase.is_after() != self.after {
-            return Err(Blocked { phase });
-        }
-        if !self.committed {
-            inner.in_flight.uncommitted -= 1;
-            inner.in_flight.in_doubt += 1;
-            self.committed = true;
-        }
-        Ok(())
-    }
-
-    /// The end of data was not written after all: the attempt is uncommitted again.
-    pub fn uncommit(&mut self) {
-        if let Some(instance) = &self.instance
-            && self.committed
-        {
-            let mut inner = instance.lock();
-            inner.in_flight.in_doubt -= 1;
-            inner.in_flight.uncommitted += 1;
-        }
-        self.committed = false;
-    }
-
-    /// Whether the end of data may have been written.
-    pub fn is_committed(&self) -> bool {
-        self.committed
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(instance) = &self.instance {
-            let mut inner = instance.lock();
-            let count = if self.committed {
-                &mut inner.in_flight.in_doubt
-            } else {
-                &mut inner.in_flight.uncommitted
-            };
-            *count -= 1;
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use super::*;
-    use crate::plan::{Instance, Matcher, Wave};
-
-    struct Fixed(Mutex<Timestamp>);
-
-    impl WallClock for Fixed {
-        fn now(&self) -> Timestamp {
-            *self.0.lock().unwrap()
-        }
-    }
-
-    fn plan(opens: u64, closes: u64) -> Arc<Plan> {
-        let instance = Instance {
-            name: "a".into(),
-            product: "p".into(),
-            environment: "e".into(),
-            matcher: Matcher { senders: vec!["a.example".into()], ..Matcher::default() },
-            ..Instance::default()
-        };
-        let wave = Wave {
-            window: Window { wave: "w".into(), opens: Timestamp(opens), closes: Timestamp(closes) },
-            environment: "e".into(),
-            instances: vec![0],
-            ..Wave::default()
-        };
-        Arc::new(Plan::new(10, vec![instance], vec![wave]))
-    }
-
-    fn waves() -> Arc<Waves> {
-        Waves::new(plan(100, 200), Arc::new(Fixed(Mutex::new(Timestamp(0)))))
-    }
-
-    #[test]
-    fn an_attempt_that_began_may_commit_until_the_window_opens() {
-        let waves = waves();
-        let instance = Arc::clone(waves.current().instance(0));
-        let mut attempt = instance.begin(Timestamp(89)).unwrap();
-        assert_eq!(instance.begin(Timestamp(90)).unwrap_err().phase, Phase::Freezing);
-        attempt.commit(Timestamp(99)).unwrap();
-        assert_eq!(attempt.commit(Timestamp(100)).unwrap_err().phase, Phase::Frozen);
-        let status = instance.status(Timestamp(100));
-        assert_eq!((status.in_flight.in_doubt, status.barrier), (1, false));
-        drop(attempt);
-        assert!(instance.status(Timestamp(100)).barrier);
-        assert!(!instance.status(Timestamp(200)).barrier);
-        instance.begin(Timestamp(200)).unwrap();
-    }
-
-    #[test]
-    fn a_plan_that_brings_the_window_forward_stops_attempts_that_began() {
-        let waves = waves();
-        let instance = Arc::clone(waves.current().instance(0));
-        let mut attempt = instance.begin(Timestamp(10)).unwrap();
-        waves.replace(plan(20, 200));
-        assert!(attempt.commit(Timestamp(20)).is_err());
-        assert!(!instance.status(Timestamp(20)).barrier);
-        assert!(Arc::ptr_eq(&instance, waves.current().instance(0)));
-        drop(attempt);
-        assert!(instance.status(Timestamp(20)).barrier);
-    }
-
-    #[test]
-    fn an_attempt_does_not_commit_on_the_other_side_of_the_window() {
-        let waves = waves();
-        let instance = Arc::clone(waves.current().instance(0));
-        let mut before = instance.begin(Timestamp(89)).unwrap();
-        assert_eq!(before.commit(Timestamp(200)).unwrap_err().phase, Phase::Migrated);
-        let mut after = instance.begin(Timestamp(200)).unwrap();
-        after.commit(Timestamp(201)).unwrap();
-        waves.replace(plan(1000, 2000));
-        assert_eq!(after.commit(Timestamp(202)).unwrap_err().phase, Phase::Scheduled);
-    }
-
-    #[test]
-    fn an_attempt_that_is_uncommitted_again_counts_once() {
-        let waves = waves();
-        let instance = Arc::clone(waves.current().instance(0));
-        let mut attempt = instance.begin(Timestamp(1)).unwrap();
-        let flying = || instance.status(Timestamp(1)).in_flight;
-        for _ in 0..2 {
-            attempt.commit(Timestamp(1)).unwrap();
-            attempt.commit(Timestamp(1)).unwrap();
-            assert_eq!(flying(), InFlight { uncommitted: 0, in_doubt: 1 });
-            attempt.uncommit();
-            attempt.uncommit();
-            assert_eq!(flying(), InFlight { uncommitted: 1, in_doubt: 0 });
-        }
-        drop(attempt);
-        assert_eq!(flying(), InFlight::default());
-    }
-
-    #[test]
-    fn an_instance_that_left_the_plan_has_no_window() {
-        let waves = waves();
-        let instance = Arc::clone(waves.current().instance(0));
-        waves.replace(Arc::new(Plan::default()));
-        assert_eq!(instance.phase(Timestamp(150)), Phase::Unscheduled);
-    }
-}
+mod tests;

@@ -27,6 +27,7 @@ use tokio::{
 };
 
 use crate::{
+    conductor::Conductor,
     delivery,
     listener::{Clients, Counted, refusal},
     relay::{Relay, with_policies},
@@ -72,6 +73,7 @@ pub struct Workers {
 /// What workers know of each other.
 struct Shared {
     relay: Arc<Relay>,
+    conductor: Arc<Conductor>,
     clients: Arc<Clients>,
     sessions: Vec<AtomicUsize>,
     /// Told when a worker's last session has ended.
@@ -81,11 +83,12 @@ struct Shared {
 
 impl Workers {
     /// Starts `count` workers.
-    pub fn start(relay: &Arc<Relay>, count: usize) -> io::Result<Self> {
+    pub fn start(relay: &Arc<Relay>, conductor: &Arc<Conductor>, count: usize) -> io::Result<Self> {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(QUEUE)).unzip();
         let shared = Arc::new(Shared {
             relay: Arc::clone(relay),
+            conductor: Arc::clone(conductor),
             clients: Arc::default(),
             sessions: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             idle: (0..count).map(|_| Notify::new()).collect(),
@@ -149,6 +152,7 @@ impl Worker {
         tokio::spawn(delivery::serve(Arc::clone(&worker.shared.relay)));
         if worker.number == 0 {
             tokio::spawn(delivery::keeper::keep(Arc::clone(&worker.shared.relay)));
+            tokio::spawn(Arc::clone(&worker.shared.conductor).drive());
         }
         while let Some(command) = commands.recv().await {
             match command {

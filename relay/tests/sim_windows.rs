@@ -289,10 +289,8 @@ async fn an_attempt_that_began_in_time_ends_its_data_just_before_the_window() {
     assert!(sending(sender).await.unwrap().starts_with("250"));
     let at = legacy.arrived()[0].at;
     assert!((OPENS - 200..OPENS).contains(&at), "{at}");
-    sim.until(OPENS - 1).await;
-    assert_eq!(sim.in_flight("acme"), (0, 0, false));
-    sim.until(OPENS).await;
-    assert_eq!(sim.in_flight("acme"), (0, 0, true), "the barrier needs nobody's help");
+    settle().await;
+    assert_eq!(sim.in_flight("acme"), (0, 0, true), "nothing more can begin");
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,6 +337,9 @@ async fn an_attempt_from_before_a_short_window_does_not_end_after_it() {
     assert!(sim.elapsed() > at(30, 20));
     assert!(is_queued(&reply), "{reply}");
     settle().await;
+    assert!(sim.in_flight("acme").2, "the barrier came after its end, so that it is extended");
+    sim.until(at(30, 20) + 301_000).await;
+    assert_eq!(sim.log.count(&["wave: \"prod-01\"", "Extended"]), 1);
     assert_eq!(legacy.arrived(), [], "after the window nothing goes to where it went before");
     let mut sender = sim.sender("10.0.1.1").await;
     assert!(sender.mail("a@acme.example", "two").await.starts_with("250"));

@@ -1,6 +1,7 @@
 //! Metrics from events, and the HTTP address that serves them.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
+#[allow(dead_code, reason = "no waves are told here")]
 mod fixture;
 
 use std::{
@@ -17,6 +18,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use wavegate::conductor::status::Status;
 use wavegate::{
     admin,
     event::{Event, Observer, Outcome},
@@ -208,7 +210,12 @@ impl Admin {
         let relay = relay(&telemetry);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = admin::serve(listener, Arc::clone(&relay), Arc::clone(&telemetry));
+        let serving = admin::serve(
+            listener,
+            Arc::clone(&relay),
+            Arc::clone(&telemetry),
+            Arc::new(Status::default),
+        );
         Self { address, relay, telemetry, serving: tokio::spawn(serving) }
     }
 
@@ -235,7 +242,7 @@ async fn the_admin_address_answers_and_controls_nothing() {
     assert!(metrics.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"));
     assert_eq!(value(&metrics, "wavegate_session_panics_total"), 1.0);
     assert!(admin.get("/livez").await.starts_with("HTTP/1.1 200 OK\r\n"));
-    assert!(admin.get("/").await.contains("/readyz"));
+    assert!(admin.get("/").await.contains("<title>Wavegate</title>"));
     assert!(admin.get("/reload").await.starts_with("HTTP/1.1 404 "));
     assert!(admin.get("/metrics/").await.starts_with("HTTP/1.1 404 "));
     for path in ["/", "/metrics", "/livez", "/readyz"] {

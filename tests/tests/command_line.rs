@@ -22,7 +22,7 @@ impl Site {
         let site = Self(tempfile::tempdir().unwrap());
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
         // Ports that are free.
-        let free = [(":2525\"", ":0\""), (":8025\"", ":0\"")];
+        let free = [(":2525\"", ":0\""), (":8025\"", ":0\""), (":8026\"", ":0\"")];
         for name in ["relay.toml", "waves.toml"] {
             let mut text = fs::read_to_string(shipped.join(name)).unwrap();
             for (from, to) in changes.iter().chain(&free) {
@@ -30,6 +30,9 @@ impl Site {
             }
             site.write(name, text);
         }
+        site.write("api.token", "0123456789abcdef0123456789abcdef");
+        let owner = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(site.0.path().join("api.token"), owner).unwrap();
         site
     }
 

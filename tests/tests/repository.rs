@@ -244,7 +244,7 @@ fn the_architecture_lists_the_modules_as_the_code_has_them() {
         let real = order.iter().filter(|module| module.floor == floor);
         let mut real: Vec<&str> = real.map(|module| module.name.as_str()).collect();
         if floor == 0 {
-            real.insert(0, "wavegate-smtp");
+            real.splice(0..0, ["wavegate-smtp", "wavegate-notice"]);
         }
         assert_eq!(said, real, "floor {floor} in relay/ARCHITECTURE.md, then in lib.rs");
     }
@@ -279,6 +279,26 @@ fn the_protocol_core_does_no_io() {
 }
 
 #[test]
+fn notices_know_nothing_of_the_relay_or_the_world() {
+    let manifest = read("relay/notice/Cargo.toml");
+    assert!(!manifest.contains("path ="), "relay/notice depends on another part of the relay");
+    let mut problems = Vec::new();
+    for file in files("relay/notice/src", ".rs") {
+        for (number, line) in read(&file).lines().enumerate() {
+            let code = line.split("//").next().unwrap();
+            for banned in
+                ["tokio", "std::net", "std::fs", "std::env", "::now()", "TimeZone::system"]
+            {
+                if code.contains(banned) {
+                    problems.push(format!("{}:{}: {banned}", file.display(), number + 1));
+                }
+            }
+        }
+    }
+    report(&problems);
+}
+
+#[test]
 fn the_top_of_the_repository_has_nothing_else() {
     let ignored = read(".gitignore");
     let ignored: BTreeSet<&str> = ignored.lines().map(|line| line.trim_matches('/')).collect();
@@ -296,7 +316,9 @@ fn the_top_of_the_repository_has_nothing_else() {
 #[test]
 fn no_source_file_is_too_long() {
     let mut problems = Vec::new();
-    for file in files("relay/src", ".rs").into_iter().chain(files("relay/smtp/src", ".rs")) {
+    for file in
+        ["relay/src", "relay/smtp/src", "relay/notice/src"].map(|at| files(at, ".rs")).concat()
+    {
         let lines = read(&file).lines().count();
         if lines > LINES {
             problems.push(format!("{}: {lines} lines, over {LINES}", file.display()));

@@ -88,6 +88,8 @@ fn throttle() {
                 "instances":["a"],"learn":{"codes":[400,599],"pause":"30s","slow":1.001,
                 "for":"5min"}}]}"#,
             r#"{"limits":[{"concurrency":1}]}"#,
+            r#"{"share":"25%","limits":[{"rate":"1/s","concurrency":4}]}"#,
+            r#"{"share":"1/4"}"#,
             r#"{"limits":[{"rate":"1/100ms","learn":{"slow":1000,"codes":[]}}]}"#,
             r#"{"limits":[{"rate":"1/d","count":"messages","learn":{"pause":"1h"}}]}"#,
         ],
@@ -116,6 +118,9 @@ fn throttle() {
             r#"{"limits":[{"rate":"1/s","learn":{"slow":0.999}}]}"#,
             r#"{"limits":[{"rate":"1/s","learn":{"slow":2,"codes":[399]}}]}"#,
             r#"{"limits":[{"rate":"1/s","learn":{"slow":2,"code":[450]}}]}"#,
+            r#"{"share":"a quarter"}"#,
+            r#"{"share":25}"#,
+            r#"{"share":{"part":1,"of":4}}"#,
         ],
     );
 }

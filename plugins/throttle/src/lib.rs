@@ -6,7 +6,7 @@
 mod key;
 mod settings;
 
-use settings::{Count, Limit};
+use settings::{Count, Limit, Share};
 use wavegate_policy::settings::Table;
 use wavegate_policy::throttling::{
     self, Attempt, ConcurrencyLimit, Lesson, LimitSet, Outcome, Pause, RateLimit, Slow,
@@ -30,8 +30,11 @@ impl Policy for Throttle {
     const SETTINGS_SCHEMA: &'static str = include_str!("settings.schema.json");
 
     fn configure(settings: &Table<'_>, upstreams: &[String]) -> Self {
-        let limits =
-            settings.get("limits").map_or_else(Vec::new, |f| settings::limits(&f, upstreams));
+        let share = settings.get("share").map_or(Some(Share::ALL), |field| Share::read(&field));
+        let share = share.unwrap_or(Share::ALL);
+        let limits = settings
+            .get("limits")
+            .map_or_else(Vec::new, |f| settings::limits(&f, upstreams, share));
         let rates = limits.iter().filter(|limit| limit.rate.is_some()).count();
         let concurrency = limits.iter().filter(|limit| limit.concurrency.is_some()).count();
         Throttle {

@@ -9,6 +9,8 @@ const MAX_RATE_LIMITS: usize = MAX_RATES / 2;
 const MAX_CONCURRENCY_LIMITS: usize = MAX_CONCURRENCY / 2;
 /// 136 years of one a millisecond; keeps the host's arithmetic far from its ends.
 const MAX_NUMBER: u64 = u32::MAX as u64;
+/// The most hosts, or parts of a total, that a share is of; keeps products far from their ends.
+const MAX_SHARES: u64 = 10_000;
 /// The replies that say "slower" (RFC 5321 4.2.2 and 4.2.3, RFC 3463).
 const CODES: [u16; 4] = [421, 450, 451, 452];
 /// How long a limit stays slow after one such reply.
@@ -111,11 +113,49 @@ impl Part {
     }
 }
 
+/// The part of all limits that one host has: `part` of `of`.
+#[derive(Clone, Copy)]
+pub(crate) struct Share {
+    part: u64,
+    of: u64,
+}
+
+impl Share {
+    pub(crate) const ALL: Share = Share { part: 1, of: 1 };
+
+    /// `25%` or `1/4`.
+    pub(crate) fn read(field: &Field<'_>) -> Option<Share> {
+        let text = field.text()?;
+        let share = match text.strip_suffix('%') {
+            Some(percent) => whole(percent).map(|part| Share { part, of: 100 }),
+            None => text
+                .split_once('/')
+                .and_then(|(part, of)| Some(Share { part: whole(part)?, of: whole(of)? })),
+        };
+        let share =
+            share.filter(|Share { part, of }| (1..=*of).contains(part) && *of <= MAX_SHARES);
+        if share.is_none() {
+            field.wrong(format!(
+                "\"{text}\" is no share such as \"25%\" or \"1/4\", of at most {MAX_SHARES}"
+            ));
+        }
+        share.map(|Share { part, of }| {
+            let (part, of) = lowest(part, of);
+            Share { part, of }
+        })
+    }
+
+    /// Of a count, whole ones only: all hosts together must not have more than there is.
+    fn of_count(self, count: u64) -> u64 {
+        count.saturating_mul(self.part) / self.of
+    }
+}
+
 /// Reads the list of limits.
-pub(crate) fn limits(field: &Field<'_>, upstreams: &[String]) -> Vec<Limit> {
+pub(crate) fn limits(field: &Field<'_>, upstreams: &[String], share: Share) -> Vec<Limit> {
     let items = field.list().unwrap_or_default();
     let tables = items.iter().filter_map(Field::table);
-    let limits: Vec<Limit> = tables.map(|table| limit(&table, upstreams)).collect();
+    let limits: Vec<Limit> = tables.map(|table| limit(&table, upstreams, share)).collect();
     if limits.iter().filter(|limit| limit.rate.is_some()).count() > MAX_RATE_LIMITS {
         field.wrong(format!("more than {MAX_RATE_LIMITS} of them have a rate"));
     }
@@ -125,7 +165,7 @@ pub(crate) fn limits(field: &Field<'_>, upstreams: &[String]) -> Vec<Limit> {
     limits
 }
 
-fn limit(table: &Table<'_>, upstreams: &[String]) -> Limit {
+fn limit(table: &Table<'_>, upstreams: &[String], share: Share) -> Limit {
     let patterns = |name| table.get(name).map(|field| field.texts()).unwrap_or_default();
     let (rate, burst, concurrency) =
         (table.get("rate"), table.get("burst"), table.get("concurrency"));
@@ -138,8 +178,8 @@ fn limit(table: &Table<'_>, upstreams: &[String]) -> Limit {
     let count = table.get("count").and_then(|field| field.one_of(&["messages", "recipients"]));
     let limit = Limit {
         per: table.get("per").map(|field| parts(&field)).unwrap_or_default(),
-        rate: rate.and_then(|rate| read_rate(&rate, burst.as_ref())),
-        concurrency: concurrency.and_then(|field| narrow(field.whole(1..=MAX_NUMBER))),
+        rate: rate.and_then(|rate| read_rate(&rate, burst.as_ref(), share)),
+        concurrency: concurrency.and_then(|field| narrow(read_count(&field, share))),
         count: if count == Some("recipients") { Count::Recipients } else { Count::Messages },
         learn: table.get("learn").and_then(|field| learn(&field)),
         upstreams: table.get("upstreams").map_or_else(Vec::new, |f| f.upstreams(upstreams)),
@@ -163,19 +203,43 @@ fn parts(field: &Field<'_>) -> Vec<Part> {
     parts
 }
 
-fn read_rate(field: &Field<'_>, burst: Option<&Field<'_>>) -> Option<Rate> {
+/// A count and this host's share of it, which is at least one.
+fn read_count(field: &Field<'_>, share: Share) -> Option<u64> {
+    let shared = share.of_count(field.whole(1..=MAX_NUMBER)?);
+    if shared == 0 {
+        field.wrong("this host's share of it is less than one");
+    }
+    (shared > 0).then_some(shared)
+}
+
+fn read_rate(field: &Field<'_>, burst: Option<&Field<'_>>, share: Share) -> Option<Rate> {
     let text = field.text()?;
     let Some((quantity, per_ms)) = rate(text) else {
         field.wrong(format!("\"{text}\" is no rate such as \"5000/s\", \"100/min\" or \"1/10s\""));
         return None;
     };
+    // So many in more time: exact, however small the share is.
+    let (quantity, per_ms) = (quantity * share.part, per_ms * share.of);
+    if quantity > MAX_NUMBER || per_ms > MAX_NUMBER {
+        field.wrong("this host's share of it cannot be counted; choose simpler numbers");
+        return None;
+    }
     // What one second brings, but one message at least.
     let default = (quantity.saturating_mul(1000) / per_ms).max(1);
     let burst = match burst {
-        Some(burst) => burst.whole(1..=MAX_NUMBER)?,
+        Some(burst) => read_count(burst, share)?,
         None => default,
     };
     Some(Rate { quantity, per_ms, burst })
+}
+
+/// The same ratio in the smallest numbers.
+fn lowest(one: u64, other: u64) -> (u64, u64) {
+    let (mut a, mut b) = (one, other);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    (one / a.max(1), other / a.max(1))
 }
 
 /// Quantity and milliseconds of `N/s`, `N/10s`, with the units ms, s, min, h, d.

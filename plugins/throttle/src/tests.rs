@@ -323,3 +323,60 @@ fn limits_at_and_one_past() {
     assert!(of(r#"{"rate":"1/s"}"#, 32) && !of(r#"{"rate":"1/s"}"#, 33));
     assert!(of(r#"{"concurrency":1}"#, 8) && !of(r#"{"concurrency":1}"#, 9));
 }
+
+fn limits_of(settings: &str) -> LimitSet {
+    throttling::Policy::limits(&policy(settings), &attempt(&["a@x.example"]))
+}
+
+#[test]
+fn a_share_is_that_part_of_every_limit() {
+    let of = |share: &str, limit: &str| {
+        limits_of(&format!(r#"{{"share":"{share}","limits":[{{{limit}}}]}}"#))
+    };
+    let rate = |share: &str, limit: &str| {
+        let answer = of(share, limit);
+        (answer.rates[0].quantity * 1000, answer.rates[0].per_ms, answer.rates[0].burst)
+    };
+    // A quarter of 5000 a second is 1250 a second, and of a burst of 500 it is 125.
+    let (quantity, per_ms, burst) = rate("25%", r#""rate":"5000/s","burst":500"#);
+    assert_eq!((quantity / per_ms, burst), (1250, 125));
+    assert_eq!(rate("25%", r#""rate":"5000/s""#).2, 1250);
+    // One a second over four hosts is one in four seconds each: nothing is rounded up.
+    assert_eq!(rate("1/4", r#""rate":"1/s""#), (1000, 4000, 1));
+    assert_eq!(rate("2/3", r#""rate":"1/s""#), (2000, 3000, 1));
+    assert_eq!(of("1/4", r#""concurrency":10"#).concurrency[0].limit, 2);
+    let whole = of("100%", r#""rate":"7/s","burst":3,"concurrency":5"#);
+    assert_eq!(whole.rates[0].quantity * 1000 / whole.rates[0].per_ms, 7);
+    assert_eq!((whole.rates[0].burst, whole.concurrency[0].limit), (3, 5));
+}
+
+#[test]
+fn hosts_together_never_have_more_than_there_is() {
+    for hosts in 1..=40_u64 {
+        for total in [1_u64, 3, 10, 39, 40, 5000] {
+            let settings = format!(
+                r#"{{"share":"1/{hosts}","limits":[{{"rate":"{total}/s","concurrency":{total}}}]}}"#
+            );
+            let Ok(policy) = configured::<Throttle>(&settings, &upstreams()) else {
+                assert!(total < hosts, "{settings}");
+                continue;
+            };
+            let answer = throttling::Policy::limits(&policy, &attempt(&["a@x.example"]));
+            let RateLimit { quantity, per_ms, .. } = answer.rates[0];
+            assert_eq!(quantity * hosts * 1000, total * per_ms, "{settings}");
+            assert!(u64::from(answer.concurrency[0].limit) * hosts <= total, "{settings}");
+        }
+    }
+}
+
+#[test]
+fn a_share_that_is_none_is_refused() {
+    for share in ["0%", "101%", "25", "%", "1/0", "0/4", "5/4", "1/10001", "1/4/2", "+1/4", ""] {
+        let settings = format!(r#"{{"share":"{share}","limits":[{{"rate":"1/s"}}]}}"#);
+        assert!(configured::<Throttle>(&settings, &upstreams()).is_err(), "{share}");
+    }
+    let one = r#"{"share":"1/4","limits":[{"concurrency":3}]}"#;
+    assert!(configured::<Throttle>(one, &upstreams()).is_err(), "less than one");
+    let burst = r#"{"share":"1/4","limits":[{"rate":"5/s","burst":3}]}"#;
+    assert!(configured::<Throttle>(burst, &upstreams()).is_err(), "less than one");
+}

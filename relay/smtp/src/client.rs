@@ -25,6 +25,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::address::{Address, ReversePath};
 use crate::command::{Mail, Rcpt};
 use crate::extensions::Extensions;
 use crate::reply::{Reply, ReplyFault, ReplyReader};
@@ -63,8 +64,32 @@ pub enum ClientEvent {
     Settled(Settled),
     /// [`Client::rset`] was answered: the session is alive.
     Reset,
+    /// [`Client::rehearse`] is over: what was not accepted, if something was not.
+    Rehearsed(Option<(Rehearsed, Reply)>),
     /// The upstream closes a session in which nothing was going on.
     Closing(Reply),
+}
+
+/// A command of a rehearsal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rehearsed {
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// RSET.
+    Rset,
+}
+
+impl Rehearsed {
+    /// Its verb.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Rehearsed::Mail => "MAIL",
+            Rehearsed::Rcpt => "RCPT",
+            Rehearsed::Rset => "RSET",
+        }
+    }
 }
 
 /// Why a session ends early.
@@ -103,6 +128,8 @@ enum State {
     Ready,
     /// RSET was sent on its own.
     Reset,
+    /// A rehearsal waits for the reply to this; the recipient is still to be named.
+    Rehearsal(Rehearsed, Box<str>),
     Transaction(Box<Transaction>),
     Quit,
     Closed,
@@ -295,6 +322,19 @@ impl Client {
         self.state = State::Reset;
     }
 
+    /// Asks whether the upstream would take mail from a sender to a recipient, without sending
+    /// any: MAIL, RCPT and RSET, each when the one before was answered. [`ClientEvent::Rehearsed`]
+    /// follows. No parameters are sent, so both addresses must be ASCII.
+    ///
+    /// # Panics
+    /// If the session is not ready, or had a transaction before.
+    pub fn rehearse(&mut self, sender: &ReversePath, recipient: &Address) {
+        let is_fresh = self.is_ready() && !self.needs_rset;
+        assert!(is_fresh, "the session is not ready for a rehearsal");
+        self.output.extend_from_slice(format!("MAIL FROM:<{}>\r\n", sender.as_str()).as_bytes());
+        self.state = State::Rehearsal(Rehearsed::Mail, recipient.as_str().into());
+    }
+
     /// Says goodbye, if there is nothing under way; else just close.
     pub fn quit(&mut self) {
         match self.state {
@@ -335,10 +375,40 @@ impl Client {
                 self.state = State::Closed;
                 self.events.push_back(ClientEvent::Closing(reply));
             }
+            State::Rehearsal(..) => self.rehearsed(reply),
             _ if code / 100 == 3 => return Err(Misbehaviour::Code(code)),
             State::Greeting | State::Ehlo | State::Helo => self.opening(reply),
         }
         Ok(())
+    }
+
+    /// A reply to a command of a rehearsal.
+    fn rehearsed(&mut self, reply: Reply) {
+        let State::Rehearsal(step, recipient) = &mut self.state else { return };
+        let (step, recipient) = (*step, std::mem::take(recipient));
+        if !reply.is_positive() {
+            // RFC 5321 3.8: after a 421 the upstream closes.
+            self.state = if reply.code() == 421 { State::Closed } else { State::Ready };
+            self.needs_rset = true;
+            self.events.push_back(ClientEvent::Rehearsed(Some((step, reply))));
+            return;
+        }
+        let next = match step {
+            Rehearsed::Mail => {
+                let command = format!("RCPT TO:<{recipient}>\r\n");
+                self.output.extend_from_slice(command.as_bytes());
+                Rehearsed::Rcpt
+            }
+            Rehearsed::Rcpt => {
+                self.output.extend_from_slice(b"RSET\r\n");
+                Rehearsed::Rset
+            }
+            Rehearsed::Rset => {
+                self.state = State::Ready;
+                return self.events.push_back(ClientEvent::Rehearsed(None));
+            }
+        };
+        self.state = State::Rehearsal(next, recipient);
     }
 
     /// A reply before the session is open.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use wavegate_smtp::client::Misbehaviour;
+use wavegate_smtp::client::{Misbehaviour, Rehearsed};
 use wavegate_smtp::params::BodyType;
 use wavegate_smtp::reply::ReplyFault;
 use wavegate_smtp::{
@@ -372,4 +372,39 @@ fn parameters_go_where_they_are_offered() {
         output(&mut client),
         "MAIL FROM:<a@x.example>\r\nRCPT TO:<r0@y.example>\r\nDATA\r\n"
     );
+}
+
+#[test]
+fn a_rehearsal_asks_and_sends_nothing() {
+    let (sender, recipient) = (mail().sender, rcpts(1)[0].recipient.clone());
+    let mut client = open(&["PIPELINING", "CHUNKING"]);
+    client.rehearse(&sender, &recipient);
+    for (command, reply) in [
+        ("MAIL FROM:<a@x.example>\r\n", "250 ok\r\n"),
+        ("RCPT TO:<r0@y.example>\r\n", "251 ok\r\n"),
+        ("RSET\r\n", "250 ok\r\n"),
+    ] {
+        assert_eq!(output(&mut client), command);
+        assert_eq!(client.poll(), None);
+        client.receive(reply.as_bytes()).unwrap();
+    }
+    assert_eq!(client.poll(), Some(ClientEvent::Rehearsed(None)));
+    begin(&mut client, 1);
+
+    for (replies, step) in [(1, Rehearsed::Mail), (2, Rehearsed::Rcpt), (3, Rehearsed::Rset)] {
+        let mut client = open(&[]);
+        client.rehearse(&ReversePath::Null, &recipient);
+        assert_eq!(output(&mut client), "MAIL FROM:<>\r\n");
+        for _ in 1..replies {
+            client.receive(b"250 ok\r\n").unwrap();
+        }
+        client.receive(b"450 not now\r\n").unwrap();
+        let Some(ClientEvent::Rehearsed(Some((at, reply)))) = client.poll() else { panic!() };
+        assert_eq!((at, reply.code()), (step, 450));
+    }
+    let mut client = open(&[]);
+    client.rehearse(&sender, &recipient);
+    output(&mut client);
+    client.receive(b"421 closing\r\n").unwrap();
+    assert!(client.is_closed());
 }

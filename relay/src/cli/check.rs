@@ -16,6 +16,7 @@ use super::{
     output::{count, field, json, list},
 };
 use crate::{
+    api::Keys,
     config::{self, Config, Diagnostic, Severity},
     generation,
     policy::{HostOptions, PolicyHost, PolicySet},
@@ -85,16 +86,21 @@ pub(super) fn check(path: &Path, as_json: bool, out: &mut dyn Write) -> anyhow::
     Ok(if findings.ok { 0 } else { exit::CONFIG })
 }
 
-/// A policy host for looking: it audits nothing. Compiled code is kept only where the state
-/// directory is ours already, so that no other user's directory gets files of this one's.
+/// A policy host for looking: it audits nothing.
 pub(super) fn policy_host(config: &Config) -> Result<Arc<PolicyHost>, Failed> {
+    let options = HostOptions { audit_every: 0, ..HostOptions::production(1) };
+    PolicyHost::new(own_cache(config), options)
+        .map_err(|error| Failed::new(exit::OS, format!("policy host: {error}")))
+}
+
+/// Where compiled code is kept: only where the state directory is ours already, so that no other
+/// user's directory gets files of this one's.
+pub(super) fn own_cache(config: &Config) -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let state_dir = &config.relay.state_dir;
     let user = rustix::process::geteuid().as_raw();
     let ours = std::fs::metadata(state_dir).is_ok_and(|meta| meta.is_dir() && meta.uid() == user);
-    let options = HostOptions { audit_every: 0, ..HostOptions::production(1) };
-    PolicyHost::new(ours.then(|| state_dir.join("compiled")), options)
-        .map_err(|error| Failed::new(exit::OS, format!("policy host: {error}")))
+    ours.then(|| state_dir.join("compiled"))
 }
 
 fn find(path: &Path) -> anyhow::Result<Findings> {
@@ -108,6 +114,9 @@ fn find(path: &Path) -> anyhow::Result<Findings> {
     let mut diagnostics = config.warnings.clone();
     if let Err(found) = state_dir(&config.relay.state_dir) {
         diagnostics.push(found);
+    }
+    if let Some(Err(found)) = config.api.as_ref().map(Keys::load) {
+        diagnostics.extend(found.0);
     }
     let host = policy_host(&config)?;
     let policies = generation::load_policies(&host, &config);

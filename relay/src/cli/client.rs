@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::{Failed, exit};
+use super::{Failed, exit, plan::login_name};
 use crate::{
     config,
     control::{self, wire::Problem},
@@ -95,13 +95,15 @@ pub(super) fn ask<A: DeserializeOwned>(
         });
     }
     let said = match serde_json::from_slice::<Problem>(&bytes) {
-        Ok(problem) => problem.error,
+        Ok(problem) => problem.detail,
         Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
     };
     let code = match status {
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => exit::USAGE,
         StatusCode::NOT_FOUND => exit::NO_INPUT,
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT => exit::TEMPORARY,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => {
+            exit::TEMPORARY
+        }
         _ => exit::SOFTWARE,
     };
     Err(Failed::new(code, said))
@@ -118,6 +120,7 @@ async fn exchange(
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(cut)?;
     tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header("host", "wavegate");
+    let request = request.header(control::BY, login_name());
     let request = request.body(Full::new(Bytes::from(body)));
     let request = request.map_err(|error| Failed::new(exit::USAGE, error.to_string()))?;
     let answer = sender.send_request(request).await.map_err(cut)?;

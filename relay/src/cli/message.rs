@@ -34,7 +34,8 @@ fn parse(bytes: &[u8], max_size: u64) -> Result<MessageFile, String> {
     Ok(MessageFile { headers: bytes[..header].to_vec(), size: facts.size })
 }
 
-fn judge(bytes: &[u8], max_size: u64) -> Result<BodyFacts, String> {
+/// What a relay that takes messages of this size finds; the error says why it would refuse.
+pub(super) fn judge(bytes: &[u8], max_size: u64) -> Result<BodyFacts, String> {
     let limits = Limits::default();
     let mut receiver = ChunkReceiver::default();
     let size = bytes.len() as u64;

@@ -1,15 +1,18 @@
-//! `wavegate plan`: is the plan sound, how long do its waves take, whom does it affect; and the
-//! announcement of a wave. Floor 4.
+//! `wavegate plan`: is the plan sound, how long do its waves take, whom does it affect; the
+//! announcement of a wave, the notices to its customers, and a rehearsal. Floor 4.
 //!
-//! It works on files and asks no relay.
+//! It works on files and asks no relay; only notices are handed to one, as mail.
 
 mod affected;
 mod announce;
 mod check;
 mod estimate;
+mod notice;
+mod simulate;
 
 use std::{io::Write, path::PathBuf};
 
+pub(super) use announce::login_name;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -30,6 +33,10 @@ pub(super) enum PlanCommand {
     Affected(AffectedArgs),
     /// Record that customers were told of a wave. Its window and instances are fixed from then on.
     Announce(AnnounceArgs),
+    /// What the customers of a wave are told, each in their language; with --send, tell them.
+    Notice(notice::NoticeArgs),
+    /// Rehearse the plan: the real relay with a day of mail, in memory and in some seconds.
+    Simulate(simulate::SimulateArgs),
 }
 
 /// Where the plan is.
@@ -122,6 +129,8 @@ pub(super) fn plan(command: &PlanCommand, out: &mut dyn Write) -> anyhow::Result
         PlanCommand::Estimate(args) => estimate::estimate(args, out),
         PlanCommand::Affected(args) => affected::affected(args, out),
         PlanCommand::Announce(args) => announce::announce(args, out),
+        PlanCommand::Notice(args) => notice::notice(args, out),
+        PlanCommand::Simulate(args) => simulate::simulate(args, out),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     Failed,
     client::Where,
     exit,
-    output::{count, field, json},
+    output::{age, clean, count, field, json},
 };
 use crate::{
     control::wire::{Change, Changed, HoldAll, Item, List, Show, Why},
@@ -211,21 +211,6 @@ fn print_item(out: &mut dyn Write, item: &Item) -> io::Result<()> {
     let age = age(item.age);
     writeln!(out, "{id}  {state:<9}  {age:>8}  {instance}  {sender} -> {recipient}{more}")?;
     writeln!(out, "                  waits for {}", clean(&item.waits_for))
-}
-
-/// Seconds, as people say them.
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        7200..172_800 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
-}
-
-/// What came from outside has nothing that a terminal obeys.
-fn clean(text: &str) -> String {
-    text.chars().map(|one| if one.is_control() { '?' } else { one }).collect()
 }
 
 fn show(args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<u8> {

@@ -161,6 +161,9 @@ pub struct UpstreamStatus {
     pub in_use: usize,
     /// Attempts that wait for one.
     pub waiting: usize,
+    /// Messages that it answered, whatever it said, since the relay knows it; two of these are a rate.
+    #[serde(default)]
+    pub answered: u64,
     /// The last error of a target that is ejected.
     pub last_error: Option<String>,
 }

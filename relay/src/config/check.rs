@@ -83,7 +83,8 @@ fn check_addresses(draft: &Draft, report: &Report) {
         Some((listener.address, places.address.as_ref()?, what))
     });
     let admin = draft.admin.iter().map(|(admin, place)| (admin.address, place, "[admin]".into()));
-    for (address, place, what) in listeners.chain(admin) {
+    let api = draft.api.iter().map(|(api, place)| (api.address, place, "[api]".into()));
+    for (address, place, what) in listeners.chain(admin).chain(api) {
         if let Some((_, other, theirs)) = ours.iter().find(|(other, ..)| collide(*other, address)) {
             report.error(
                 place,

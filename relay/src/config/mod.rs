@@ -3,6 +3,7 @@
 //! `Config` is what the relay works with: every name resolved, every default filled in, every
 //! value in its type. The files are read by `read`; nothing else looks at TOML.
 
+mod api;
 mod check;
 mod diagnostic;
 mod lock;
@@ -17,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
-pub(crate) use self::values::line as one_line;
+pub(crate) use self::values::{duration, line as one_line};
 pub use self::{
     check::{Hooks, check_hooks, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
@@ -43,12 +44,16 @@ pub struct Config {
     pub upstreams: Vec<UpstreamConfig>,
     /// `[migration]`.
     pub migration: Option<MigrationConfig>,
+    /// What of `[migration]` says how waves are conducted.
+    pub conduct: ConductConfig,
     /// `[[policy]]` in the order of the file, names unique.
     pub policies: Vec<PolicyConfig>,
     /// `[[table]]`: operator-owned lookup tables.
     pub tables: Vec<TableConfig>,
     /// `[admin]`.
     pub admin: Option<AdminConfig>,
+    /// `[api]`.
+    pub api: Option<ApiConfig>,
     /// The plan; empty without one.
     pub plan: Arc<Plan>,
     /// The file of the plan, absolute, if there is one; `lock_of` it is the lock.
@@ -279,6 +284,38 @@ pub struct MigrationConfig {
     pub after: String,
 }
 
+/// How waves are conducted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConductConfig {
+    /// `probe`: a wave's mail is released only when the targets that it goes to answer.
+    pub probe: bool,
+    /// `probe_recipient`: whom probes name as recipient; none: `postmaster` at the domain of the
+    /// instance's senders.
+    pub probe_recipient: Option<String>,
+    /// `probe_every`: pause between two probes of a target in a window.
+    pub probe_every: Duration,
+    /// `probe_timeout`: how long one probe may take.
+    pub probe_timeout: Duration,
+    /// `extend_by`: by how much a window is extended whose targets do not answer at its end.
+    pub extend_by: Duration,
+    /// `blocked_after`: attempts that are still in flight so long after a window has opened raise
+    /// an alert.
+    pub blocked_after: Duration,
+}
+
+impl Default for ConductConfig {
+    fn default() -> Self {
+        Self {
+            probe: true,
+            probe_recipient: None,
+            probe_every: Duration::from_secs(30),
+            probe_timeout: Duration::from_secs(10),
+            extend_by: Duration::from_secs(300),
+            blocked_after: Duration::from_secs(60),
+        }
+    }
+}
+
 /// `[[policy]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyConfig {
@@ -333,6 +370,36 @@ pub struct TableConfig {
 pub struct AdminConfig {
     /// Where `/metrics`, `/livez` and `/readyz` are served.
     pub address: SocketAddr,
+}
+
+/// `[api]`. Changes need a restart; what is in its files does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Where control is served.
+    pub address: SocketAddr,
+    /// The token that lets clients in (absolute).
+    pub token_file: PathBuf,
+    /// TLS.
+    pub tls: Option<TlsFiles>,
+    /// The token may cross a network in the clear.
+    pub insecure: bool,
+}
+
+impl ApiConfig {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let tls = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
+        std::iter::once(&self.token_file).chain(tls)
+    }
+}
+
+/// `api.tls`: both PEM (absolute).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those between it and its root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 #[cfg(test)]

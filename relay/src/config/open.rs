@@ -65,6 +65,25 @@ pub struct PlanFile {
     pub warnings: Vec<Diagnostic>,
 }
 
+impl PlanFile {
+    /// An error about a key that the plan may lack, or have so, for all but what is asked for
+    /// now. It stands at the key or, where that is missing, at what lacks it.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> Diagnostic {
+        let shown = self.path.display().to_string();
+        let report = Report::default();
+        let text = reader::read_text(&self.path, PLAN_MAX, &Place::of_file(&shown), &report);
+        let document = Document::new(&shown, text.as_deref().unwrap_or_default(), &report);
+        let place = document.parse().map(|table| document.find(&table, key));
+        let at = place.and_then(|place| place.at);
+        Diagnostic {
+            line: at.map(|at| at.0),
+            column: at.map(|at| at.1),
+            key: key.to_owned(),
+            ..Diagnostic::of_file(shown, message)
+        }
+    }
+}
+
 /// Reads a configuration and the plan that it names, as of now. All that is wrong is reported at
 /// once.
 pub fn read(path: &Path) -> Result<Config, Diagnostics> {
@@ -161,7 +180,9 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     }
     let plan_file = draft.plan.map(|plan| plan.value);
     let of_plan = plan_file.iter().flat_map(|plan| [plan.clone(), lock::lock_of(plan)]);
-    let files = std::iter::once(absolute.clone()).chain(of_plan);
+    let api = draft.api.map(|(api, _)| api);
+    let of_api = api.iter().flat_map(|api| api.files().cloned());
+    let files: Vec<_> = std::iter::once(absolute.clone()).chain(of_plan).chain(of_api).collect();
     let plugins = draft.policies.iter().filter_map(|(policy, _)| match &policy.plugin {
         PluginSource::File(path) => Some(path.clone()),
         PluginSource::Builtin(_) => None,
@@ -171,17 +192,19 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         only.default = true;
     }
     Some(Config {
-        files: files.chain(plugins).collect(),
+        files: files.into_iter().chain(plugins).collect(),
         plan_file: plan_file.clone(),
         relay: draft.relay,
         limits: draft.limits,
         spool: draft.spool,
         listeners: draft.listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams,
+        conduct: draft.migration.as_ref().map(|one| one.conduct.clone()).unwrap_or_default(),
         migration: draft.migration.and_then(|migration| migration.config()),
         policies: draft.policies.into_iter().map(|(policy, _)| policy).collect(),
         tables: draft.tables.into_iter().map(|(table, _)| table).collect(),
         admin: draft.admin.map(|(admin, _)| admin),
+        api,
         plan: Arc::new(plan),
         warnings: Vec::new(),
     })

@@ -101,6 +101,33 @@ impl<'a> Document<'a> {
         None
     }
 
+    /// The place of a key such as `instance[1].contacts[0].email`; where it is missing, of what
+    /// lacks it.
+    pub(super) fn find(&self, root: &Spanned<DeTable<'_>>, key: &str) -> Place {
+        let mut found: Option<&Spanned<DeValue<'_>>> = None;
+        for part in key.split('.') {
+            let element = part.strip_suffix(']').and_then(|part| part.split_once('['));
+            let (name, index) = element.map_or((part, None), |(name, index)| (name, Some(index)));
+            let table = match found {
+                Some(value) => value.get_ref().as_table(),
+                None => Some(root.get_ref()),
+            };
+            let Some(value) = table.and_then(|table| table.get(name)) else { break };
+            found = Some(value);
+            if let Some(index) = index {
+                let element = value.get_ref().as_array().zip(index.parse::<usize>().ok());
+                let Some(element) = element.and_then(|(list, index)| list.get(index)) else {
+                    break;
+                };
+                found = Some(element);
+            }
+        }
+        match found {
+            Some(value) => self.place(value.span().start, key.to_owned()),
+            None => Place { file: self.file.clone(), at: None, key: key.to_owned() },
+        }
+    }
+
     fn place(&self, at: usize, key: String) -> Place {
         let line = self.line_starts.partition_point(|start| *start <= at).max(1);
         let start = self.line_starts[line - 1];

@@ -9,10 +9,12 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use wavegate_smtp::Address;
 
 use super::{
-    AdminConfig, Bounces, Deferred, Handoff, Limits, ListenerConfig, MigrationConfig, PolicyConfig,
-    RelayConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig,
+    AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, Handoff, Limits, ListenerConfig,
+    MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig, TableConfig, Unmatched,
+    UpstreamConfig, api,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -27,6 +29,7 @@ const EXTENSIONS: [&str; 6] =
 const MESSAGE_SIZE_RFC: u64 = 64 * 1024;
 
 const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Bounds of most timeouts. The low one is for tests on a loopback.
@@ -51,6 +54,7 @@ pub(super) struct Draft {
     pub(super) policies: Vec<(PolicyConfig, Option<Place>)>,
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
     pub(super) admin: Option<(AdminConfig, Place)>,
+    pub(super) api: Option<(ApiConfig, Place)>,
 }
 
 /// Where a listener's values stand; none where a value was refused.
@@ -71,6 +75,7 @@ pub(super) struct UpstreamPlaces {
 pub(super) struct Migration {
     pub(super) before: Option<Located<String>>,
     pub(super) after: Option<Located<String>>,
+    pub(super) conduct: ConductConfig,
 }
 
 /// Reads the whole file; `base` is the directory that its paths are relative to.
@@ -101,6 +106,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let policies = root.sections("policy").into_iter().map(|one| policy::read(one, base)).collect();
     let tables = root.sections("table").into_iter().map(policy::read_table).collect();
     let admin = root.section("admin").and_then(read_admin);
+    let api = root.section("api").and_then(|section| api::read(section, base));
     root.finish();
     Draft {
         place,
@@ -115,6 +121,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         policies,
         tables,
         admin,
+        api,
     }
 }
 
@@ -419,11 +426,27 @@ fn read_extensions(section: &Section<'_>) -> (Option<Vec<String>>, Option<u64>) 
 }
 
 fn read_migration(section: Section<'_>) -> Migration {
+    let d = ConductConfig::default();
     let name = |key| {
         let example = "the name of an upstream in quotes";
         section.require(key, example).and_then(|value| value.parse(example, values::name))
     };
-    let migration = Migration { before: name("before"), after: name("after") };
+    let (before, after) = (name("before"), name("after"));
+    let example = "a mail address in quotes";
+    let recipient = section.parsed("probe_recipient", example, |text| {
+        let address = Address::parse(text).ok().filter(Address::is_ascii);
+        let wrong = || format!("{} is not an ASCII mail address; give one", quote(text));
+        address.map(|address| address.as_str().to_owned()).ok_or_else(wrong)
+    });
+    let conduct = ConductConfig {
+        probe: section.boolean("probe", d.probe),
+        probe_recipient: recipient.map(|found| found.value),
+        probe_every: section.duration("probe_every", d.probe_every, SECOND..=HOUR),
+        probe_timeout: section.duration("probe_timeout", d.probe_timeout, TIMEOUT),
+        extend_by: section.duration("extend_by", d.extend_by, SECOND..=DAY),
+        blocked_after: section.duration("blocked_after", d.blocked_after, SECOND..=DAY),
+    };
+    let migration = Migration { before, after, conduct };
     section.finish();
     migration
 }

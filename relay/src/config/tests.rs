@@ -216,7 +216,7 @@ fn the_examples_name_every_key() {
             assert!(spelled.iter().any(|spelled| text.contains(spelled)), "{key} of {}", one.key);
         }
     }
-    assert_eq!(sections, 20, "{found}");
+    assert_eq!(sections, 21, "{found}");
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// `"60s"`, `"200ms"`, `"5min"`, `"1h"`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let bad = |hint: &str| {
         Err(format!(
             "{} is not a duration; {hint}write a whole number with ms, s, min, h or d, such as \

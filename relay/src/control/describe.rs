@@ -127,16 +127,14 @@ fn window(relay: &Relay, instance: &str) -> String {
     let plan = relay.waves.current();
     let now = relay.waves.now();
     let index = plan.index_of(instance);
-    let phase = index.map(|index| plan.instance(index).phase(now));
-    match index.and_then(|index| plan.plan.wave(index)) {
-        Some(wave) => {
-            let window = &wave.window;
-            let (phase, wave) = (phase.map_or("-", crate::plan::Phase::as_str), &window.wave);
+    match index.map(|index| plan.instance(index).look(now)) {
+        Some((phase, Some(window))) => {
+            let wave = &window.wave;
             format!(
                 "the end of the window of {instance} ({phase}, wave {wave}) at {}",
                 window.closes
             )
         }
-        None => format!("the end of the window of {instance}"),
+        _ => format!("the end of the window of {instance}"),
     }
 }

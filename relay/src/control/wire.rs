@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    conductor::status::{PlanStatus, WaveStatus},
     message::MessageId,
     queue::{Refusal, Selection, Standing},
 };
@@ -191,9 +192,63 @@ pub struct Verified {
     pub damage: Vec<String>,
 }
 
-/// Why it was not done.
+/// All waves: `GET /v1/waves`. `GET /v1/status` has more.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WaveList {
+    /// The host's name.
+    pub host: String,
+    /// The moment.
+    pub now: String,
+    /// The plan in force.
+    pub plan: PlanStatus,
+    /// By time.
+    pub waves: Vec<WaveStatus>,
+}
+
+/// Orders something of a wave: `POST /v1/waves/WAVE/ORDER`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaveOrder {
+    /// Why.
+    pub reason: String,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// `extend`: when the wave closes, in RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// `extend`: so many milliseconds later than it closes now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_ms: Option<u64>,
+    /// `complete`: although its targets were not found well.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchecked: bool,
+}
+
+/// Freezes an instance without a plan: `POST /v1/freezes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Freeze {
+    /// The instance.
+    pub instance: String,
+    /// For so many milliseconds from now.
+    pub for_ms: u64,
+    /// Why.
+    pub reason: String,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Why it was not done (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// The name of the status.
+    pub title: String,
+    /// The status.
+    pub status: u16,
+    /// A word for programs: it stays the same whatever the words for people are.
+    pub code: String,
     /// In words.
-    pub error: String,
+    pub detail: String,
 }

@@ -1,21 +1,14 @@
-//! What goes by the clock: windows that end, messages that expire, accounts that are written
-//! down. One task a process.
+//! What goes by the clock: messages that expire, accounts that are written down; and what windows
+//! let out once `conductor` has ended them. One task a process.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{Delivery, Failure, load, millis, unreadable};
-use crate::{
-    config::Config,
-    event::Event,
-    plan::{Timestamp, Wave},
-    queue::Taken,
-    relay::Relay,
-    scheduler::{Pace, Wait},
-};
+use crate::{config::Config, event::Event, queue::Taken, relay::Relay, scheduler::Pace};
 
-/// The longest sleep: clocks step, and accounts are written down this often.
+/// The longest sleep: accounts are written down this often.
 const TICK: Duration = Duration::from_secs(1);
 /// Between two looks for what has expired or is held for too long.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -23,10 +16,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Runs until the relay stops.
 pub async fn keep(relay: Arc<Relay>) {
     let mut looked = Instant::now();
-    let mut seen = relay.waves.now();
     while !relay.is_stopping() {
         release(&relay);
-        seen = phases_changed(&relay, seen);
         relay.queue.save_accounts();
         if looked.elapsed() >= MINUTE {
             looked = Instant::now();
@@ -37,7 +28,7 @@ pub async fn keep(relay: Arc<Relay>) {
         tokio::select! {
             biased;
             () = changed => {}
-            () = tokio::time::sleep(until_next(&relay)) => {}
+            () = tokio::time::sleep(TICK) => {}
         }
     }
 }
@@ -59,27 +50,6 @@ fn release(relay: &Relay) {
     }
 }
 
-/// Has everybody asked again who waits until something changes, if a phase has changed since
-/// `seen`. Mail of no instance may be held because of another's window.
-fn phases_changed(relay: &Relay, seen: Timestamp) -> Timestamp {
-    let now = relay.waves.now();
-    if boundaries(relay).any(|time| time > seen && time <= now) {
-        relay.queue.wake(&Wait::Change);
-    }
-    now
-}
-
-/// The times at which the clock changes a phase.
-fn boundaries(relay: &Relay) -> impl Iterator<Item = Timestamp> {
-    let plan = Arc::clone(&relay.waves.current().plan);
-    let lead = plan.freeze_lead_ms;
-    let of = move |wave: &Wave| {
-        let window = &wave.window;
-        [window.opens.saturating_sub_ms(lead), window.opens, window.closes]
-    };
-    plan.waves.iter().flat_map(of).collect::<Vec<_>>().into_iter()
-}
-
 /// How fast what was held is let out.
 pub(crate) fn pace(config: &Config) -> Pace {
     let rate = config.spool.release_rate;
@@ -88,14 +58,6 @@ pub(crate) fn pace(config: &Config) -> Pace {
         start: rate.unwrap_or(0) / 10,
         ramp_ms: millis(config.spool.release_ramp),
     }
-}
-
-/// How long until the next phase changes.
-fn until_next(relay: &Relay) -> Duration {
-    let now = relay.waves.now();
-    let next = boundaries(relay).filter(|time| *time > now).min();
-    let pause = next.map_or(TICK, |next| Duration::from_millis(next.0 - now.0));
-    pause.min(TICK)
 }
 
 /// Gives up what has waited for too long.

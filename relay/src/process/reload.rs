@@ -13,6 +13,7 @@ use wavegate_smtp::Extensions;
 
 use super::StartError;
 use crate::{
+    api::{Doors, Keys},
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     event::Event,
     generation, learned,
@@ -30,6 +31,8 @@ pub(super) struct Reloader {
     relay: Arc<Relay>,
     addresses: Arc<Mutex<Vec<(String, SocketAddr)>>>,
     state: Mutex<State>,
+    /// What lets clients of the API in.
+    doors: Option<Arc<Doors>>,
 }
 
 struct State {
@@ -48,6 +51,7 @@ impl Reloader {
         relay: &Arc<Relay>,
         workers: Workers,
         bound: Vec<Bound>,
+        doors: Option<Arc<Doors>>,
     ) -> Result<Self, StartError> {
         for one in &bound {
             workers
@@ -70,6 +74,7 @@ impl Reloader {
             relay: Arc::clone(relay),
             addresses: Arc::new(Mutex::new(addresses)),
             state: Mutex::new(state),
+            doors,
         })
     }
 
@@ -104,12 +109,17 @@ impl Reloader {
         let current = self.relay.generation();
         self.check_unchangeable(&current.config, &config)?;
         self.check_announced(&current.config, &config, now)?;
+        self.check_begun(&current.config, &config)?;
+        let keys = config.api.as_ref().map(Keys::load).transpose()?;
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let fresh = bind_missing(&config, &state.bound)?;
         let learned = self.learned();
         let next = generation::build(&self.relay.world, config, policies, Some(&current), &learned);
         let number = next.number;
         self.relay.replace(next);
+        if let (Some(doors), Some(keys)) = (&self.doors, keys) {
+            doors.change(keys);
+        }
         state.last_good = Some(current);
         self.move_listeners(&mut state, fresh);
         self.move_upstreams(&mut state, runtime);
@@ -132,6 +142,9 @@ impl Reloader {
         if old.admin != new.admin {
             refuse("admin.address");
         }
+        if old.api != new.api {
+            refuse("[api]");
+        }
         if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
     }
 
@@ -145,6 +158,14 @@ impl Reloader {
         let Some(file) = new.plan_file.as_ref().or(old.plan_file.as_ref()) else { return Ok(()) };
         let in_force = Arc::clone(&self.relay.waves.current().plan);
         config::check_kept(&in_force, &new.plan, now, &config::lock_of(file))
+    }
+
+    /// A wave that has begun keeps its window and its instances until it is over.
+    fn check_begun(&self, old: &Config, new: &Config) -> Result<(), Diagnostics> {
+        let Some(file) = new.plan_file.as_ref().or(old.plan_file.as_ref()) else { return Ok(()) };
+        let found = self.relay.waves.contradictions(&new.plan).into_iter();
+        let found: Vec<_> = found.map(|text| Diagnostic::of_file(file.display(), text)).collect();
+        if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
     }
 
     /// Accepts on new sockets and no more on those that have gone.

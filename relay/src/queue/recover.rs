@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 use wavegate_spool::{Disk, Op, OpenError, Options, Recovered};
 
-use super::{ALL_HELD, Account, Queue, State};
+use super::{AGREED, ALL_HELD, Account, Kept, Queue, State};
 use crate::{
     config::SpoolConfig,
     envelope::Progress,
@@ -17,6 +17,7 @@ use crate::{
     plan::Timestamp,
     scheduler::{self, Entry, Scheduler, Slot, Wait},
     spool::{Damage, Opened, Shutdown, Spool},
+    waves::{self, Record},
     world::WallClock,
 };
 
@@ -31,6 +32,8 @@ pub struct Found {
     pub doubtful: usize,
     /// What could not be read, and where it was put.
     pub damage: Vec<Damage>,
+    /// Waves of which it is not known how far they have come: a later version wrote it.
+    pub unknown_waves: Vec<String>,
 }
 
 /// An open queue and what was found in it.
@@ -166,11 +169,24 @@ impl Recovery {
             tracing::error!(unreadable, "messages of the spool have no id of this relay");
         }
         let mut before = None;
+        let mut kept = Kept::default();
+        let mut unknown_waves = Vec::new();
         for (key, value) in &values {
             if key == ALL_HELD {
                 state.all_held = Some(String::from_utf8_lossy(value).into());
             } else if key == DOUBT_BEFORE {
                 before = <[u8; 8]>::try_from(&**value).ok().map(u64::from_le_bytes).map(Timestamp);
+            } else if key == AGREED {
+                kept.agreed = Some(value.clone());
+            } else if waves::is_record(key) {
+                match Record::decode(value) {
+                    Ok(life) => kept.lives.push(life),
+                    Err(error) => {
+                        let wave = String::from_utf8_lossy(key).into_owned();
+                        tracing::error!(wave, %error, "what was written of a wave is not known");
+                        unknown_waves.push(wave);
+                    }
+                }
             } else if let Some((name, account)) = Account::read(key, value) {
                 let instance = state.scheduler.instance(name.as_deref());
                 state.accounts.entry(instance).or_default().add(&account);
@@ -184,7 +200,8 @@ impl Recovery {
             before = latest.max(Some(now));
             ops.extend(before.map(doubt_before));
         }
-        let old = before.into_iter().flat_map(|before| state.untold(before));
+        let holds = Holds::new(&kept.lives);
+        let old = before.into_iter().flat_map(|before| state.untold(before, &holds));
         let old: Vec<Slot> = old.collect();
         if before.is_some() && old.is_empty() {
             ops.push(Op::Value { key: DOUBT_BEFORE.to_vec(), value: None });
@@ -208,6 +225,7 @@ impl Recovery {
             messages: state.scheduler.len(),
             doubtful: state.doubtful.iter().filter(|doubtful| **doubtful).count(),
             damage,
+            unknown_waves,
         };
         let turns = (0..workers.max(1)).map(|_| Notify::new()).collect();
         let state = Mutex::new(state);
@@ -215,6 +233,7 @@ impl Recovery {
             spool,
             clock,
             state,
+            found: kept,
             turns,
             changed: Notify::new(),
             settled: Notify::new(),
@@ -224,13 +243,35 @@ impl Recovery {
 }
 
 impl State {
-    /// Messages up to this time of which nothing was said since.
-    fn untold(&self, before: Timestamp) -> impl Iterator<Item = Slot> {
+    /// Messages up to this time of which nothing was said since, and that no window has held all
+    /// the time.
+    fn untold(&self, before: Timestamp, holds: &Holds) -> impl Iterator<Item = Slot> {
         self.scheduler.entries().filter_map(move |(slot, entry, _)| {
             let last = self.notes.get(&slot).and_then(|note| note.last.as_ref());
             let told = last.is_some_and(|last| last.time >= before.0);
-            (entry.id.time() <= before && !told).then_some(slot)
+            let instance = self.scheduler.instance_name(entry.instance);
+            let held = instance.is_some_and(|name| holds.have(name, entry.id.time()));
+            (entry.id.time() <= before && !told && !held).then_some(slot)
         })
+    }
+}
+
+/// Since when which instances are held, by windows that were never released.
+struct Holds(HashMap<String, Timestamp>);
+
+impl Holds {
+    fn new(lives: &[Record]) -> Self {
+        let lives = lives.iter().filter(|life| life.sure && life.stage.holds());
+        let since = lives.filter_map(|life| {
+            let begun = life.begun_at?;
+            Some(life.members.iter().map(move |name| (name.clone(), begun)))
+        });
+        Self(since.flatten().collect())
+    }
+
+    /// Whether a message that was received then has been held ever since.
+    fn have(&self, instance: &str, received: Timestamp) -> bool {
+        self.0.get(instance).is_some_and(|since| received >= *since)
     }
 }
 

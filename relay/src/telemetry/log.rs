@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use wavegate_smtp::Reply;
 
 use crate::{
-    event::{End, Event, Outcome},
+    event::{End, Event, Outcome, WaveStep},
     message::MessageId,
+    plan::Timestamp,
 };
 
 /// Lines a second of one kind: enough to see what goes on, far too few to fill a disk.
@@ -213,6 +214,15 @@ impl Log {
                     tracing::error!(suppressed, "a panic ended a session: please report it");
                 }
             }
+            Event::Wave { wave, step } => write_step(wave, step),
+            Event::Ordered { wave, order, by, reason, changed } => {
+                let (by, reason) = (Clean(by), Clean(reason));
+                tracing::warn!(wave, order, %by, %reason, changed, "an operator ordered");
+            }
+            Event::ClockSuspect { apart_ms } => {
+                tracing::error!(apart_ms, "the wall clock was stepped: no window ends by it");
+            }
+            Event::ClockAgrees => tracing::info!("the clocks agree again"),
             Event::Reloaded { generation } => {
                 tracing::info!(generation, "a new generation is in force");
             }
@@ -241,6 +251,36 @@ impl Log {
             self.suppressed.fetch_add(1, Relaxed);
         }
         admitted
+    }
+}
+
+/// Steps of waves are few, and each is worth its line.
+fn write_step(wave: &str, step: &WaveStep<'_>) {
+    let name = step.as_str();
+    match step {
+        WaveStep::NotWritten { error } => {
+            let error = Clean(error);
+            tracing::error!(wave, %error, "how far waves have come cannot be written down");
+        }
+        WaveStep::ProbesFailed { failed, probes, first } => {
+            let first = Clean(first);
+            tracing::warn!(wave, failed, probes, %first, "targets do not answer as they should");
+        }
+        WaveStep::Blocked { uncommitted, in_doubt } => {
+            tracing::warn!(wave, uncommitted, in_doubt, "attempts are still in flight");
+        }
+        WaveStep::Extended { until } => {
+            tracing::warn!(wave, until = %Timestamp(*until), "the window is extended");
+        }
+        WaveStep::RolledBack { messages } => tracing::warn!(wave, messages, "{name}"),
+        WaveStep::Releasing { messages } => tracing::info!(wave, messages, "{name}"),
+        WaveStep::Barrier { after_ms } => tracing::info!(wave, after_ms, "{name}"),
+        WaveStep::Drained { after_ms } => tracing::info!(wave, after_ms, "{name}"),
+        WaveStep::Freezing { instances } => tracing::info!(wave, instances, "{name}"),
+        WaveStep::Frozen | WaveStep::Checked => tracing::info!(wave, "{name}"),
+        WaveStep::WasOver => {
+            tracing::info!(wave, "its window was over before it was seen: it counts as migrated");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use wavegate_smtp::MessageFault;
 use super::{
     Telemetry,
     families::{Families, distribution_ns, number},
-    process, spool,
+    process, spool, waves,
 };
 use crate::{
     event::{Ended, Outcome, Refused},
@@ -33,6 +33,9 @@ impl Telemetry {
         self.accounts_of_instances(&mut families);
         spool::collect(&mut families, relay);
         instances(&mut families, relay);
+        if let Some(source) = self.waves.get() {
+            waves::collect(&mut families, &source());
+        }
         self.handoff(&mut families);
         upstreams(&mut families, &generation);
         self.sessions(&mut families);

@@ -7,6 +7,7 @@
 
 pub mod connection;
 pub mod health;
+mod rehearsal;
 
 use std::{
     collections::VecDeque,
@@ -25,6 +26,7 @@ use wavegate_smtp::Extensions;
 
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
+pub use rehearsal::RehearsalError;
 
 use crate::{config::UpstreamConfig, world::World};
 
@@ -78,6 +80,7 @@ struct Stats {
     failed: AtomicU64,
     stale: AtomicU64,
     waited: AtomicU64,
+    answered: AtomicU64,
     ticket: AtomicU64,
     /// How long hand-offs take: a moving average in microseconds.
     pace: AtomicU64,
@@ -104,6 +107,8 @@ pub struct UpstreamStatus {
     pub stale: u64,
     /// Attempts that had to wait for a connection, ever.
     pub waited: u64,
+    /// Messages that it answered, whatever it said, since the relay knows it.
+    pub answered: u64,
     /// Its targets.
     pub targets: Vec<TargetStatus>,
     /// What all targets that ever answered offer; none when no one ever did.
@@ -248,8 +253,9 @@ impl Upstream {
         }
     }
 
-    /// A hand-off took so long, from its first command to its last reply.
-    pub fn report_time(&self, time: Duration) {
+    /// A hand-off was answered. It took so long, from its first command to its last reply.
+    pub fn report_answer(&self, time: Duration) {
+        self.stats.answered.fetch_add(1, Ordering::Relaxed);
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX >> 8).min(u64::MAX >> 8);
         let old = self.stats.pace.load(Ordering::Relaxed);
         // Each counts for an eighth, the first too: one hiccup makes no upstream slow.
@@ -275,6 +281,7 @@ impl Upstream {
             failed: stats.failed.load(Ordering::Relaxed),
             stale: stats.stale.load(Ordering::Relaxed),
             waited: stats.waited.load(Ordering::Relaxed),
+            answered: stats.answered.load(Ordering::Relaxed),
             targets: state.targets.iter().map(TargetHealth::status).collect(),
             extensions: health::configured_extensions(&self.config)
                 .or_else(|| health::common_extensions(&state.targets)),

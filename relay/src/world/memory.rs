@@ -6,12 +6,15 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
 
-use super::{BoxFuture, Entropy, Network, Stream, WallClock, World};
+use super::{BootClock, BoxFuture, Entropy, Network, Stream, WallClock, World};
 use crate::plan::Timestamp;
 
 /// Bytes that a pipe holds in each direction.
@@ -19,23 +22,46 @@ const PIPE: usize = 64 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 1024;
 
-/// A wall clock that follows tokio's (pausable) time.
+/// A wall clock that follows tokio's (pausable) time, unless it is stepped, and the boot clock
+/// beside it.
 pub struct SimulatedClock {
     start: Timestamp,
     epoch: Instant,
+    stepped: AtomicI64,
 }
 
 impl SimulatedClock {
     /// A clock that shows `start` now.
     pub fn new(start: Timestamp) -> Self {
-        Self { start, epoch: Instant::now() }
+        Self { start, epoch: Instant::now(), stepped: AtomicI64::new(0) }
+    }
+
+    /// Somebody sets the wall clock by so many milliseconds.
+    pub fn step(&self, ms: i64) {
+        self.stepped.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// What it would show if nobody had stepped it.
+    fn unstepped(&self) -> Timestamp {
+        let elapsed = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.start.saturating_add_ms(elapsed)
     }
 }
 
 impl WallClock for SimulatedClock {
     fn now(&self) -> Timestamp {
-        let elapsed = u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.start.saturating_add_ms(elapsed)
+        let stepped = self.stepped.load(Ordering::Relaxed);
+        Timestamp(self.unstepped().0.saturating_add_signed(stepped))
+    }
+}
+
+impl BootClock for SimulatedClock {
+    fn since_boot(&self) -> Option<u64> {
+        Some(self.unstepped().0)
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        [1; 16]
     }
 }
 
@@ -79,8 +105,14 @@ impl Network for MemoryNetwork {
 impl World {
     /// A simulated world at `start`, whose randomness follows from `seed`.
     pub fn simulated(network: MemoryNetwork, start: Timestamp, seed: u64) -> Self {
+        Self::with_clock(network, Arc::new(SimulatedClock::new(start)), seed)
+    }
+
+    /// A simulated world with a clock that the caller may step.
+    pub fn with_clock(network: MemoryNetwork, clock: Arc<SimulatedClock>, seed: u64) -> Self {
         Self {
-            clock: Arc::new(SimulatedClock::new(start)),
+            clock: Arc::clone(&clock) as _,
+            boot: clock,
             network: Arc::new(network),
             entropy: Arc::new(Entropy::new(seed)),
         }

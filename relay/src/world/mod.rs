@@ -33,6 +33,17 @@ pub trait WallClock: Send + Sync {
     fn now(&self) -> Timestamp;
 }
 
+/// The time since the machine was started, which nobody sets: what the time of day is held
+/// against.
+pub trait BootClock: Send + Sync {
+    /// Milliseconds since the machine was started, those in which it was suspended included; none
+    /// where it does not say.
+    fn since_boot(&self) -> Option<u64>;
+
+    /// Which start of the machine.
+    fn boot_id(&self) -> [u8; 16];
+}
+
 /// Outgoing connections. (Listening sockets are made by `listener`, which also takes streams.)
 pub trait Network: Send + Sync {
     /// Connects to `address`. The caller bounds the time.
@@ -44,6 +55,8 @@ pub trait Network: Send + Sync {
 pub struct World {
     /// The time of day.
     pub clock: Arc<dyn WallClock>,
+    /// The time since the machine was started.
+    pub boot: Arc<dyn BootClock>,
     /// Outgoing connections.
     pub network: Arc<dyn Network>,
     /// Where random numbers come from.
@@ -55,6 +68,7 @@ impl World {
     pub fn real() -> Self {
         Self {
             clock: Arc::new(SystemClock),
+            boot: Arc::new(SystemBoot),
             network: Arc::new(TcpNetwork),
             entropy: Arc::new(Entropy::new(getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15))),
         }
@@ -70,6 +84,32 @@ impl WallClock for SystemClock {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
     }
+}
+
+/// The machine's uptime (CLOCK_BOOTTIME, as the kernel tells it: to 10 ms).
+pub struct SystemBoot;
+
+impl BootClock for SystemBoot {
+    fn since_boot(&self) -> Option<u64> {
+        uptime(&std::fs::read_to_string("/proc/uptime").ok()?)
+    }
+
+    fn boot_id(&self) -> [u8; 16] {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mut id = [0; 16];
+        let digits = text.bytes().filter_map(|byte| char::from(byte).to_digit(16));
+        for (at, digit) in digits.take(32).enumerate() {
+            id[at / 2] = id[at / 2] << 4 | u8::try_from(digit).unwrap_or(0);
+        }
+        id
+    }
+}
+
+/// Milliseconds of `1234.56 7.89`.
+fn uptime(text: &str) -> Option<u64> {
+    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    let (seconds, hundredths) = (seconds.parse::<u64>().ok()?, hundredths.parse::<u64>().ok()?);
+    seconds.checked_mul(1000)?.checked_add(hundredths.min(99) * 10)
 }
 
 /// The machine's network.
@@ -101,5 +141,20 @@ impl Entropy {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uptime_is_read_to_the_hundredth() {
+        assert_eq!(uptime("28303.07 54321.00\n"), Some(28_303_070));
+        assert_eq!(uptime("1 2"), None);
+        assert_eq!(uptime(""), None);
+        let (one, two) = (SystemBoot.since_boot(), SystemBoot.since_boot());
+        assert!(one.is_some() && one <= two, "{one:?}, {two:?}");
+        assert_eq!(SystemBoot.boot_id(), SystemBoot.boot_id());
     }
 }

@@ -17,6 +17,7 @@ use std::{
 
 use tokio::time::Instant;
 use wavegate::{
+    conductor::Conductor,
     config::{self, Config},
     delivery,
     event::{Event, Observer},
@@ -26,7 +27,10 @@ use wavegate::{
     queue::Queue,
     relay::Relay,
     upstream::Upstream,
-    world::{World, memory::MemoryNetwork},
+    world::{
+        World,
+        memory::{MemoryNetwork, SimulatedClock},
+    },
 };
 
 pub use sender::Sender;
@@ -38,6 +42,9 @@ pub const START: Timestamp = Timestamp(1_768_885_200_000);
 /// A relay in its world.
 pub struct Sim {
     pub relay: Arc<Relay>,
+    pub conductor: Arc<Conductor>,
+    /// The wall clock, to step it.
+    pub clock: Arc<SimulatedClock>,
     pub network: MemoryNetwork,
     pub log: Arc<Log>,
     begun: Instant,
@@ -81,6 +88,8 @@ pub struct Setup {
     pub limits: &'static str,
     pub legacy: &'static str,
     pub cloud: &'static str,
+    /// Of `[migration]`. Without more, nobody is probed: most tests count connections.
+    pub migration: &'static str,
     pub policies: String,
     pub plan: String,
     pub seed: u64,
@@ -119,6 +128,7 @@ impl Default for Setup {
             limits: "",
             legacy: "",
             cloud: "",
+            migration: "probe = false",
             policies: THREE_POLICIES.to_owned(),
             plan: plan("60s", "05:30:00", "06:15:00"),
             seed: 1,
@@ -131,7 +141,8 @@ impl Setup {
         let directory = tempfile::tempdir().unwrap();
         self.write(directory.path());
         let network = MemoryNetwork::default();
-        let world = World::simulated(network.clone(), START, self.seed);
+        let clock = Arc::new(SimulatedClock::new(START));
+        let world = World::with_clock(network.clone(), Arc::clone(&clock), self.seed);
         let compiled = Some(cache().join("compiled"));
         let host = PolicyHost::new(compiled, HostOptions::simulation(self.seed)).unwrap();
         let begun = Instant::now();
@@ -141,19 +152,20 @@ impl Setup {
         let queue = Queue::in_memory(Arc::clone(&world.clock));
         let around = Surroundings { world, host, observer, spill, queue, known: &HashMap::new() };
         let relay = generation::assemble(read(spill), around).unwrap();
-        deliver_spooled(&relay);
-        Sim { relay, network, log, begun, directory }
+        let conductor = deliver_spooled(&relay);
+        Sim { relay, conductor, clock, network, log, begun, directory }
     }
 
     fn write(&self, directory: &Path) {
-        let Self { relay, limits, legacy, cloud, policies, plan, .. } = self;
+        let Self { relay, limits, legacy, cloud, migration, policies, plan, .. } = self;
         let text = format!(
             "[relay]\nhostname = \"edge-1.example.net\"\nplan = \"waves.toml\"\n{relay}\n\
              [limits]\n{limits}\n\
              [[listener]]\naddress = \"127.0.0.1:2525\"\nallow = [\"10.0.0.0/8\"]\n\
              [[upstream]]\nname = \"legacy\"\ntargets = [\"127.0.0.1:2601\"]\n{legacy}\n\
              [[upstream]]\nname = \"cloud\"\ntargets = [\"127.0.0.1:2602\", \"127.0.0.1:2603\"]\n\
-             {cloud}\n[migration]\nbefore = \"legacy\"\nafter = \"cloud\"\n{policies}\n"
+             {cloud}\n[migration]\nbefore = \"legacy\"\nafter = \"cloud\"\n{migration}\n\
+             {policies}\n"
         );
         std::fs::write(directory.join("relay.toml"), text).unwrap();
         std::fs::write(directory.join("waves.toml"), plan).unwrap();
@@ -161,7 +173,9 @@ impl Setup {
 }
 
 /// What a worker runs beside its sessions, and what the thread of the spool does once a second.
-pub fn deliver_spooled(relay: &Arc<Relay>) {
+pub fn deliver_spooled(relay: &Arc<Relay>) -> Arc<Conductor> {
+    let conductor = Conductor::new(relay);
+    tokio::spawn(Arc::clone(&conductor).drive());
     tokio::spawn(delivery::serve(Arc::clone(relay)));
     tokio::spawn(delivery::keeper::keep(Arc::clone(relay)));
     let relay = Arc::clone(relay);
@@ -171,6 +185,7 @@ pub fn deliver_spooled(relay: &Arc<Relay>) {
             relay.queue.spool().tend();
         }
     });
+    conductor
 }
 
 pub fn read(directory: &Path) -> Config {

@@ -92,18 +92,13 @@ fn header<'a>(one: &'a Arrived, name: &str) -> &'a str {
     line.map_or("", |line| line[name.len()..].trim())
 }
 
-/// Nothing of an instance arrives in its window.
+/// Nothing of an instance arrives from the opening of its window until its release.
 fn check_windows(book: &Book) {
     for one in &book.arrived {
         let Some(instance) = instance(book, one) else { continue };
-        // A plan that came in the same millisecond may have been in force or not.
-        let upto: Vec<_> = book.plans.iter().take_while(|(since, _)| *since <= one.at).collect();
-        let fresh = upto.iter().filter(|(since, _)| *since == one.at).count();
-        let in_force = &upto[upto.len().saturating_sub(fresh + 1)..];
-        let closed = |window: Option<(u64, u64)>| {
-            window.is_some_and(|(opens, closes)| (opens..closes).contains(&one.at))
-        };
-        let leaked = in_force.iter().all(|(_, windows)| closed(windows[instance]));
+        let leaked = book.frozen.iter().any(|(frozen, from, to)| {
+            *frozen == instance && *from < one.at && to.is_none_or(|to| one.at < to)
+        });
         assert!(
             !leaked,
             "{} leaked at {}: {:?} to {:?}",

@@ -27,7 +27,7 @@ use crate::{
     checks::Outcome,
     record::Record,
     senders,
-    settings::{Dice, INSTANCES, Settings},
+    settings::{Dice, INSTANCES, Settings, Window},
     sim::{self, Act, Point, Sink, sink::What},
     weather::{self, Change, HOUR, Mood, PORTS, Restart},
 };
@@ -80,7 +80,6 @@ pub fn storm(seed: u64) -> Outcome {
     let (settings, changes) = weather::forecast(&dice);
     let record = Record::default();
     record.lock().letters = senders::letters(&dice);
-    record.lock().plans.push((0, settings.windows));
     let compiled = Some(sim::cache().join("compiled"));
     let mut storm = Storm {
         seed,
@@ -192,6 +191,12 @@ impl<'a> Life<'a> {
             known: &HashMap::new(),
         };
         let relay = generation::assemble(sim::read(storm.directory.path()), around).unwrap();
+        // What could not be written down of a freeze is forgotten with the process.
+        for (number, name) in INSTANCES.iter().enumerate() {
+            let all = relay.waves.status();
+            let one = all.iter().find(|one| &*one.name == *name).unwrap();
+            storm.record.lock().note_frozen(number, !one.phase.may_commit());
+        }
         sim::deliver_spooled(&relay);
         senders::start(&relay, &storm.record);
         let mut life = Self {
@@ -261,8 +266,6 @@ impl<'a> Life<'a> {
         let next = generation::build(&self.relay.world, config, policies, Some(&current), &known);
         self.relay.replace(next);
         let mut book = self.storm.record.lock();
-        let now = book.now();
-        book.plans.push((now, self.storm.settings.windows));
         book.tally.reloads += 1;
         drop(book);
         self.closing.clear();
@@ -297,9 +300,9 @@ impl<'a> Life<'a> {
     async fn until(&mut self, time: u64) {
         while self.now() < time {
             let now = self.now();
-            let windows = self.storm.settings.windows;
+            let windows = self.windows();
             let closes = windows.iter().flatten().map(|(_, closes)| *closes);
-            let stops = closes.flat_map(|closes| [closes - 1, closes + 1000]);
+            let stops = closes.flat_map(|closes| [closes.saturating_sub(1), closes + 1000]);
             let look = (now / LOOK + 1) * LOOK;
             let next = stops.chain([look, time]).filter(|stop| *stop > now).min().unwrap();
             let at = self.begun + Duration::from_millis(next - self.start);
@@ -325,10 +328,21 @@ impl<'a> Life<'a> {
         self.look_at_windows(&snapshot);
     }
 
+    /// The windows in force: of waves that have begun as they were then, and as they were extended.
+    fn windows(&self) -> [Option<Window>; 3] {
+        let now = self.relay.waves.now();
+        INSTANCES.map(|name| {
+            let record = self.relay.waves.life(&format!("w-{name}"), now)?.record;
+            let ms = |time: Timestamp| time.0 - sim::START.0;
+            Some((ms(record.opens), ms(record.closes)))
+        })
+    }
+
     /// Release begins within a second of the end of a window.
     fn look_at_windows(&mut self, snapshot: &Snapshot) {
         let now = self.now();
-        let windows = self.storm.settings.windows;
+        let windows = self.windows();
+        let status = self.relay.waves.status();
         let waits = snapshot
             .lines
             .iter()
@@ -339,11 +353,13 @@ impl<'a> Life<'a> {
             let alone = windows.iter().enumerate().all(|(other, window)| {
                 other == index || window.is_none_or(|(o, c)| now + 120_000 < o || now > c + 2000)
             });
-            if now == closes - 1 && opens < now && waits && alone {
+            // One that is blocked, or cannot be written down, is not released.
+            let may_go = status[index].barrier && !self.disk_fails;
+            if now == closes - 1 && opens < now && waits && alone && may_go {
                 self.closing.push((index, closes));
             }
             let mut book = self.storm.record.lock();
-            if now == closes + 1000 && self.closing.contains(&(index, closes)) {
+            if now == closes + 1000 && !self.disk_fails && self.closing.contains(&(index, closes)) {
                 book.tally.windows_looked_at += 1;
                 let name = INSTANCES[index];
                 let told = book.released.iter().any(|(time, instance)| {

@@ -7,9 +7,9 @@ use std::{
 };
 
 use tokio::time::Instant;
-use wavegate::event::{End, Event, Observer, Outcome};
+use wavegate::event::{End, Event, Observer, Outcome, WaveStep};
 
-use crate::{senders::Letter, settings::Window, sim::sink::Arrived};
+use crate::{senders::Letter, settings::INSTANCES, sim::sink::Arrived};
 
 #[derive(Clone, Default)]
 pub struct Record(Arc<Mutex<Book>>);
@@ -32,8 +32,8 @@ pub struct Book {
     pub released: Vec<(u64, String)>,
     /// By number.
     pub letters: Vec<Letter>,
-    /// Windows in force, by instance, since when.
-    pub plans: Vec<(u64, [Option<Window>; 3])>,
+    /// When an instance was frozen, by its number, and when that was ended.
+    pub frozen: Vec<(usize, u64, Option<u64>)>,
     pub arrived: Vec<Arrived>,
     pub tally: Tally,
 }
@@ -110,6 +110,29 @@ impl Record {
 }
 
 impl Book {
+    /// An instance is frozen from now on, or is not any more.
+    pub fn note_frozen(&mut self, instance: usize, is_frozen: bool) {
+        let now = self.now();
+        let open = self.frozen.iter_mut().find(|(other, _, to)| *other == instance && to.is_none());
+        match (open, is_frozen) {
+            (Some((_, _, to)), false) => *to = Some(now),
+            (None, true) => self.frozen.push((instance, now, None)),
+            _ => {}
+        }
+    }
+
+    fn note_step(&mut self, wave: &str, step: WaveStep<'_>) {
+        let is_frozen = match step {
+            WaveStep::Frozen => true,
+            WaveStep::Releasing { .. } | WaveStep::RolledBack { .. } | WaveStep::WasOver => false,
+            // A write that failed is of several waves, and has no name.
+            _ => return,
+        };
+        let name = wave.strip_prefix("w-").unwrap();
+        let instance = INSTANCES.iter().position(|one| *one == name).unwrap();
+        self.note_frozen(instance, is_frozen);
+    }
+
     pub fn now(&self) -> u64 {
         self.life
             .map_or(0, |(begun, start)| start + u64::try_from(begun.elapsed().as_millis()).unwrap())
@@ -138,6 +161,7 @@ impl Observer for Record {
             Event::Settled { id, outcome: Outcome::Bounced, .. } => {
                 book.bounced.insert(id.to_string());
             }
+            Event::Wave { wave, step } => book.note_step(wave, *step),
             Event::Released { instance, .. } => {
                 book.released.push((now, (*instance).to_owned()));
                 book.tally.releases += 1;

@@ -116,7 +116,7 @@ impl Settings {
              [[listener]]\naddress = '127.0.0.1:2525'\nallow = ['10.0.0.0/8']\n\
              [[upstream]]\nname = 'legacy'\ntargets = ['127.0.0.1:2601']\n{}\n\
              [[upstream]]\nname = 'cloud'\ntargets = ['127.0.0.1:2602', '127.0.0.1:2603']\n{}\n\
-             [migration]\nbefore = 'legacy'\nafter = 'cloud'\n\
+             [migration]\nbefore = 'legacy'\nafter = 'cloud'\nprobe = false\n\
              [[policy]]\nplugin = 'builtin:freeze'\n[[policy]]\nplugin = 'builtin:routing'\n\
              [[policy]]\nplugin = 'builtin:throttle'\nsettings = {{ limits = [ {throttle} ] }}\n",
             upstreams[0], upstreams[1]

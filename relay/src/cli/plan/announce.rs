@@ -107,7 +107,7 @@ fn not_written(plan: &Path, error: &io::Error) -> Failed {
 }
 
 /// Who asks: for root by `sudo` the user behind it, else the name of the user, else its number.
-fn login_name() -> String {
+pub(in crate::cli) fn login_name() -> String {
     let user = rustix::process::getuid();
     let of = |name: &str| std::env::var(name).ok();
     let behind = user.is_root().then(|| of("SUDO_USER")).flatten();

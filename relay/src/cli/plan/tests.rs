@@ -53,7 +53,7 @@ struct Line {
 }
 
 /// Runs a command on `waves.toml` of a directory: the exit code and what it prints or says.
-fn run_in(dir: &Path, arguments: &str) -> (u8, String) {
+pub(super) fn run_in(dir: &Path, arguments: &str) -> (u8, String) {
     let file = dir.join("waves.toml").display().to_string();
     let arguments = arguments.split(' ').chain(["--plan", &file]);
     let line = Line::try_parse_from(std::iter::once("plan").chain(arguments)).unwrap();
@@ -264,4 +264,50 @@ fn announcements_at_the_same_time_are_all_kept() {
     });
     let (_, text) = run_in(dir.path(), "affected");
     assert_eq!(text.matches("announced   20").count(), 8, "{text}");
+}
+
+#[test]
+fn a_plan_alone_is_rehearsed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("waves.toml"), sound()).unwrap();
+    let svg = dir.path().join("backlog.svg");
+    let arguments = format!("simulate --synthetic 300 --svg {}", svg.display());
+    let (code, text) = run_in(dir.path(), &arguments);
+    assert_eq!(code, 0, "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "DIR/waves.toml: rehearsed, good");
+    // The wave of 2126 alone: the other is over.
+    assert!(lines[1].contains("2126-03-01T05:00:00Z to 2126-03-01T08:20:00Z, seed 1"), "{text}");
+    assert!(lines[3].contains("300 messages, ") && lines[3].contains("as declared"), "{text}");
+    assert!(lines[6].starts_with("  w     03-01 06:00:00  03-01 06:20:00  0.000 s "), "{text}");
+    for line in ["  sent        300", "  delivered   300", "  lost        0", "  leaked      0"] {
+        assert!(lines.contains(&line), "{line} in {text}");
+    }
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.contains("time (UTC)"), "{drawn}");
+    let (code, again) = run_in(dir.path(), "simulate --synthetic 300");
+    assert_eq!((code, again), (0, text));
+}
+
+#[test]
+fn a_rehearsal_says_what_it_cannot_do() {
+    let (code, text) = run("", "simulate --synthetic 10");
+    assert_eq!((code, text.as_str()), (64, "the plan has no wave; give --from and --to"));
+    let far = wave("x", &["i3"], "2126-06-01T06:00:00Z");
+    let (code, text) = run(&(sound() + &far), "simulate --synthetic 10");
+    assert!(code == 64 && text.contains("is longer than 31 days; give --from and --to"), "{text}");
+    let (code, text) = run(&sound(), "simulate --synthetic 10 --to 2126-02-28T00:00:00Z");
+    assert!(code == 64 && text.contains("is no time"), "{text}");
+    let (code, text) = run(&sound(), "simulate --trace /nonexistent/trace.csv");
+    assert!(code == 66 && text.starts_with("/nonexistent/trace.csv: "), "{text}");
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("waves.toml"), sound()).unwrap();
+    std::fs::write(
+        dir.path().join("t.csv"),
+        "time,instance,recipient_domain,size\n1,x,y.example,1",
+    )
+    .unwrap();
+    let trace = dir.path().join("t.csv").display().to_string();
+    let (code, text) = run_in(dir.path(), &format!("simulate --trace {trace}"));
+    assert_eq!((code, text.as_str()), (65, "DIR/t.csv:2: instance: the plan has no \"x\""));
 }

@@ -9,6 +9,7 @@ mod fill;
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -35,8 +36,6 @@ const PACE: f64 = 0.05;
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long one step may take.
 const STEP: Duration = Duration::from_secs(1200);
-/// From the change of the plan to the end of the window: more than a reload takes.
-const NOTICE: u64 = 3;
 /// How long the windows are that are not closed, in seconds; a plan takes up to a day.
 const WINDOW: u64 = 80_000;
 /// Bytes of disk that a message may take, envelope, journal and all, beside its body.
@@ -229,7 +228,7 @@ impl Bench<'_> {
     fn release_at_once(&mut self, relay: &Relay, taken: f64) -> anyhow::Result<()> {
         let before = cpu::tree_time(relay.process.id())?;
         let arrivals = Arrivals::begin(&self.sink);
-        self.plan(Windows::Close(AT_ONCE.0))?;
+        self.complete(AT_ONCE.0)?;
         let rate = arrivals.until(self.options.release, STEP)?.rate();
         let spent = cpu::tree_time(relay.process.id())?.saturating_sub(before);
         let each = spent.as_secs_f64() * 1e6 / self.options.release as f64;
@@ -244,7 +243,7 @@ impl Bench<'_> {
         let SpoolOptions { rate, ramp, seconds, .. } = *self.options;
         self.settings(relay, rate)?;
         let arrivals = Arrivals::begin(&self.sink);
-        self.plan(Windows::Close(PACED.0))?;
+        self.complete(PACED.0)?;
         let seen = arrivals.until(self.options.paced(), STEP)?;
         let counts = seen.by_second(ramp, seconds);
         let off = |count: &u64| (*count as f64 / rate as f64 - 1.0).abs();
@@ -264,8 +263,6 @@ impl Bench<'_> {
 enum Windows {
     Open,
     Closed,
-    /// This instance's closes soon.
-    Close(&'static str),
 }
 
 impl Bench<'_> {
@@ -277,29 +274,26 @@ impl Bench<'_> {
     }
 
     fn filled(&self, windows: Windows, rate: u64) -> anyhow::Result<Fill<'_>> {
-        let now = now()?;
-        let of = |name: &str| match windows {
+        let closes = match windows {
             Windows::Open => self.opens + WINDOW,
             Windows::Closed => self.opens + 1,
-            Windows::Close(other) if name == other => now + NOTICE,
-            // It is released first.
-            Windows::Close(_) if name == AT_ONCE.0 => self.opens + 1,
-            Windows::Close(_) => self.opens + WINDOW,
         };
         let mut fill = Fill::new(&self.options.places.configs);
         fill.set("RATE", rate).set("RAMP", self.options.ramp);
-        fill.set("OPENS", rfc3339(self.opens)).set("CLOSES", rfc3339(of(KEPT.0)));
-        fill.set("CLOSES_AT_ONCE", rfc3339(of(AT_ONCE.0)));
-        fill.set("CLOSES_PACED", rfc3339(of(PACED.0)));
+        fill.set("OPENS", rfc3339(self.opens)).set("CLOSES", rfc3339(closes));
         Ok(fill)
     }
 
-    /// Has the relay take another plan, whose file it watches.
-    fn plan(&self, windows: Windows) -> anyhow::Result<()> {
-        let fill = self.filled(windows, 0)?;
-        let beside = self.state.path().join("waves.new");
-        fill.copy("spool-waves.toml", &beside)?;
-        Ok(fs::rename(beside, self.state.path().join("waves.toml"))?)
+    /// Completes the wave of an instance, as an operator does when its upgrade is done.
+    fn complete(&self, instance: &str) -> anyhow::Result<()> {
+        let wave = instance.strip_prefix("acme-").unwrap_or(instance);
+        let output = Command::new(&self.options.places.wavegate)
+            .args(["wave", "complete", wave, "--reason", "measured", "--config"])
+            .arg(self.state.path().join("relay.toml"))
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "wave complete {wave}: {said}");
+        Ok(())
     }
 
     /// Has the relay take another release rate, and waits until it has.

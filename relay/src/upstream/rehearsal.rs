@@ -1,0 +1,73 @@
+//! Whether a target would take mail, asked without sending any: on a connection of its own, so
+//! that it finds out nothing for messages and holds none of them up. The health of a target does
+//! not learn from it: a target may well refuse one sender.
+
+use std::time::Duration;
+
+use wavegate_smtp::{Address, ClientEvent, ReversePath};
+
+use super::{Connection, ConnectionError, Upstream};
+
+/// Why a target would not take the mail.
+#[derive(Debug, thiserror::Error)]
+pub enum RehearsalError {
+    /// It cannot be connected to, or does not greet.
+    #[error("connection: {0}")]
+    Connection(ConnectionError),
+    /// It refused a command.
+    #[error("{command}: {reply}")]
+    Refused {
+        /// The command's verb.
+        command: &'static str,
+        /// What it said.
+        reply: String,
+    },
+    /// It took too long over all of it.
+    #[error("no end within {0:?}")]
+    Late(Duration),
+}
+
+/// Longest text of a reply that is kept.
+const REPLY_TEXT: usize = 200;
+
+impl Upstream {
+    /// Asks a target whether it would take mail from `sender` to `recipient`, within `time`.
+    pub async fn rehearse(
+        &self,
+        target: usize,
+        sender: &ReversePath,
+        recipient: &Address,
+        time: Duration,
+    ) -> Result<(), RehearsalError> {
+        let asking = self.ask(target, sender, recipient);
+        tokio::time::timeout(time, asking).await.map_err(|_| RehearsalError::Late(time))?
+    }
+
+    async fn ask(
+        &self,
+        target: usize,
+        sender: &ReversePath,
+        recipient: &Address,
+    ) -> Result<(), RehearsalError> {
+        let Self { config, world, hostname, .. } = self;
+        let address = config.targets[target];
+        let opening = Connection::open(world, address, hostname, target, config.connect_timeout);
+        let (mut connection, _) = opening.await.map_err(RehearsalError::Connection)?;
+        connection.client().rehearse(sender, recipient);
+        loop {
+            match connection.event(config.reply_timeout).await {
+                Ok(ClientEvent::Rehearsed(None)) => {
+                    connection.quit();
+                    return Ok(());
+                }
+                Ok(ClientEvent::Rehearsed(Some((step, reply)))) => {
+                    connection.quit();
+                    let reply: String = reply.to_string().chars().take(REPLY_TEXT).collect();
+                    return Err(RehearsalError::Refused { command: step.as_str(), reply });
+                }
+                Ok(_) => {}
+                Err(error) => return Err(RehearsalError::Connection(error)),
+            }
+        }
+    }
+}
