@@ -178,6 +178,7 @@ impl Running {
     fn launch(path: &Path, world: World, signals: bool) -> Result<Self, StartError> {
         let now = world.clock.now();
         let config = config::read_at(path, When { now, checks: Checks::Relay })?;
+        let files = signals.then(|| watch::Files::watch(&config.files)).flatten();
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;
@@ -234,6 +235,7 @@ impl Running {
             controls,
             socket,
             signals,
+            files,
         };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
@@ -374,6 +376,7 @@ struct Control {
     controls: Arc<Controls>,
     socket: control::Socket,
     signals: Option<watch::Signals>,
+    files: Option<watch::Files>,
 }
 
 impl Control {
@@ -388,8 +391,7 @@ impl Control {
     }
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, status, admin, api, controls, socket, signals } =
-            self;
+        let Self { relay, reloader, telemetry, status, admin, api, controls, socket, .. } = self;
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
@@ -411,9 +413,11 @@ impl Control {
         }
         // To the end of the runtime too; its file goes with it.
         tokio::spawn(async move { control::serve(&socket, controls).await });
-        if let Some(signals) = signals {
+        if let Some(signals) = self.signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
-            tokio::spawn(watch::files(Arc::clone(&relay), requests));
+        }
+        if let Some(files) = self.files {
+            tokio::spawn(watch::files(files, Arc::clone(&relay), requests));
         }
         let reloader = Arc::new(reloader);
         reloader.keep_house();

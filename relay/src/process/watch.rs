@@ -1,6 +1,11 @@
 //! What makes the process act: signals and changed files. Floor 4.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use notify::{RecursiveMode, Watcher};
 use tokio::{
@@ -49,50 +54,74 @@ pub(super) async fn signals(mut signals: Signals, requests: mpsc::Sender<Request
     }
 }
 
-/// Asks for a reload when a file that the configuration was read from changes. Directories are
-/// watched, because editors and deployments replace files.
-pub(super) async fn files(relay: Arc<Relay>, requests: mpsc::Sender<Request>) {
-    let (notices, mut changed) = mpsc::channel::<()>(NOTICES);
-    let watched = Arc::new(std::sync::Mutex::new(BTreeSet::<PathBuf>::new()));
-    let interesting = Arc::clone(&watched);
-    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        if event.kind.is_access() {
-            return;
-        }
-        let files = interesting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if event.paths.iter().any(|path| files.contains(path)) {
-            // A full queue has notices enough.
-            let _ = notices.try_send(());
-        }
-    });
-    let mut watcher = match watcher {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            tracing::warn!(%error, "changed files are not noticed; send SIGHUP to reload");
-            return;
-        }
-    };
-    let mut directories = BTreeSet::new();
-    loop {
-        let files: BTreeSet<_> = relay.generation().config.files.iter().cloned().collect();
-        for directory in files.iter().filter_map(|file| file.parent()) {
-            if directories.insert(directory.to_owned())
-                && let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive)
-            {
+/// The files that the configuration was read from. Directories are watched, because editors and
+/// deployments replace files.
+pub(super) struct Files {
+    watcher: notify::RecommendedWatcher,
+    /// Those whose changes are told.
+    watched: Arc<Mutex<BTreeSet<PathBuf>>>,
+    directories: BTreeSet<PathBuf>,
+    changed: mpsc::Receiver<()>,
+}
+
+impl Files {
+    /// Watches these from now on. To be made as soon as they are read: a relay that is still
+    /// starting must not miss that they change. None, with a warning, if the system does not
+    /// tell of changes.
+    pub(super) fn watch(files: &[PathBuf]) -> Option<Self> {
+        let (notices, changed) = mpsc::channel(NOTICES);
+        let watched = Arc::new(Mutex::new(BTreeSet::new()));
+        let interesting = Arc::clone(&watched);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let Ok(event) = event else { return };
+            if event.kind.is_access() {
+                return;
+            }
+            let files = interesting.lock().unwrap_or_else(PoisonError::into_inner);
+            if event.paths.iter().any(|path| files.contains(path)) {
+                // A full queue has notices enough.
+                let _ = notices.try_send(());
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| {
+                tracing::warn!(%error, "changed files are not noticed; send SIGHUP to reload");
+            })
+            .ok()?;
+        let mut made = Self { watcher, watched, directories: BTreeSet::new(), changed };
+        made.follow(files);
+        Some(made)
+    }
+
+    /// Tells of these instead; directories stay watched.
+    fn follow(&mut self, files: &[PathBuf]) {
+        let files: BTreeSet<_> = files.iter().cloned().collect();
+        let directories: BTreeSet<_> = files.iter().filter_map(|file| file.parent()).collect();
+        let new = directories.into_iter().filter(|one| !self.directories.contains(*one));
+        let new: Vec<_> = new.map(Path::to_owned).collect();
+        (*self.watched.lock().unwrap_or_else(PoisonError::into_inner)).clone_from(&files);
+        for directory in new {
+            if let Err(error) = self.watcher.watch(&directory, RecursiveMode::NonRecursive) {
                 tracing::warn!(directory = %directory.display(), %error, "is not watched");
             }
+            self.directories.insert(directory);
         }
-        *watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = files;
-        if changed.recv().await.is_none() {
+    }
+}
+
+/// Asks for a reload when one of the files changes.
+pub(super) async fn files(mut files: Files, relay: Arc<Relay>, requests: mpsc::Sender<Request>) {
+    loop {
+        if files.changed.recv().await.is_none() {
             return;
         }
-        while tokio::time::timeout(QUIET, changed.recv()).await.is_ok() {}
+        while tokio::time::timeout(QUIET, files.changed.recv()).await.is_ok() {}
         let (answer, done) = tokio::sync::oneshot::channel();
         if requests.send(Request::Reload(Some(answer))).await.is_err() {
             return;
         }
-        // The next generation may have other files: look again once it is there, or is not.
+        // The next generation may have other files: look once it is there, or is not.
         let _ = done.await;
+        files.follow(&relay.generation().config.files);
     }
 }
