@@ -395,11 +395,14 @@ pub enum Refused {
     TooManyFromClient,
     /// The relay is stopping.
     Stopping,
+    /// A proxy's header is missing or wrong.
+    ProxyHeader,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::TooMany, Self::TooManyFromClient, Self::Stopping];
+    pub const ALL: [Self; 4] =
+        [Self::TooMany, Self::TooManyFromClient, Self::Stopping, Self::ProxyHeader];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
@@ -407,6 +410,7 @@ impl Refused {
             Self::TooMany => "too_many",
             Self::TooManyFromClient => "too_many_from_client",
             Self::Stopping => "stopping",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Listening sockets and the counting of clients. Floor 4.
 
+pub mod proxy;
+
 use std::{
     collections::HashMap,
     io,
@@ -9,10 +11,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{
-    event::{Event, Refused},
-    relay::Relay,
-};
+use crate::{event::Refused, relay::Relay};
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -48,54 +47,62 @@ pub struct Clients {
     by_address: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One counted client; uncounted when dropped.
+/// One counted connection; uncounted when dropped.
 pub struct Counted {
     relay: Arc<Relay>,
     clients: Arc<Clients>,
-    address: IpAddr,
+    /// Whose it is; none while a proxy has not told.
+    client: Option<IpAddr>,
 }
 
 impl Clients {
-    /// Counts a client, unless there are too many.
-    pub fn admit(
-        self: &Arc<Self>,
-        relay: &Arc<Relay>,
-        peer: SocketAddr,
-    ) -> Result<Counted, Refused> {
-        let address = peer.ip().to_canonical();
-        let refuse = |reason| {
-            relay.emit(&Event::ConnectionRefused { client: address, reason });
-            Err(reason)
-        };
+    /// Counts a connection, unless there are too many or the relay stops. Whose it is, is to be
+    /// said with [`Counted::of`].
+    pub fn admit(self: &Arc<Self>, relay: &Arc<Relay>) -> Result<Counted, Refused> {
         if relay.is_stopping() {
-            return refuse(Refused::Stopping);
+            return Err(Refused::Stopping);
         }
-        let generation = relay.generation();
-        let limits = &generation.config.limits;
-        if relay.connections().fetch_add(1, Ordering::Relaxed) >= limits.connections {
+        let limit = relay.generation().config.limits.connections;
+        if relay.connections().fetch_add(1, Ordering::Relaxed) >= limit {
             relay.connections().fetch_sub(1, Ordering::Relaxed);
-            return refuse(Refused::TooMany);
+            return Err(Refused::TooMany);
         }
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_insert(0);
-        if *count >= limits.connections_per_client {
+        Ok(Counted { relay: Arc::clone(relay), clients: Arc::clone(self), client: None })
+    }
+}
+
+impl Counted {
+    /// Whether it is known whose it is.
+    pub fn is_attributed(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// It is this client's, unless that has too many.
+    pub fn of(mut self, client: SocketAddr) -> Result<Self, Refused> {
+        let client = client.ip().to_canonical();
+        let limit = self.relay.generation().config.limits.connections_per_client;
+        let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(client).or_insert(0);
+        if *count >= limit {
             drop(by_address);
-            relay.connections().fetch_sub(1, Ordering::Relaxed);
-            return refuse(Refused::TooManyFromClient);
+            return Err(Refused::TooManyFromClient);
         }
         *count += 1;
-        Ok(Counted { relay: Arc::clone(relay), clients: Arc::clone(self), address })
+        drop(by_address);
+        self.client = Some(client);
+        Ok(self)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.relay.connections().fetch_sub(1, Ordering::Relaxed);
+        let Some(client) = self.client else { return };
         let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
+        if let Some(count) = by_address.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
-                by_address.remove(&self.address);
+                by_address.remove(&client);
             }
         }
     }
@@ -108,5 +115,6 @@ pub fn refusal(reason: Refused) -> &'static [u8] {
             b"421 4.7.0 too many connections, try again later\r\n"
         }
         Refused::Stopping => b"421 4.3.2 relay is stopping, come back\r\n",
+        Refused::ProxyHeader => b"421 4.7.0 a PROXY header is missing or wrong\r\n",
     }
 }

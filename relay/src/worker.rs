@@ -29,7 +29,8 @@ use tokio::{
 use crate::{
     conductor::Conductor,
     delivery,
-    listener::{Clients, Counted, refusal},
+    event::{Event, Refused},
+    listener::{Clients, Counted, proxy, refusal},
     relay::{Relay, with_policies},
     session::{self, Client, stopping},
     upstream::connection::set_current_worker,
@@ -204,10 +205,17 @@ impl Worker {
     }
 
     fn accepted(self: &Arc<Self>, listener: &str, stream: TcpStream, peer: SocketAddr) {
-        let counted = match self.shared.clients.admit(&self.shared.relay, peer) {
+        let shared = &self.shared;
+        let generation = shared.relay.look();
+        let proxied =
+            generation.listener(listener).is_some_and(|one| one.config.has_proxy(peer.ip()));
+        let counted = shared.clients.admit(&shared.relay);
+        // A proxy's client is counted once it is known.
+        let counted = counted.and_then(|one| if proxied { Ok(one) } else { one.of(peer) });
+        let counted = match counted {
             Ok(counted) => counted,
             Err(reason) => {
-                tokio::spawn(turn_away(stream, refusal(reason)));
+                tokio::spawn(turn_away(Arc::clone(&shared.relay), stream, peer, reason));
                 return;
             }
         };
@@ -252,15 +260,24 @@ impl Worker {
         counted: Counted,
         session: Session,
     ) {
-        let relay = &self.shared.relay;
+        let relay = Arc::clone(&self.shared.relay);
         // Replies are written whole; waiting to fill a packet only costs time.
         let _ = stream.set_nodelay(true);
-        let Some(client) = Client::new(relay, listener, Stream::Tcp(stream), peer) else { return };
-        let serving = session::serve(Arc::clone(relay), client);
-        tokio::spawn(async move {
-            serving.await;
-            drop((session, counted));
-        });
+        if counted.is_attributed() {
+            let client = Client::new(&relay, listener, Stream::Tcp(stream), peer);
+            let Some(client) = client else { return };
+            let serving = session::serve(relay, client);
+            tokio::spawn(async move {
+                serving.await;
+                drop((session, counted));
+            });
+        } else {
+            let listener = listener.to_owned();
+            tokio::spawn(async move {
+                serve_proxied(relay, &listener, stream, peer, counted).await;
+                drop(session);
+            });
+        }
     }
 
     /// Waits for the sessions to end.
@@ -300,8 +317,35 @@ impl Drop for Session {
     }
 }
 
+/// Serves a connection whose proxy says first whose it is.
+async fn serve_proxied(
+    relay: Arc<Relay>,
+    listener: &str,
+    mut stream: TcpStream,
+    proxy: SocketAddr,
+    counted: Counted,
+) {
+    let peer = match proxy::receive(&mut stream).await {
+        Ok(client) => client.unwrap_or(proxy),
+        Err(error) => {
+            tracing::warn!(listener, proxy = %proxy.ip(), "{error}");
+            return turn_away(relay, stream, proxy, Refused::ProxyHeader).await;
+        }
+    };
+    let counted = match counted.of(peer) {
+        Ok(counted) => counted,
+        Err(reason) => return turn_away(relay, stream, peer, reason).await,
+    };
+    if let Some(client) = Client::new(&relay, listener, Stream::Tcp(stream), peer) {
+        session::serve(relay, client).await;
+    }
+    drop(counted);
+}
+
 /// Tells a client why it is turned away, without waiting long for it to listen.
-async fn turn_away(mut stream: TcpStream, words: &'static [u8]) {
+async fn turn_away(relay: Arc<Relay>, mut stream: TcpStream, peer: SocketAddr, reason: Refused) {
+    relay.emit(&Event::ConnectionRefused { client: peer.ip().to_canonical(), reason });
+    let words = refusal(reason);
     let telling = async {
         if stream.write_all(words).await.is_ok() {
             let _ = stream.shutdown().await;

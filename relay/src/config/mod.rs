@@ -14,7 +14,12 @@ mod reader;
 mod relay;
 mod values;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -191,8 +196,18 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Networks that may relay; default loopback only.
     pub allow: Vec<IpNet>,
+    /// Proxies: who connects from these networks says first who its client is; default none.
+    pub proxies: Vec<IpNet>,
     /// Names of the upstreams that this listener can reach; all by default.
     pub upstreams: Vec<String>,
+}
+
+impl ListenerConfig {
+    /// Whether a connection from this address is a proxy's.
+    pub fn has_proxy(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.proxies.iter().any(|net| net.contains(&address))
+    }
 }
 
 /// `[[upstream]]`.

@@ -273,6 +273,7 @@ fn read_listener((index, section): (usize, Section<'_>)) -> (ListenerConfig, Lis
             list.into_iter().map(|found| found.value).collect()
         }
     };
+    let proxies = section.list("proxies", "\"192.0.2.7\"", values::network).unwrap_or_default();
     let upstreams = section.list("upstreams", "\"legacy\"", values::name);
     if let Some(value) = section.empty_list("upstreams") {
         value.error("is empty, so that this listener could reach nothing; leave it out for all");
@@ -288,6 +289,7 @@ fn read_listener((index, section): (usize, Section<'_>)) -> (ListenerConfig, Lis
         name: name.map(|found| found.value).unwrap_or_default(),
         address: address.map_or(NOWHERE, |found| found.value),
         allow,
+        proxies: proxies.into_iter().map(|found| found.value).collect(),
         upstreams: upstreams.into_iter().map(|found| found.value).collect(),
     };
     (listener, places)
