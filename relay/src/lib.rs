@@ -48,6 +48,7 @@ pub mod audit;
 pub mod control;
 pub mod api;
 pub mod learned;
+pub mod service;
 pub mod process;
 pub mod rehearsal;
 pub mod cli;

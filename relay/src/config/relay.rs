@@ -2,6 +2,7 @@
 //! is checked here; what must hold between values is `check`'s business. Floor 1.
 
 use std::{
+    ffi::OsStr,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -164,7 +165,28 @@ pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err(format!("{} is not a path; write one relative to this file", quote(text)));
     }
-    Ok(base.join(text))
+    match text.strip_prefix("credential:") {
+        Some(name) => credential(name, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref()),
+        None => Ok(base.join(text)),
+    }
+}
+
+/// A file that the service manager gives to this process alone (systemd.exec(5), "Credentials").
+fn credential(name: &str, directory: Option<&OsStr>) -> Result<PathBuf, String> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        return Err(format!(
+            "{} is not the name of a credential; write it as LoadCredential= of the unit has it",
+            quote(name)
+        ));
+    }
+    match directory {
+        Some(directory) => Ok(Path::new(directory).join(name)),
+        None => Err(format!(
+            "the credential {} is given to a service only (there is no $CREDENTIALS_DIRECTORY); \
+             run this as the service does, or name a file",
+            quote(name)
+        )),
+    }
 }
 
 fn read_limits(section: Section<'_>) -> Limits {
@@ -464,4 +486,22 @@ fn read_admin(section: Section<'_>) -> Option<(AdminConfig, Place)> {
         section.require("address", example).and_then(|v| v.parse(example, values::address));
     section.finish();
     address.map(|found| (AdminConfig { address: found.value }, found.place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_a_file_of_the_service() {
+        let at = |name| credential(name, Some(OsStr::new("/run/credentials/wavegate.service")));
+        let wanted = PathBuf::from("/run/credentials/wavegate.service/api.token");
+        assert_eq!(at("api.token"), Ok(wanted));
+        for name in ["", ".", "..", "../shadow", "a/b"] {
+            assert!(at(name).is_err_and(|why| why.contains("LoadCredential=")), "{name}");
+        }
+        let outside = credential("api.token", None);
+        assert!(outside.is_err_and(|why| why.contains("$CREDENTIALS_DIRECTORY")));
+        assert_eq!(path("a/credential:b", Path::new("/etc")), Ok("/etc/a/credential:b".into()));
+    }
 }
