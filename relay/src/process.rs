@@ -26,9 +26,11 @@ use crate::{
     conductor::{Conductor, status::Source},
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     control::{self, Control as Controls},
+    event_log::EventLog,
     generation::{self, Surroundings},
     learned,
     listener::Bound,
+    logging,
     policy::{HostOptions, PolicyHost},
     queue::{Found, OpenedQueue, Queue},
     relay::Relay,
@@ -187,6 +189,7 @@ impl Running {
     ) -> Result<Self, StartError> {
         let now = world.clock.now();
         let config = config::read_at(path, When { now, checks: Checks::Relay })?;
+        logging::set(config.relay.log);
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         service.check(&config)?;
         let service = Arc::new(service);
@@ -196,6 +199,7 @@ impl Running {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
         let telemetry = Telemetry::new(Arc::clone(&world.clock));
+        start_event_log(&config, &world, &telemetry)?;
         let around = Surroundings {
             world,
             host,
@@ -254,6 +258,23 @@ impl Running {
             .map_err(StartError::system("start the control thread"))?;
         Ok(Self { relay, addresses, admin: admin_address, api: api_address, requests, control })
     }
+}
+
+/// Starts the event log, where one is wanted.
+fn start_event_log(
+    config: &Config,
+    world: &World,
+    telemetry: &Telemetry,
+) -> Result<(), StartError> {
+    let Some(wanted) = &config.event_log else { return Ok(()) };
+    let (state_dir, clock) = (&config.relay.state_dir, Arc::clone(&world.clock));
+    let started = EventLog::start(wanted, state_dir, clock, &|| world.entropy.next());
+    let log = started.map_err(|error| {
+        let text = format!("event_log.file: cannot be written: {error}; make it possible");
+        StartError::Config(Diagnostics(vec![Diagnostic::of_file(wanted.file.display(), text)]))
+    })?;
+    telemetry.write_events(log);
+    Ok(())
 }
 
 /// Opens the spool, and tells what an earlier process left in it.
@@ -415,6 +436,7 @@ impl Control {
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
         let Self { relay, reloader, telemetry, status, admin, api, controls, socket, .. } = self;
         let Self { signals, service, pulse, .. } = self;
+        let closing = Arc::clone(&telemetry);
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
@@ -475,12 +497,12 @@ impl Control {
         // Who waits for a reload, or asks for one from now on, hears that it stops.
         drop(inbox);
         service.stopping();
-        drain(&relay, reloader).await;
+        drain(&relay, reloader, closing).await;
     }
 }
 
 /// Ends the sessions and the workers; upstreams are kept and monitors answered meanwhile.
-async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
+async fn drain(relay: &Relay, reloader: Arc<Reloader>, telemetry: Arc<Telemetry>) {
     relay.stop();
     reloader.save_learned();
     let patience = relay.generation().config.limits.shutdown_timeout;
@@ -489,6 +511,7 @@ async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
         reloader.stop(patience);
         queue.save_accounts();
         queue.close();
+        telemetry.close();
     });
     if draining.await.is_err() {
         tracing::error!("stopping panicked");

@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::net::UnixDatagram,
+        unix::{fs::MetadataExt, net::UnixDatagram},
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -42,6 +42,8 @@ struct Given<'a> {
     watchdog: Option<Duration>,
     /// Sockets by name.
     sockets: &'a [(&'a str, BorrowedFd<'a>)],
+    /// Whether its standard error is said to be the journal.
+    journal: bool,
 }
 
 impl Service {
@@ -108,11 +110,15 @@ impl Service {
 
     /// Where a listener is, from the log of the process that runs now.
     fn listener(&self, name: &str) -> SocketAddr {
-        let wanted = format!("listening listener=\"{name}\" address=");
+        let text = (format!("listening listener=\"{name}\" address="), '\n');
+        let json =
+            (format!("\"message\":\"listening\",\"listener\":\"{name}\",\"address\":\""), '"');
         until("the listener's address", || {
             let log = self.log();
-            let (_, rest) = log.rsplit_once(&wanted)?;
-            rest.split_once('\n')?.0.trim().parse().ok()
+            [&text, &json].into_iter().find_map(|(before, after)| {
+                let (_, rest) = log.rsplit_once(before.as_str())?;
+                rest.split_once(*after)?.0.trim().parse().ok()
+            })
         })
     }
 }
@@ -148,6 +154,10 @@ fn spawn(folder: &Path, given: &Given<'_>) -> Child {
     }
     if let Some(watchdog) = given.watchdog {
         command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+    }
+    if given.journal {
+        let log = folder.join("log").metadata().unwrap();
+        command.env("JOURNAL_STREAM", format!("{}:{}", log.dev(), log.ino()));
     }
     command.spawn().unwrap()
 }
@@ -292,6 +302,70 @@ fn a_socket_that_no_listener_wants_keeps_it_from_starting() {
     assert_eq!(service.ended().code(), Some(78));
     let log = service.log();
     assert!(log.contains("passes \"in\", which is no listening TCP socket"), "{log}");
+}
+
+/// Has a relay log something of each kind: starting, a message, a warning with text from outside.
+fn logged(text: &str, journal: bool) -> Vec<String> {
+    let mut service = Service::start(text, &Given { journal, ..Given::default() });
+    service.ready();
+    Client::greeted(service.listener("in")).expect("QUIT", "221");
+    fs::write(service.folder.path().join("relay.toml"), "[relay]\n\"a\\nb\" = 1\n").unwrap();
+    service.signal(Signal::SIGHUP);
+    until("a refused reload", || service.log().contains("reload refused").then_some(()));
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.ended().code(), Some(0));
+    let lines: Vec<_> = service.log().lines().map(str::to_owned).collect();
+    assert!(lines.len() > 4, "{lines:?}");
+    lines
+}
+
+#[test]
+fn the_journal_gets_priorities_and_no_times() {
+    let sink = recording();
+    let text = config(sink.addr());
+    let lines = logged(&text, true);
+    let is = |line: &&String, begins: &str, words: &str| {
+        line.starts_with(begins) && line.contains(words)
+    };
+    assert!(lines.iter().any(|line| is(&line, "<6> INFO ", "listening listener=")), "{lines:?}");
+    assert!(lines.iter().any(|line| is(&line, "<3>ERROR ", "reload refused")), "{lines:?}");
+    assert!(lines.iter().all(|line| line.starts_with('<')), "{lines:?}");
+    // Elsewhere a line has its time and no priority.
+    let lines = logged(&text, false);
+    assert!(lines.iter().all(|line| line.starts_with("20")), "{lines:?}");
+}
+
+#[test]
+fn log_lines_can_be_json() {
+    let sink = recording();
+    let text =
+        Config::to(&[sink.addr()]).relay("log = \"json\"").listener("name = \"in\"").to_string();
+    for journal in [false, true] {
+        let lines = logged(&text, journal);
+        let lines = lines.iter().map(|line| match journal {
+            true => &line[line.find('>').unwrap() + 1..],
+            false => line,
+        });
+        let lines: Vec<serde_json::Value> =
+            lines.map(|line| serde_json::from_str(line).expect(line)).collect();
+        for line in &lines {
+            assert!(line["time"].as_str().unwrap().starts_with("20"), "{line}");
+            assert!(line["module"].as_str().unwrap().starts_with("wavegate::"), "{line}");
+            assert!(line["message"].is_string(), "{line}");
+        }
+        let of = |message: &str| {
+            lines
+                .iter()
+                .find(|line| line["message"] == message)
+                .unwrap_or_else(|| panic!("{lines:?}"))
+        };
+        let listening = of("listening");
+        assert_eq!((&listening["level"], &listening["listener"]), (&"info".into(), &"in".into()));
+        assert!(listening["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+        let refused = of("reload refused, the old one stays");
+        assert_eq!(refused["level"], "error");
+        assert!(refused["suppressed"].is_null() && refused["error"].is_string(), "{refused}");
+    }
 }
 
 fn units() -> PathBuf {

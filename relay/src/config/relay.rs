@@ -13,9 +13,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use wavegate_smtp::Address;
 
 use super::{
-    AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, Handoff, Limits, ListenerConfig,
-    MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig, TableConfig, Unmatched,
-    UpstreamConfig, api,
+    Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
+    Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig,
+    TableConfig, Unmatched, UpstreamConfig, api,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -56,6 +56,7 @@ pub(super) struct Draft {
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
     pub(super) admin: Option<(AdminConfig, Place)>,
     pub(super) api: Option<(ApiConfig, Place)>,
+    pub(super) event_log: Option<EventLogConfig>,
 }
 
 /// Where a listener's values stand; none where a value was refused.
@@ -108,6 +109,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let tables = root.sections("table").into_iter().map(policy::read_table).collect();
     let admin = root.section("admin").and_then(read_admin);
     let api = root.section("api").and_then(|section| api::read(section, base));
+    let event_log = root.section("event_log").and_then(|section| read_event_log(section, base));
     root.finish();
     Draft {
         place,
@@ -123,6 +125,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         tables,
         admin,
         api,
+        event_log,
     }
 }
 
@@ -133,6 +136,7 @@ fn default_relay(base: &Path) -> RelayConfig {
         unmatched: Unmatched::Before,
         received: true,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
+        log: LogFormat::Text,
     }
 }
 
@@ -149,6 +153,8 @@ fn read_relay(section: Section<'_>, base: &Path) -> (RelayConfig, Place, Option<
         "a way to treat unmatched mail",
         &[("before", Unmatched::Before), ("hold", Unmatched::Hold), ("refuse", Unmatched::Refuse)],
     );
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let log = section.choice("log", "a form of log lines", &formats);
     let unmatched_place = unmatched.as_ref().map_or(section.place(), |found| found.place.clone());
     let relay = RelayConfig {
         hostname: hostname.map_or(defaults.hostname, |found| found.value),
@@ -156,6 +162,7 @@ fn read_relay(section: Section<'_>, base: &Path) -> (RelayConfig, Place, Option<
         unmatched: unmatched.map_or(defaults.unmatched, |found| found.value),
         received: section.boolean("received", defaults.received),
         workers: section.integer("workers", defaults.workers, 1..=1024),
+        log: log.map_or(defaults.log, |found| found.value),
     };
     section.finish();
     (relay, unmatched_place, plan)
@@ -486,6 +493,23 @@ fn read_admin(section: Section<'_>) -> Option<(AdminConfig, Place)> {
         section.require("address", example).and_then(|v| v.parse(example, values::address));
     section.finish();
     address.map(|found| (AdminConfig { address: found.value }, found.place))
+}
+
+fn read_event_log(section: Section<'_>, base: &Path) -> Option<EventLogConfig> {
+    let example = "a path in quotes, such as \"state/events.jsonl\"";
+    let file = section
+        .require("file", example)
+        .and_then(|value| value.parse(example, |text| path(text, base)));
+    let addresses = section.choice(
+        "addresses",
+        "a way to tell of addresses",
+        &[("full", Addresses::Full), ("hashed", Addresses::Hashed), ("none", Addresses::None)],
+    );
+    let max_size = section.size("max_size", 64_000_000, MIB..=TIB);
+    let keep = section.integer("keep", 10, 1..=1000);
+    section.finish();
+    let addresses = addresses.map_or(Addresses::Full, |found| found.value);
+    Some(EventLogConfig { file: file?.value, max_size, keep, addresses })
 }
 
 #[cfg(test)]

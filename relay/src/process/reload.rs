@@ -18,6 +18,7 @@ use crate::{
     event::Event,
     generation, learned,
     listener::Bound,
+    logging,
     plan::Timestamp,
     policy::Condemnation,
     relay::{Generation, Relay},
@@ -122,6 +123,7 @@ impl Reloader {
         let learned = self.learned();
         let next = generation::build(&self.relay.world, config, policies, Some(&current), &learned);
         let number = next.number;
+        logging::set(next.config.relay.log);
         self.relay.replace(next);
         if let (Some(doors), Some(keys)) = (&self.doors, keys) {
             doors.change(keys);
@@ -150,6 +152,9 @@ impl Reloader {
         }
         if old.api != new.api {
             refuse("[api]");
+        }
+        if old.event_log != new.event_log {
+            refuse("[event_log]");
         }
         if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
     }
