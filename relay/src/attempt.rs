@@ -7,7 +7,7 @@
 
 mod write;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use wavegate_smtp::{BodyShape, ClientEvent, Reply, Settled, Unsupported, client::Stage};
@@ -69,6 +69,8 @@ pub struct Patience {
 pub struct Outcome {
     /// How it ended.
     pub end: End,
+    /// The target that it was last with.
+    pub target: Option<SocketAddr>,
     /// The note in the spool that its end of data may have been written; taken back when what
     /// came of it is written down.
     pub mark: Option<Mark>,
@@ -133,16 +135,17 @@ impl Commit for Look<'_> {
 /// Makes the attempt.
 pub async fn run(mut job: Job) -> Outcome {
     let mut mark = None;
-    let end = job.run(&mut mark).await;
+    let mut target = None;
+    let end = job.run(&mut mark, &mut target).await;
     let sent = matches!(end, End::Settled(_) | End::InDoubt(_));
     if !sent && let Some(mark) = mark.take() {
         mark.end();
     }
-    Outcome { end, mark }
+    Outcome { end, target, mark }
 }
 
 impl Job {
-    async fn run(&mut self, mark: &mut Option<Mark>) -> End {
+    async fn run(&mut self, mark: &mut Option<Mark>, at: &mut Option<SocketAddr>) -> End {
         let mut attempt = match &self.instance {
             None => Attempt::unattributed(),
             Some(instance) => match instance.begin(self.relay.waves.now()) {
@@ -189,6 +192,7 @@ impl Job {
             }
             let reused = lease.is_reused();
             let target = lease.connection().target();
+            *at = self.upstream.config.targets.get(target).copied();
             match self.transact(&mut lease, &mut attempt).await {
                 Ok(settled) => {
                     drop(attempt);

@@ -6,16 +6,14 @@
 //! not carried out, and one that a crash cut short is seen to have no end.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
 
-use crate::world::WallClock;
+use crate::{rotation::Rotating, world::WallClock};
 
 /// Its name in the state directory.
 pub const NAME: &str = "audit.log";
@@ -96,15 +94,11 @@ pub struct Begun(Line);
 pub struct Audit {
     path: PathBuf,
     clock: Arc<dyn WallClock>,
-    file_bytes: u64,
     open: Mutex<Open>,
 }
 
-#[derive(Default)]
 struct Open {
-    /// None before the first line, and after a failure: then it is opened anew.
-    file: Option<File>,
-    bytes: u64,
+    file: Rotating,
     /// Orders begun, so that two of one millisecond differ.
     orders: u64,
 }
@@ -112,8 +106,13 @@ struct Open {
 impl Audit {
     /// The log in a directory. Nothing is touched before the first line.
     pub fn new(state_dir: &Path, clock: Arc<dyn WallClock>) -> Self {
+        Self::bounded(state_dir, clock, FILE_BYTES)
+    }
+
+    fn bounded(state_dir: &Path, clock: Arc<dyn WallClock>, file_bytes: u64) -> Self {
         let path = state_dir.join(NAME);
-        Self { path, clock, file_bytes: FILE_BYTES, open: Mutex::default() }
+        let file = Rotating::new(path.clone(), file_bytes, OLDER);
+        Self { path, clock, open: Mutex::new(Open { file, orders: 0 }) }
     }
 
     /// Writes down that something is about to be done. Blocks until it is on disk.
@@ -156,81 +155,8 @@ impl Audit {
     fn write(&self, open: &mut Open, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
-        let written = self.append(open, &text);
-        if written.is_err() {
-            // What is there of a line may not become part of the next.
-            open.file = None;
-        }
-        written
+        open.file.append(&text, true)
     }
-
-    fn append(&self, open: &mut Open, text: &[u8]) -> io::Result<()> {
-        if open.file.is_none() {
-            (open.file, open.bytes) = self.open_file().map(|(file, bytes)| (Some(file), bytes))?;
-        }
-        if open.bytes > 0 && open.bytes + text.len() as u64 > self.file_bytes {
-            open.file = None;
-            self.rotate()?;
-            (open.file, open.bytes) = self.open_file().map(|(file, bytes)| (Some(file), bytes))?;
-        }
-        let Some(file) = &mut open.file else { return Err(io::Error::other("not open")) };
-        file.write_all(text)?;
-        file.sync_data()?;
-        open.bytes += text.len() as u64;
-        Ok(())
-    }
-
-    /// Opens the file, and cuts off what is there of a line that was not finished: nothing was
-    /// done on the strength of it.
-    fn open_file(&self) -> io::Result<(File, u64)> {
-        let there = self.path.exists();
-        let mut file =
-            OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&self.path)?;
-        let bytes = file.metadata()?.len();
-        let whole = whole_lines(&mut file, bytes)?;
-        if whole < bytes {
-            file.set_len(whole)?;
-        }
-        file.sync_all()?;
-        if !there {
-            self.sync_directory()?;
-        }
-        Ok((file, whole))
-    }
-
-    /// The file becomes the youngest of the older ones; the oldest goes.
-    fn rotate(&self) -> io::Result<()> {
-        let older = |number: usize| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{number}"));
-            PathBuf::from(name)
-        };
-        for number in (1..OLDER).rev() {
-            match fs::rename(older(number), older(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        fs::rename(&self.path, older(1))?;
-        self.sync_directory()
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        File::open(directory)?.sync_all()
-    }
-}
-
-/// Bytes up to the end of the last whole line.
-fn whole_lines(file: &mut File, bytes: u64) -> io::Result<u64> {
-    // No line is longer than this: ten texts, each byte of which JSON may write as six.
-    const LONGEST: u64 = 10 * 6 * (TEXT as u64 + 64);
-    let from = bytes.saturating_sub(LONGEST);
-    file.seek(SeekFrom::Start(from))?;
-    let mut tail = Vec::new();
-    file.take(LONGEST).read_to_end(&mut tail)?;
-    let end = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1);
-    Ok(from + end)
 }
 
 /// A text as far as a line has it.
@@ -245,13 +171,18 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
     use crate::{plan::Timestamp, world::memory::SimulatedClock};
 
     fn audit(directory: &Path) -> Audit {
-        Audit::new(directory, Arc::new(SimulatedClock::new(Timestamp(1_768_888_800_000))))
+        bounded(directory, FILE_BYTES)
+    }
+
+    fn bounded(directory: &Path, file_bytes: u64) -> Audit {
+        let clock = Arc::new(SimulatedClock::new(Timestamp(1_768_888_800_000)));
+        Audit::bounded(directory, clock, file_bytes)
     }
 
     fn who() -> Who {
@@ -309,7 +240,7 @@ mod tests {
     #[test]
     fn it_is_bounded_and_the_oldest_goes() {
         let directory = tempfile::tempdir().unwrap();
-        let audit = Audit { file_bytes: 1000, ..audit(directory.path()) };
+        let audit = bounded(directory.path(), 1000);
         let long = "ü".repeat(100_000);
         for number in 0..50 {
             let begun = audit.begin(&who(), &intent(&format!("w{number}"), "x")).unwrap();

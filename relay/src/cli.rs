@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod demo;
 mod explain;
+mod generate;
 mod message;
 mod output;
 mod plan;
@@ -15,16 +16,17 @@ mod spool;
 mod wave;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use wavegate_smtp::{Address, ReversePath};
 
 use crate::{
+    logging,
     plan::Timestamp,
     process::{self, StartError},
 };
@@ -106,6 +108,9 @@ enum Command {
     Spool(spool::SpoolCommand),
     /// Show the relay at work: three instances, a window, two upstreams, all in this process.
     Demo(DemoArgs),
+    /// Man pages and completions, for packages.
+    #[command(subcommand, hide = true)]
+    Generate(generate::GenerateCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -193,6 +198,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         Command::Plan(command) => plan::plan(command, out),
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
+        Command::Generate(command) => generate::generate(command, Cli::command(), out),
         Command::Queue(command) => queue::queue(command, out),
         Command::Wave(command) => wave::wave(command, out),
         Command::HoldAll(args) => queue::hold_all(args, true, out),
@@ -202,15 +208,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
 }
 
 fn run(config: &Path) -> anyhow::Result<u8> {
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var("WAVEGATE_LOG")
-        .from_env_lossy();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    logging::start();
     process::run(config)?;
     Ok(0)
 }
@@ -266,8 +264,6 @@ fn time(text: &str) -> Result<Timestamp, String> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Command, clap::Error> {

@@ -9,7 +9,7 @@ pub mod keeper;
 mod report;
 mod serve;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use wavegate_smtp::Settled;
 
@@ -23,6 +23,7 @@ use crate::{
     event::Event,
     gate::{self, Subject, attributes},
     limits::LimitError,
+    message::MessageId,
     parcel::{Message, Parcel},
     plan::Timestamp,
     queue::{Ended, Settlement, Taken},
@@ -67,6 +68,8 @@ struct Delivery {
     /// What those that are left wait for.
     wait: Option<Wait>,
     marks: Vec<Mark>,
+    /// The target that the last attempt was with.
+    target: Option<SocketAddr>,
 }
 
 /// Attempts a spooled message whose turn it is.
@@ -96,11 +99,12 @@ pub async fn late(
     message: Arc<Message>,
     attempt: impl Future<Output = attempt::Outcome> + Send,
 ) {
-    let attempt::Outcome { end, mark } = attempt.await;
+    let attempt::Outcome { end, target, mark } = attempt.await;
     let Some(taken) = relay.queue.of(slot) else { return };
     let recipients: Vec<u32> = (0..).take(envelope.recipients.len()).collect();
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
     delivery.marks.extend(mark);
+    delivery.target = target;
     delivery.ended(&upstream, &recipients, end).await;
     delivery.settle(taken).await;
 }
@@ -177,6 +181,7 @@ impl Delivery {
             failures: Vec::new(),
             wait: None,
             marks: Vec::new(),
+            target: None,
         }
     }
 
@@ -301,8 +306,9 @@ impl Delivery {
                 // What the spool has says it already, of a message whose attempt comes at once.
                 marked: !taken.noted,
             };
-            let attempt::Outcome { end, mark } = attempt::run(job).await;
+            let attempt::Outcome { end, target, mark } = attempt::run(job).await;
             self.marks.extend(mark);
+            self.target = target;
             self.ended(&upstream, &recipients, end).await;
         }
         if let Means::Connection(_, lease) = means {
@@ -361,10 +367,12 @@ impl Delivery {
                 instance: self.progress.instance.as_deref(),
                 id: self.envelope.id,
                 upstream: Some(&upstream.config.name),
+                target: self.target,
                 recipient: self.envelope.recipients[*index as usize].recipient.as_str(),
                 end: Ended::Delivered,
                 reply: Some(reply),
                 age: self.age(),
+                held: Duration::from_millis(self.progress.held_ms),
             });
         }
         if !delivered.is_empty() {
@@ -426,6 +434,7 @@ impl Delivery {
             instance: self.progress.instance.as_deref(),
             id: self.envelope.id,
             upstream,
+            target: self.target,
             error,
         });
     }
@@ -443,6 +452,10 @@ impl Delivery {
             (true, Some(wait)) => Some(wait),
             (true, None) => Some(Wait::Retry(Timestamp(self.now.0 + millis(SOON)))),
         };
+        if let Some(wait) = &wait {
+            let (id, left) = (self.envelope.id, self.pending().len() as u64);
+            tell_waits(&self.relay, id, &self.progress, left, wait, self.target);
+        }
         let Self { relay, progress, ends, marks, .. } = self;
         let line = wait.clone();
         let taken = Taken { progress, ..taken };
@@ -471,13 +484,42 @@ impl Delivery {
                 instance: self.progress.instance.as_deref(),
                 id: self.envelope.id,
                 upstream: Some(&upstream.config.name),
+                target: self.target,
                 recipient: self.envelope.recipients[failure.recipient as usize].recipient.as_str(),
                 end,
                 reply: failure.reply(),
                 age: self.age(),
+                held: Duration::from_millis(self.progress.held_ms),
             });
         }
     }
+}
+
+/// Tells of a message that waits for more than a turn, a connection or a limit.
+pub fn tell_waits(
+    relay: &Relay,
+    id: MessageId,
+    progress: &Progress,
+    recipients: u64,
+    wait: &Wait,
+    target: Option<SocketAddr>,
+) {
+    let instance = progress.instance.as_deref();
+    let reason = progress.last.as_ref().map_or("", |last| &last.text);
+    let held = |by, reason, until| Event::Held { instance, id, recipients, by, reason, until };
+    let event = match wait {
+        Wait::Phase(_) => held("window", "", None),
+        Wait::HoldUntil(until) => held("policy", reason, Some(*until)),
+        Wait::Change => held("policy", reason, None),
+        Wait::Operator => held("operator", progress.operator.as_deref().unwrap_or(""), None),
+        Wait::Retry(until) => {
+            let upstream = progress.last.as_ref().and_then(|last| last.upstream.as_deref());
+            let (attempts, until) = (progress.attempts, *until);
+            Event::Deferred { instance, id, recipients, upstream, target, reason, attempts, until }
+        }
+        Wait::Turn | Wait::Upstream(_) | Wait::Limit { .. } | Wait::Reply => return,
+    };
+    relay.emit(&event);
 }
 
 /// What a message waits for after an attempt that says nothing of it.

@@ -2,11 +2,14 @@
 //!
 //! Logic emits events and knows nothing of metrics or logs; `telemetry` turns them into both.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use wavegate_smtp::{MessageFault, Reply};
+use wavegate_smtp::{MessageFault, Rcpt, Reply};
 
-use crate::message::MessageId;
+use crate::{message::MessageId, plan::Timestamp};
 
 /// Takes events. One a process; called on the path of every message, so it must be cheap.
 pub trait Observer: Send + Sync {
@@ -77,6 +80,14 @@ pub enum Event<'a> {
         recipients: u64,
         /// Its bytes.
         size: u64,
+        /// Where it came from.
+        client: IpAddr,
+        /// Name of the listener that took it.
+        listener: &'a str,
+        /// Envelope sender; empty for `<>`.
+        sender: &'a str,
+        /// Who it is for.
+        to: &'a [Rcpt],
     },
     /// What became of a received message.
     Settled {
@@ -86,6 +97,8 @@ pub enum Event<'a> {
         id: MessageId,
         /// Where it went or was to go; none when it never got a route.
         upstream: Option<&'a str>,
+        /// The target that answered.
+        target: Option<SocketAddr>,
         /// Its recipients.
         recipients: u64,
         /// What became of them.
@@ -119,6 +132,67 @@ pub enum Event<'a> {
         /// Why.
         error: &'a str,
     },
+    /// A message is in the spool and stays there until somebody lets it go.
+    Held {
+        /// Its instance.
+        instance: Option<&'a str>,
+        /// The message.
+        id: MessageId,
+        /// Recipients that wait.
+        recipients: u64,
+        /// Who holds it: `window`, `policy` or `operator`.
+        by: &'static str,
+        /// Why, where somebody said so.
+        reason: &'a str,
+        /// Until when a policy holds it.
+        until: Option<Timestamp>,
+    },
+    /// A message is in the spool and is tried again later.
+    Deferred {
+        /// Its instance.
+        instance: Option<&'a str>,
+        /// The message.
+        id: MessageId,
+        /// Recipients that wait.
+        recipients: u64,
+        /// Where it was to go.
+        upstream: Option<&'a str>,
+        /// The target that answered.
+        target: Option<SocketAddr>,
+        /// The reply, or what went wrong.
+        reason: &'a str,
+        /// Attempts so far.
+        attempts: u32,
+        /// When it is tried again.
+        until: Timestamp,
+    },
+    /// An operator let a message go that he held.
+    LetGo {
+        /// Its instance.
+        instance: Option<&'a str>,
+        /// The message.
+        id: MessageId,
+        /// Recipients that wait.
+        recipients: u64,
+    },
+    /// An operator took a message out, without a word to its sender.
+    Removed {
+        /// Its instance.
+        instance: Option<&'a str>,
+        /// The message.
+        id: MessageId,
+        /// Recipients that waited.
+        recipients: u64,
+    },
+    /// A notification for a sender was written; it goes the way of other messages.
+    Notification {
+        /// The instance on whose behalf.
+        instance: Option<&'a str>,
+        /// The notification.
+        id: MessageId,
+        /// The message that it is about.
+        about: MessageId,
+    },
     /// The end of data was written and the reply was lost: the message may arrive twice.
     InDoubt {
         /// The instance.
@@ -127,6 +201,8 @@ pub enum Event<'a> {
         id: MessageId,
         /// The upstream.
         upstream: &'a str,
+        /// The target that may have it.
+        target: Option<SocketAddr>,
         /// Why.
         error: &'a str,
     },
@@ -138,6 +214,8 @@ pub enum Event<'a> {
         id: MessageId,
         /// Where it went or was to go.
         upstream: Option<&'a str>,
+        /// The target that answered.
+        target: Option<SocketAddr>,
         /// The recipient.
         recipient: &'a str,
         /// Its end.
@@ -146,6 +224,8 @@ pub enum Event<'a> {
         reply: Option<&'a Reply>,
         /// Since its receipt.
         age: Duration,
+        /// For how much of that it was held.
+        held: Duration,
     },
     /// A window has ended: what it held is let out.
     Released {

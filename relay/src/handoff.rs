@@ -5,7 +5,10 @@
 
 mod direct;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::time::Instant;
 use wavegate_smtp::{Enhanced, Reply};
@@ -70,6 +73,8 @@ struct Told {
     /// How many came to which end.
     ends: Vec<(Outcome, u64)>,
     upstream: Option<String>,
+    /// The target that answered.
+    target: Option<SocketAddr>,
 }
 
 /// A new message on its way.
@@ -101,7 +106,16 @@ pub async fn deliver(
     let name = instance.as_ref().map(|instance| Arc::clone(instance.name()));
     let recipients = parcel.recipients.len() as u64;
     let size = parcel.facts.size;
-    relay.emit(&Event::Received { instance: name.as_deref(), id, recipients, size });
+    relay.emit(&Event::Received {
+        instance: name.as_deref(),
+        id,
+        recipients,
+        size,
+        client: arrival.client,
+        listener: arrival.listener,
+        sender: parcel.mail.sender.as_str(),
+        to: &parcel.recipients,
+    });
     let mut account = Account { relay, name, id, recipients, begun, settled: false };
     let told = match verdict {
         Verdict::Defer(reply) => Told::of_all(recipients, reply, Outcome::Deferred),
@@ -124,7 +138,7 @@ pub async fn deliver(
 
 impl Told {
     fn of_all(recipients: u64, reply: Reply, outcome: Outcome) -> Self {
-        Self { reply, ends: vec![(outcome, recipients)], upstream: None }
+        Self { reply, ends: vec![(outcome, recipients)], upstream: None, target: None }
     }
 }
 
@@ -228,9 +242,11 @@ impl Incoming<'_> {
             progress.last = Some(LastWord::new(None, reason, self.now));
         }
         let recipients = self.message.parcel.recipients.len() as u64;
+        let waits = progress.clone();
         let new = NewMessage { answer, ..self.new_message(progress, wait.clone()) };
         match self.relay.queue.accept(vec![new]).await {
             Ok(accepted) => {
+                delivery::tell_waits(self.relay, self.message.id, &waits, recipients, &wait, None);
                 delivery::line(self.relay, wait);
                 let reply = taken(self.message.id, &accepted[0].receipt);
                 Told::of_all(recipients, reply, Outcome::Spooled)
@@ -278,6 +294,7 @@ impl Account<'_> {
                 instance: self.name.as_deref(),
                 id: self.id,
                 upstream: told.upstream.as_deref(),
+                target: told.target,
                 recipients,
                 outcome,
                 reply: &told.reply,

@@ -17,6 +17,7 @@ pub mod event;
 pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
+pub mod rotation;
 pub mod body;
 pub mod parcel;
 pub mod spool;
@@ -40,6 +41,8 @@ pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;
 pub mod worker;
+pub mod logging;
+pub mod event_log;
 pub mod telemetry;
 pub mod http;
 pub mod page;
@@ -48,6 +51,7 @@ pub mod audit;
 pub mod control;
 pub mod api;
 pub mod learned;
+pub mod service;
 pub mod process;
 pub mod rehearsal;
 pub mod cli;

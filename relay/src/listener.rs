@@ -36,8 +36,24 @@ pub fn bind(name: &str, address: SocketAddr) -> io::Result<Bound> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    bound(name, address, socket)
+}
+
+/// Takes a socket that was bound before this process; its address is what it is.
+pub fn adopt(
+    name: &str,
+    configured: SocketAddr,
+    socket: std::net::TcpListener,
+) -> io::Result<Bound> {
+    let socket = Socket::from(socket);
+    socket.set_nonblocking(true)?;
+    // The queue of one that listens already is made as long as ours.
+    socket.listen(BACKLOG)?;
+    bound(name, configured, socket)
+}
+
+fn bound(name: &str, configured: SocketAddr, socket: Socket) -> io::Result<Bound> {
     let socket: std::net::TcpListener = socket.into();
-    let configured = address;
     Ok(Bound { name: name.to_owned(), configured, address: socket.local_addr()?, socket })
 }
 

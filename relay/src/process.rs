@@ -26,15 +26,18 @@ use crate::{
     conductor::{Conductor, status::Source},
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     control::{self, Control as Controls},
+    event_log::EventLog,
     generation::{self, Surroundings},
     learned,
-    listener::{self, Bound},
+    listener::Bound,
+    logging,
     policy::{HostOptions, PolicyHost},
     queue::{Found, OpenedQueue, Queue},
     relay::Relay,
+    service::{PassedError, Service},
     spool::Shutdown,
     telemetry::Telemetry,
-    worker::Workers,
+    worker::{Pulse, Workers},
     world::World,
 };
 use reload::Reloader;
@@ -58,6 +61,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Sockets that were passed cannot be used: whoever wrote the socket unit.
+    #[error(transparent)]
+    Passed(#[from] PassedError),
     /// The machine does not give what is needed.
     #[error("{what}: {source}")]
     System {
@@ -75,7 +81,7 @@ impl StartError {
     /// The exit code of sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 78,
+            Self::Config(_) | Self::Passed(_) => 78,
             Self::Bind { .. } => 69,
             Self::System { .. } | Self::Policies(_) => 71,
         }
@@ -115,7 +121,7 @@ pub struct Running {
 /// Starts everything from a configuration file and blocks until SIGTERM or SIGINT. Reloads on
 /// SIGHUP and when a file that the configuration was read from changes.
 pub fn run(path: &Path) -> Result<(), StartError> {
-    let running = Running::launch(path, World::real(), true)?;
+    let running = Running::launch(path, World::real(), Service::of_process()?, true)?;
     for (name, address) in running.addresses.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         tracing::info!(listener = name, %address, "listening");
     }
@@ -134,7 +140,7 @@ pub fn run(path: &Path) -> Result<(), StartError> {
 impl Running {
     /// Starts a relay from a configuration file; it listens to no signals.
     pub fn start(path: &Path, world: World) -> Result<Self, StartError> {
-        Self::launch(path, world, false)
+        Self::launch(path, world, Service::none(), false)
     }
 
     /// The address of a listener; the real port where port 0 was configured.
@@ -175,17 +181,26 @@ impl Running {
         let _ = self.control.join();
     }
 
-    fn launch(path: &Path, world: World, signals: bool) -> Result<Self, StartError> {
+    fn launch(
+        path: &Path,
+        world: World,
+        service: Service,
+        signals: bool,
+    ) -> Result<Self, StartError> {
         let now = world.clock.now();
         let config = config::read_at(path, When { now, checks: Checks::Relay })?;
         let files = signals.then(|| watch::Files::watch(&config.files)).flatten();
+        logging::set(config.relay.log);
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        service.check(&config)?;
+        let service = Arc::new(service);
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;
         let queue = open_queue(&state_dir, &config, &world)?;
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
         let telemetry = Telemetry::new(Arc::clone(&world.clock));
+        start_event_log(&config, &world, &telemetry)?;
         let around = Surroundings {
             world,
             host,
@@ -198,9 +213,9 @@ impl Running {
         check_waves(&relay)?;
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);
-        let bound = bind_all(&config)?;
-        let admin = bind_admin(&config)?;
-        let api = bind_api(&config)?;
+        let bound = bind_all(&config, &service)?;
+        let admin = bind_admin(&config, &service)?;
+        let api = bind_api(&config, &service)?;
         let socket = bind_control(&state_dir)?;
         let conductor = Conductor::new(&relay);
         let workers = Workers::start(&relay, &conductor, config.relay.workers)
@@ -208,7 +223,8 @@ impl Running {
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let api_address = api.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
         let doors = api.as_ref().map(|(_, doors)| Arc::clone(doors));
-        let reloader = Reloader::new(path, &relay, workers, bound, doors)?;
+        let pulse = workers.pulse();
+        let reloader = Reloader::new(path, &relay, workers, bound, doors, Arc::clone(&service))?;
         let addresses = reloader.addresses();
         let thread = std::thread::Builder::new().name("control".into());
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -236,12 +252,31 @@ impl Running {
             socket,
             signals,
             files,
+            service,
+            pulse,
         };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
             .map_err(StartError::system("start the control thread"))?;
         Ok(Self { relay, addresses, admin: admin_address, api: api_address, requests, control })
     }
+}
+
+/// Starts the event log, where one is wanted.
+fn start_event_log(
+    config: &Config,
+    world: &World,
+    telemetry: &Telemetry,
+) -> Result<(), StartError> {
+    let Some(wanted) = &config.event_log else { return Ok(()) };
+    let (state_dir, clock) = (&config.relay.state_dir, Arc::clone(&world.clock));
+    let started = EventLog::start(wanted, state_dir, clock, &|| world.entropy.next());
+    let log = started.map_err(|error| {
+        let text = format!("event_log.file: cannot be written: {error}; make it possible");
+        StartError::Config(Diagnostics(vec![Diagnostic::of_file(wanted.file.display(), text)]))
+    })?;
+    telemetry.write_events(log);
+    Ok(())
 }
 
 /// Opens the spool, and tells what an earlier process left in it.
@@ -318,9 +353,10 @@ fn policy_host(
     Ok(PolicyHost::new(Some(state_dir.join("compiled")), options)?)
 }
 
-fn bind_all(config: &Config) -> Result<Vec<Bound>, StartError> {
+fn bind_all(config: &Config, service: &Service) -> Result<Vec<Bound>, StartError> {
     let bind = |listener: &config::ListenerConfig| {
-        listener::bind(&listener.name, listener.address).map_err(|source| StartError::Bind {
+        let bound = service.bind(config, &listener.name, listener.address);
+        bound.map_err(|source| StartError::Bind {
             what: format!("listener {}", listener.name),
             address: listener.address,
             source,
@@ -329,20 +365,28 @@ fn bind_all(config: &Config) -> Result<Vec<Bound>, StartError> {
     config.listeners.iter().map(bind).collect()
 }
 
-fn bind_admin(config: &Config) -> Result<Option<std::net::TcpListener>, StartError> {
+fn bind_admin(
+    config: &Config,
+    service: &Service,
+) -> Result<Option<std::net::TcpListener>, StartError> {
     let Some(admin) = &config.admin else { return Ok(None) };
     let address = admin.address;
-    listener::bind("admin", address)
+    service
+        .bind(config, "admin", address)
         .map(|bound| Some(bound.socket))
         .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
 }
 
 /// The address of the API, and what lets clients in.
-fn bind_api(config: &Config) -> Result<Option<(std::net::TcpListener, Arc<Doors>)>, StartError> {
+fn bind_api(
+    config: &Config,
+    service: &Service,
+) -> Result<Option<(std::net::TcpListener, Arc<Doors>)>, StartError> {
     let Some(api) = &config.api else { return Ok(None) };
     let doors = Doors::new(Keys::load(api)?);
     let address = api.address;
-    listener::bind("api", address)
+    service
+        .bind(config, "api", address)
         .map(|bound| Some((bound.socket, doors)))
         .map_err(|source| StartError::Bind { what: "api".into(), address, source })
 }
@@ -377,6 +421,8 @@ struct Control {
     socket: control::Socket,
     signals: Option<watch::Signals>,
     files: Option<watch::Files>,
+    service: Arc<Service>,
+    pulse: Pulse,
 }
 
 impl Control {
@@ -392,13 +438,15 @@ impl Control {
 
     async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
         let Self { relay, reloader, telemetry, status, admin, api, controls, socket, .. } = self;
+        let Self { signals, files, service, pulse, .. } = self;
+        let closing = Arc::clone(&telemetry);
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
                 Ok(socket) => {
                     // To the end of the runtime, and that is the end of the process: who asks
                     // during the drain is told of it.
                     let relay = Arc::clone(&relay);
-                    tokio::spawn(admin::serve(socket, relay, telemetry, status));
+                    tokio::spawn(admin::serve(socket, relay, telemetry, Arc::clone(&status)));
                 }
                 Err(error) => tracing::error!(%error, "the admin pages are not served"),
             }
@@ -413,14 +461,17 @@ impl Control {
         }
         // To the end of the runtime too; its file goes with it.
         tokio::spawn(async move { control::serve(&socket, controls).await });
-        if let Some(signals) = self.signals {
+        if let Some(signals) = signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
         }
-        if let Some(files) = self.files {
+        if let Some(files) = files {
             tokio::spawn(watch::files(files, Arc::clone(&relay), requests));
         }
         let reloader = Arc::new(reloader);
         reloader.keep_house();
+        // Listeners are bound, the spool is open, signals are heard.
+        service.ready("taking mail");
+        tokio::spawn(Arc::clone(&service).keep(Arc::clone(&relay), pulse, status));
         let mut saving = tokio::time::interval(SAVING);
         loop {
             let request = tokio::select! {
@@ -433,7 +484,12 @@ impl Control {
             };
             match request {
                 Some(Request::Reload(answer)) => {
+                    service.reloading();
                     let outcome = reloader.reload_off_thread().await;
+                    service.ready(match &outcome {
+                        Ok(_) => "taking mail, the configuration was taken anew",
+                        Err(_) => "taking mail; the reload was REFUSED, the log says why",
+                    });
                     if let Some(answer) = answer {
                         // Whoever asked may have gone.
                         let _ = answer.send(outcome);
@@ -445,12 +501,13 @@ impl Control {
         }
         // Who waits for a reload, or asks for one from now on, hears that it stops.
         drop(inbox);
-        drain(&relay, reloader).await;
+        service.stopping();
+        drain(&relay, reloader, closing).await;
     }
 }
 
 /// Ends the sessions and the workers; upstreams are kept and monitors answered meanwhile.
-async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
+async fn drain(relay: &Relay, reloader: Arc<Reloader>, telemetry: Arc<Telemetry>) {
     relay.stop();
     reloader.save_learned();
     let patience = relay.generation().config.limits.shutdown_timeout;
@@ -459,6 +516,7 @@ async fn drain(relay: &Relay, reloader: Arc<Reloader>) {
         reloader.stop(patience);
         queue.save_accounts();
         queue.close();
+        telemetry.close();
     });
     if draining.await.is_err() {
         tracing::error!("stopping panicked");

@@ -616,6 +616,11 @@ impl Queue {
         Snapshot { instances, total: stats.total, lines, all_held }
     }
 
+    /// Messages that wait or are attempted.
+    pub fn len(&self) -> usize {
+        self.lock().scheduler.len()
+    }
+
     /// Whether no message waits, and none is attempted.
     pub fn is_empty(&self) -> bool {
         self.lock().scheduler.is_empty()

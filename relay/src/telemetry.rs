@@ -31,6 +31,7 @@ use crate::{
     conductor::status::Source,
     config::Config,
     event::{Ended, Event, Observer, Refused},
+    event_log::EventLog,
     world::WallClock,
 };
 pub use ledger::Account;
@@ -51,6 +52,8 @@ pub struct Telemetry {
     log: Log,
     /// Where the waves are looked at.
     waves: OnceLock<Source>,
+    /// Who writes events down besides the log.
+    events: OnceLock<EventLog>,
     instances: Table<Ledger>,
     upstreams: Table<UpstreamCounts>,
     listeners: Table<ListenerCounts>,
@@ -77,6 +80,7 @@ impl Telemetry {
         Arc::new(Self {
             log: Log::default(),
             waves: OnceLock::new(),
+            events: OnceLock::new(),
             unmatched: instances.of(NONE),
             instances,
             upstreams: Table::new(NAMES),
@@ -99,6 +103,18 @@ impl Telemetry {
     /// Tells of waves too, from now on. The first source stays.
     pub fn watch_waves(&self, source: Source) {
         let _ = self.waves.set(source);
+    }
+
+    /// Has events written to an event log too, from now on. The first one stays.
+    pub fn write_events(&self, log: EventLog) {
+        let _ = self.events.set(log);
+    }
+
+    /// Writes what waits for the event log, and closes it.
+    pub fn close(&self) {
+        if let Some(events) = self.events.get() {
+            events.close();
+        }
     }
 
     /// What was received of each instance and what became of it, by name; mail of no instance
@@ -164,6 +180,11 @@ impl Telemetry {
             // Counted by the policy host, by kind; by the queue's accounts; told in the log only.
             Event::PolicyFailed { .. }
             | Event::Ended { .. }
+            | Event::Held { .. }
+            | Event::Deferred { .. }
+            | Event::LetGo { .. }
+            | Event::Removed { .. }
+            | Event::Notification { .. }
             | Event::Released { .. }
             | Event::HeldTooLong { .. }
             | Event::Operator { .. }
@@ -225,5 +246,8 @@ impl Observer for Telemetry {
     fn observe(&self, event: &Event<'_>) {
         self.count(event);
         self.log.write(event);
+        if let Some(events) = self.events.get() {
+            events.observe(event);
+        }
     }
 }

@@ -22,7 +22,7 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot},
     task::AbortHandle,
 };
 
@@ -52,6 +52,8 @@ pub enum Command {
     Close(String),
     /// Serve this connection.
     Take(Box<Accepted>),
+    /// Say that you are there.
+    Answer(oneshot::Sender<()>),
     /// End the sessions and stop, within the time given.
     Stop(Duration),
 }
@@ -69,6 +71,23 @@ pub struct Accepted {
 pub struct Workers {
     senders: Vec<mpsc::Sender<Command>>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Asks the workers whether they still work.
+#[derive(Clone)]
+pub struct Pulse(Vec<mpsc::Sender<Command>>);
+
+impl Pulse {
+    /// Waits until each has answered, as long as that takes; false where one has ended.
+    pub async fn answers(&self) -> bool {
+        for worker in &self.0 {
+            let (answer, answered) = oneshot::channel();
+            if worker.send(Command::Answer(answer)).await.is_err() || answered.await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 /// What workers know of each other.
@@ -113,6 +132,11 @@ impl Workers {
         let command = Command::Listen(name.to_owned(), socket.try_clone()?);
         self.tell_acceptor(command);
         Ok(())
+    }
+
+    /// What tells whether they work, for as long as there are any.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.senders.clone())
     }
 
     /// Accepts for a listener no more.
@@ -173,6 +197,10 @@ impl Worker {
                     }
                 }
                 Command::Take(accepted) => worker.take(*accepted),
+                Command::Answer(answer) => {
+                    // Whoever asked may have waited for long enough.
+                    let _ = answer.send(());
+                }
                 Command::Stop(patience) => {
                     acceptors.values().for_each(AbortHandle::abort);
                     worker.drain(patience).await;
@@ -352,4 +380,36 @@ async fn turn_away(relay: Arc<Relay>, mut stream: TcpStream, peer: SocketAddr, r
         }
     };
     let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_worker_that_does_not_answer_is_enough() {
+        let (senders, mut inboxes): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel(4)).unzip();
+        let pulse = Pulse(senders);
+        let mut second = inboxes.pop().unwrap();
+        let mut first = inboxes.pop().unwrap();
+        tokio::spawn(async move {
+            while let Some(Command::Answer(answer)) = first.recv().await {
+                answer.send(()).unwrap();
+            }
+        });
+        let patience = Duration::from_secs(15);
+        // The second one has the question and says nothing.
+        assert!(tokio::time::timeout(patience, pulse.answers()).await.is_err());
+        let Some(Command::Answer(late)) = second.recv().await else { panic!("no question") };
+        assert!(late.send(()).is_err());
+        let answering = tokio::spawn(async move {
+            let Some(Command::Answer(answer)) = second.recv().await else { panic!("no question") };
+            answer.send(()).unwrap();
+            // It ends.
+        });
+        assert_eq!(tokio::time::timeout(patience, pulse.answers()).await, Ok(true));
+        answering.await.unwrap();
+        assert_eq!(tokio::time::timeout(patience, pulse.answers()).await, Ok(false));
+    }
 }

@@ -413,7 +413,8 @@ fn the_configuration_in_the_readme_is_the_one_that_the_tests_load() {
 #[test]
 fn scripts_are_executable_and_say_what_they_do() {
     use std::os::unix::fs::PermissionsExt as _;
-    for script in ["tests/run", ".ci/run", "plugins/build"] {
+    for script in ["tests/run", "tests/package", ".ci/run", "plugins/build", "config/debian/build"]
+    {
         let mode = root().join(script).metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o111, 0o111, "{script} is not executable");
         let text = read(script);

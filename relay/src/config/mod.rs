@@ -59,6 +59,8 @@ pub struct Config {
     pub admin: Option<AdminConfig>,
     /// `[api]`.
     pub api: Option<ApiConfig>,
+    /// `[event_log]`.
+    pub event_log: Option<EventLogConfig>,
     /// The plan; empty without one.
     pub plan: Arc<Plan>,
     /// The file of the plan, absolute, if there is one; `lock_of` it is the lock.
@@ -84,6 +86,17 @@ pub struct RelayConfig {
     pub received: bool,
     /// Threads that carry mail (default: one a processor). Changes need a restart.
     pub workers: usize,
+    /// How log lines look (default text).
+    pub log: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object each.
+    Json,
 }
 
 /// What becomes of mail that no instance matches.
@@ -406,6 +419,30 @@ impl ApiConfig {
         let tls = self.tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]);
         std::iter::once(&self.token_file).chain(tls)
     }
+}
+
+/// `[event_log]`. Changes need a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventLogConfig {
+    /// The file (absolute).
+    pub file: PathBuf,
+    /// `max_size`: bytes at which it becomes an older one.
+    pub max_size: u64,
+    /// `keep`: older ones that are kept.
+    pub keep: usize,
+    /// What it says of senders and recipients.
+    pub addresses: Addresses,
+}
+
+/// What the event log says of senders and recipients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// Everything.
+    Full,
+    /// Their domains, and a hash with a key of this relay.
+    Hashed,
+    /// How many there are.
+    None,
 }
 
 /// `api.tls`: both PEM (absolute).

@@ -205,6 +205,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         tables: draft.tables.into_iter().map(|(table, _)| table).collect(),
         admin: draft.admin.map(|(admin, _)| admin),
         api,
+        event_log: draft.event_log,
         plan: Arc::new(plan),
         warnings: Vec::new(),
     })

@@ -2,6 +2,7 @@
 //! is checked here; what must hold between values is `check`'s business. Floor 1.
 
 use std::{
+    ffi::OsStr,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -12,9 +13,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use wavegate_smtp::Address;
 
 use super::{
-    AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, Handoff, Limits, ListenerConfig,
-    MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig, TableConfig, Unmatched,
-    UpstreamConfig, api,
+    Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
+    Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig,
+    TableConfig, Unmatched, UpstreamConfig, api,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -55,6 +56,7 @@ pub(super) struct Draft {
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
     pub(super) admin: Option<(AdminConfig, Place)>,
     pub(super) api: Option<(ApiConfig, Place)>,
+    pub(super) event_log: Option<EventLogConfig>,
 }
 
 /// Where a listener's values stand; none where a value was refused.
@@ -107,6 +109,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let tables = root.sections("table").into_iter().map(policy::read_table).collect();
     let admin = root.section("admin").and_then(read_admin);
     let api = root.section("api").and_then(|section| api::read(section, base));
+    let event_log = root.section("event_log").and_then(|section| read_event_log(section, base));
     root.finish();
     Draft {
         place,
@@ -122,6 +125,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         tables,
         admin,
         api,
+        event_log,
     }
 }
 
@@ -132,6 +136,7 @@ fn default_relay(base: &Path) -> RelayConfig {
         unmatched: Unmatched::Before,
         received: true,
         workers: std::thread::available_parallelism().map_or(1, usize::from),
+        log: LogFormat::Text,
     }
 }
 
@@ -148,6 +153,8 @@ fn read_relay(section: Section<'_>, base: &Path) -> (RelayConfig, Place, Option<
         "a way to treat unmatched mail",
         &[("before", Unmatched::Before), ("hold", Unmatched::Hold), ("refuse", Unmatched::Refuse)],
     );
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let log = section.choice("log", "a form of log lines", &formats);
     let unmatched_place = unmatched.as_ref().map_or(section.place(), |found| found.place.clone());
     let relay = RelayConfig {
         hostname: hostname.map_or(defaults.hostname, |found| found.value),
@@ -155,6 +162,7 @@ fn read_relay(section: Section<'_>, base: &Path) -> (RelayConfig, Place, Option<
         unmatched: unmatched.map_or(defaults.unmatched, |found| found.value),
         received: section.boolean("received", defaults.received),
         workers: section.integer("workers", defaults.workers, 1..=1024),
+        log: log.map_or(defaults.log, |found| found.value),
     };
     section.finish();
     (relay, unmatched_place, plan)
@@ -164,7 +172,28 @@ pub(super) fn path(text: &str, base: &Path) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err(format!("{} is not a path; write one relative to this file", quote(text)));
     }
-    Ok(base.join(text))
+    match text.strip_prefix("credential:") {
+        Some(name) => credential(name, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref()),
+        None => Ok(base.join(text)),
+    }
+}
+
+/// A file that the service manager gives to this process alone (systemd.exec(5), "Credentials").
+fn credential(name: &str, directory: Option<&OsStr>) -> Result<PathBuf, String> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        return Err(format!(
+            "{} is not the name of a credential; write it as LoadCredential= of the unit has it",
+            quote(name)
+        ));
+    }
+    match directory {
+        Some(directory) => Ok(Path::new(directory).join(name)),
+        None => Err(format!(
+            "the credential {} is given to a service only (there is no $CREDENTIALS_DIRECTORY); \
+             run this as the service does, or name a file",
+            quote(name)
+        )),
+    }
 }
 
 fn read_limits(section: Section<'_>) -> Limits {
@@ -466,4 +495,39 @@ fn read_admin(section: Section<'_>) -> Option<(AdminConfig, Place)> {
         section.require("address", example).and_then(|v| v.parse(example, values::address));
     section.finish();
     address.map(|found| (AdminConfig { address: found.value }, found.place))
+}
+
+fn read_event_log(section: Section<'_>, base: &Path) -> Option<EventLogConfig> {
+    let example = "a path in quotes, such as \"state/events.jsonl\"";
+    let file = section
+        .require("file", example)
+        .and_then(|value| value.parse(example, |text| path(text, base)));
+    let addresses = section.choice(
+        "addresses",
+        "a way to tell of addresses",
+        &[("full", Addresses::Full), ("hashed", Addresses::Hashed), ("none", Addresses::None)],
+    );
+    let max_size = section.size("max_size", 64_000_000, MIB..=TIB);
+    let keep = section.integer("keep", 10, 1..=1000);
+    section.finish();
+    let addresses = addresses.map_or(Addresses::Full, |found| found.value);
+    Some(EventLogConfig { file: file?.value, max_size, keep, addresses })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_a_file_of_the_service() {
+        let at = |name| credential(name, Some(OsStr::new("/run/credentials/wavegate.service")));
+        let wanted = PathBuf::from("/run/credentials/wavegate.service/api.token");
+        assert_eq!(at("api.token"), Ok(wanted));
+        for name in ["", ".", "..", "../shadow", "a/b"] {
+            assert!(at(name).is_err_and(|why| why.contains("LoadCredential=")), "{name}");
+        }
+        let outside = credential("api.token", None);
+        assert!(outside.is_err_and(|why| why.contains("$CREDENTIALS_DIRECTORY")));
+        assert_eq!(path("a/credential:b", Path::new("/etc")), Ok("/etc/a/credential:b".into()));
+    }
 }

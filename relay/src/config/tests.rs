@@ -157,6 +157,11 @@ fn the_commented_examples_load() {
     let warned: Vec<_> = config.warnings.iter().map(|one| one.key.as_str()).collect();
     assert_eq!(warned, ["instance[1]"], "only the instance that waits for a wave");
     assert_eq!(config.plan.instances.len(), 2);
+    // What is installed starts as it is, and is open to nobody else.
+    let installed = read_at(&examples().join("debian/relay.toml"), EARLY).unwrap();
+    assert_eq!(installed.warnings, []);
+    assert!(installed.listeners[0].address.ip().is_loopback());
+    assert_eq!(installed.relay.state_dir, PathBuf::from("/var/lib/wavegate"));
 }
 
 /// Removes the `#` from every commented default.
@@ -216,7 +221,7 @@ fn the_examples_name_every_key() {
             assert!(spelled.iter().any(|spelled| text.contains(spelled)), "{key} of {}", one.key);
         }
     }
-    assert_eq!(sections, 21, "{found}");
+    assert_eq!(sections, 22, "{found}");
 }
 
 #[test]

@@ -187,12 +187,14 @@ async fn make_change(
     })
     .await?;
     let relay = &shared.relay;
+    let instances = found.iter().map(|one| (one.entry.id, one.instance.clone())).collect();
     if action == "bounce" && !dry_run {
         bounce(relay, found, &reason, &mut applied).await;
     }
     note_unknown(&selection, &mut applied);
     let answer = answer(relay, action, dry_run, &applied, unreadable);
     if !dry_run {
+        tell_each(relay, action, &reason, &instances, &applied);
         relay.emit(&Event::Operator {
             action,
             reason: &reason,
@@ -205,6 +207,28 @@ async fn make_change(
         relay.queue.written().await?;
     }
     Ok(answer)
+}
+
+/// Tells of each message that an operator held, let go or took out. One that he bounces is told of
+/// by delivery.
+fn tell_each(
+    relay: &Relay,
+    action: &str,
+    reason: &str,
+    instances: &HashMap<MessageId, Option<Arc<str>>>,
+    applied: &Applied,
+) {
+    for &(id, recipients) in &applied.changed {
+        let instance = instances.get(&id).and_then(|name| name.as_deref());
+        let recipients = u64::from(recipients);
+        let (by, until) = ("operator", None);
+        relay.emit(&match action {
+            "hold" => Event::Held { instance, id, recipients, by, reason, until },
+            "release" => Event::LetGo { instance, id, recipients },
+            "remove" => Event::Removed { instance, id, recipients },
+            _ => return,
+        });
+    }
 }
 
 /// What was named and not found is refused, in the order in which it was named.

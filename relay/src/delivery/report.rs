@@ -8,7 +8,7 @@ use wavegate_smtp::{Enhanced, Extension, Reply};
 use crate::{
     config::Bounces,
     envelope::{Envelope, LastWord, Progress},
-    event::End,
+    event::{End, Event},
     gate::relay_reply,
     message::MessageId,
     notification::{
@@ -234,6 +234,8 @@ impl Report<'_> {
             }
         }
         let id = MessageId::new(now, self.relay.world.entropy.next());
+        let (instance, about) = (self.instance, original.id);
+        self.relay.emit(&Event::Notification { instance, id, about });
         let envelope = Envelope {
             id,
             received: now,

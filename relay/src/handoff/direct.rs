@@ -3,7 +3,7 @@
 //! What becomes of recipients that do not all come to the same end, and of an upstream that
 //! takes too long, is decided here.
 
-use std::{future::Future, pin::Pin, sync::Arc, task::Poll};
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, task::Poll};
 
 use wavegate_smtp::{Enhanced, Reply, Settled};
 
@@ -50,8 +50,12 @@ impl Incoming<'_> {
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
             Poll::Pending => patience.poll_passed(cx).map(|()| None),
         });
+        let mut target = None;
         let end = match outcome.await {
-            Some(outcome) => outcome.end,
+            Some(outcome) => {
+                target = outcome.target;
+                outcome.end
+            }
             None if self.message.is_in_doubt() => match self.take_over(&upstream, attempt).await {
                 Ok(told) => return told,
                 Err(end) => end,
@@ -62,8 +66,9 @@ impl Incoming<'_> {
                 End::Failed(format!("no end within {:?}", limits.direct_deadline))
             }
         };
-        let mut told = self.ended(&upstream, end).await;
+        let mut told = self.ended(&upstream, end, target).await;
         told.upstream = Some(upstream.config.name.clone());
+        told.target = target;
         told
     }
 
@@ -95,6 +100,7 @@ impl Incoming<'_> {
                     reply: taken(self.message.id, &receipt),
                     ends: vec![(Outcome::Spooled, recipients)],
                     upstream: Some(name.clone()),
+                    target: None,
                 })
             }
             Err(error) => {
@@ -104,12 +110,12 @@ impl Incoming<'_> {
         }
     }
 
-    async fn ended(self, upstream: &Upstream, end: End) -> Told {
+    async fn ended(self, upstream: &Upstream, end: End, target: Option<SocketAddr>) -> Told {
         let recipients = self.message.parcel.recipients.len() as u64;
         let spools = upstream.config.handoff != Handoff::Direct;
         let name = &upstream.config.name;
         match end {
-            End::Settled(settled) => self.settled(upstream, settled).await,
+            End::Settled(settled) => self.settled(upstream, target, settled).await,
             End::Unsupported(unsupported) => {
                 Told::of_all(recipients, unsupported.reply().clone(), Outcome::Refused)
             }
@@ -119,7 +125,7 @@ impl Incoming<'_> {
                 self.spool(progress, wait.unwrap_or(Wait::Turn), None, None).await
             }
             End::InDoubt(error) => {
-                self.in_doubt(name, &error.to_string());
+                self.in_doubt(name, target, &error.to_string());
                 let text =
                     format!("upstream {name} may have taken it, its reply was lost: {error}");
                 let reply = relay_reply(451, Enhanced(4, 4, 2), &text);
@@ -149,7 +155,12 @@ impl Incoming<'_> {
     }
 
     /// The upstream has replied: passed on as it is, if it is the same for all recipients.
-    async fn settled(self, upstream: &Upstream, settled: Settled) -> Told {
+    async fn settled(
+        self,
+        upstream: &Upstream,
+        target: Option<SocketAddr>,
+        settled: Settled,
+    ) -> Told {
         let all = Sorted::new(&settled, self.message.parcel.recipients.len());
         let instance = self.instance_name();
         let recipients = &self.message.parcel.recipients;
@@ -165,17 +176,24 @@ impl Incoming<'_> {
             Some(outcome) if outcome != Outcome::Deferred || !spools => {
                 Told::of_all(all.count(), without_421(settled.for_recipient(0)), outcome)
             }
-            _ => self.mixed(upstream, &settled, &all).await,
+            _ => self.mixed(upstream, target, &settled, &all).await,
         }
     }
 
     /// Recipients with different ends: one reply cannot say that. What is refused is bounced, what
     /// is deferred is spooled, and once both are durable the client is told `250`.
-    async fn mixed(self, upstream: &Upstream, settled: &Settled, all: &Sorted) -> Told {
+    async fn mixed(
+        self,
+        upstream: &Upstream,
+        target: Option<SocketAddr>,
+        settled: &Settled,
+        all: &Sorted,
+    ) -> Told {
         let name = &upstream.config.name;
         let instance = self.instance_name();
         let envelope = self.envelope();
         let mut new = Vec::new();
+        let mut waits = None;
         let failures: Vec<Failure> =
             all.refused.iter().map(|&i| Failure::of_reply(i, settled.for_recipient(i))).collect();
         if !failures.is_empty() {
@@ -188,6 +206,7 @@ impl Incoming<'_> {
             let text = settled.for_recipient(*first).to_string();
             progress.last = Some(LastWord::new(Some(name), &text, self.now));
             let wait = delivery::retry(self.relay, upstream, &mut progress);
+            waits = Some((progress.clone(), wait.clone()));
             new.push(self.new_message(progress, wait));
         }
         let accepted = match self.relay.queue.accept(new).await {
@@ -195,12 +214,17 @@ impl Incoming<'_> {
             Err(error) => {
                 if !all.delivered.is_empty() {
                     // The sender tries again for all of them: one reply cannot say who has it.
-                    self.in_doubt(name, &format!("delivered to some, the rest not kept: {error}"));
+                    let error = format!("delivered to some, the rest not kept: {error}");
+                    self.in_doubt(name, target, &error);
                 }
                 return Told::of_all(all.count(), no_spool(&error), Outcome::Deferred);
             }
         };
         self.relay.queue.note(instance, Ended::Bounced, all.refused.len() as u64);
+        if let Some((progress, wait)) = waits {
+            let (id, left) = (self.message.id, all.deferred.len() as u64);
+            delivery::tell_waits(self.relay, id, &progress, left, &wait, target);
+        }
         let reply = match accepted.first() {
             Some(accepted) => taken(self.message.id, &accepted.receipt),
             // Nothing had to be kept: the upstream's own promise to those that it took.
@@ -212,12 +236,12 @@ impl Incoming<'_> {
             (Outcome::Spooled, all.deferred.len() as u64),
         ];
         let ends = ends.into_iter().filter(|(_, count)| *count > 0).collect();
-        Told { reply, ends, upstream: None }
+        Told { reply, ends, upstream: None, target: None }
     }
 
-    fn in_doubt(&self, upstream: &str, error: &str) {
+    fn in_doubt(&self, upstream: &str, target: Option<SocketAddr>, error: &str) {
         let (instance, id) = (self.instance_name(), self.message.id);
-        self.relay.emit(&Event::InDoubt { instance, id, upstream, error });
+        self.relay.emit(&Event::InDoubt { instance, id, upstream, target, error });
     }
 
     fn instance_name(&self) -> Option<&str> {

@@ -17,10 +17,12 @@ use crate::{
     config::{self, Checks, Config, Diagnostic, Diagnostics, When},
     event::Event,
     generation, learned,
-    listener::{self, Bound},
+    listener::Bound,
+    logging,
     plan::Timestamp,
     policy::Condemnation,
     relay::{Generation, Relay},
+    service::Service,
     upstream::Upstream,
     worker::Workers,
 };
@@ -33,6 +35,8 @@ pub(super) struct Reloader {
     state: Mutex<State>,
     /// What lets clients of the API in.
     doors: Option<Arc<Doors>>,
+    /// Who may have bound a listener's socket.
+    service: Arc<Service>,
 }
 
 struct State {
@@ -52,6 +56,7 @@ impl Reloader {
         workers: Workers,
         bound: Vec<Bound>,
         doors: Option<Arc<Doors>>,
+        service: Arc<Service>,
     ) -> Result<Self, StartError> {
         for one in &bound {
             workers
@@ -75,6 +80,7 @@ impl Reloader {
             addresses: Arc::new(Mutex::new(addresses)),
             state: Mutex::new(state),
             doors,
+            service,
         })
     }
 
@@ -110,12 +116,14 @@ impl Reloader {
         self.check_unchangeable(&current.config, &config)?;
         self.check_announced(&current.config, &config, now)?;
         self.check_begun(&current.config, &config)?;
+        self.service.check(&config)?;
         let keys = config.api.as_ref().map(Keys::load).transpose()?;
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
-        let fresh = bind_missing(&config, &state.bound)?;
+        let fresh = bind_missing(&config, &state.bound, &self.service)?;
         let learned = self.learned();
         let next = generation::build(&self.relay.world, config, policies, Some(&current), &learned);
         let number = next.number;
+        logging::set(next.config.relay.log);
         self.relay.replace(next);
         if let (Some(doors), Some(keys)) = (&self.doors, keys) {
             doors.change(keys);
@@ -144,6 +152,9 @@ impl Reloader {
         }
         if old.api != new.api {
             refuse("[api]");
+        }
+        if old.event_log != new.event_log {
+            refuse("[event_log]");
         }
         if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
     }
@@ -242,7 +253,7 @@ impl Reloader {
         let back = good.renumbered(current.number + 1);
         let generation = back.number;
         self.relay.roll_back(back);
-        if let Ok(fresh) = bind_missing(&good.config, &state.bound) {
+        if let Ok(fresh) = bind_missing(&good.config, &state.bound, &self.service) {
             self.move_listeners(&mut state, fresh);
         }
         self.move_upstreams(&mut state, &Handle::current());
@@ -291,7 +302,11 @@ impl Reloader {
 }
 
 /// Binds what is not bound yet; all of it or nothing.
-fn bind_missing(config: &Config, bound: &[Bound]) -> Result<Vec<Bound>, Diagnostics> {
+fn bind_missing(
+    config: &Config,
+    bound: &[Bound],
+    service: &Service,
+) -> Result<Vec<Bound>, Diagnostics> {
     let mut fresh = Vec::new();
     let mut failed = Vec::new();
     for listener in &config.listeners {
@@ -299,7 +314,7 @@ fn bind_missing(config: &Config, bound: &[Bound]) -> Result<Vec<Bound>, Diagnost
         if bound.iter().any(known) {
             continue;
         }
-        match listener::bind(&listener.name, listener.address) {
+        match service.bind(config, &listener.name, listener.address) {
             Ok(one) => fresh.push(one),
             Err(error) => {
                 let message = format!("cannot listen on {}: {error}", listener.address);

@@ -46,7 +46,7 @@ pub(super) struct Log {
 /// One line of a settled message; the level must be known when this is compiled.
 macro_rules! settled {
     ($level:ident, $suppressed:expr, $event:expr) => {
-        if let Event::Settled { instance, id, upstream, recipients, outcome, reply, elapsed } =
+        if let Event::Settled { instance, id, upstream, recipients, outcome, reply, elapsed, .. } =
             $event
         {
             tracing::$level!(
@@ -123,10 +123,10 @@ impl Log {
             },
             // One in doubt has its own line.
             Event::Settled { .. } => settled!(debug, None::<u64>, event),
-            Event::InDoubt { instance, id, upstream, error } => {
+            Event::InDoubt { instance, id, upstream, error, .. } => {
                 self.in_doubt(*instance, id, upstream, error);
             }
-            Event::Ended { instance, id, upstream, recipient, end, reply, age } => {
+            Event::Ended { instance, id, upstream, recipient, end, reply, age, .. } => {
                 self.ended(*instance, id, *upstream, recipient, *end, *reply, *age);
             }
             Event::Released { instance, messages } => {
@@ -180,7 +180,7 @@ impl Log {
             Event::AttemptRetried { upstream, error } => {
                 tracing::debug!(upstream, error = %Clean(error), "an attempt is made again");
             }
-            Event::Received { instance, id, recipients, size } => {
+            Event::Received { instance, id, recipients, size, .. } => {
                 let instance = instance.unwrap_or("-");
                 tracing::trace!(%id, instance, recipients, size, "received");
             }

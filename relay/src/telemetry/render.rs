@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     event::{Ended, Outcome, Refused},
+    event_log::EventLog,
     policy::{FailureKind, PolicyStats, TIME_BUCKETS_NS},
     relay::{Generation, Relay},
     upstream::UpstreamStatus,
@@ -42,6 +43,7 @@ impl Telemetry {
         policies(&mut families, relay);
         shared(&mut families, relay);
         self.generations(&mut families, &generation);
+        self.event_log(&mut families);
         process::collect(&mut families);
         families.text()
     }
@@ -101,6 +103,19 @@ impl Telemetry {
         for (name, _, ledger) in &all {
             family.count(&[("instance", name)], ledger.against_plan.load(Relaxed));
         }
+    }
+
+    fn event_log(&self, families: &mut Families) {
+        let (written, lost) = self.events.get().map_or((0, 0), EventLog::counts);
+        families
+            .counter("wavegate_event_log_lines_total", "Lines of the event log written.")
+            .count(&[], written);
+        families
+            .counter(
+                "wavegate_event_log_lost_total",
+                "Lines of the event log left out: it could not keep up, or not be written.",
+            )
+            .count(&[], lost);
     }
 
     fn handoff(&self, families: &mut Families) {

@@ -1,0 +1,181 @@
+//! The event log: what became of every message, as JSON Lines in a file. Floor 4.
+//!
+//! Owns `[event_log] file` and what it grows into, and the format of its lines. Whoever has an
+//! event makes the line of it and goes on: a thread writes, and what it cannot keep up with, or
+//! cannot write, is left out and counted, in a line of its own too. Nothing here is synced: the
+//! spool is what keeps messages, this only tells of them.
+
+mod line;
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::JoinHandle,
+};
+
+use crate::{
+    config::{Addresses, EventLogConfig},
+    event::{Event, Observer},
+    rotation::Rotating,
+    world::WallClock,
+};
+use line::Writer;
+
+/// Bytes of lines that may wait for the thread: what 100,000 messages taken out by an operator at
+/// once make, or some seconds of a busy relay.
+const WAITING: usize = 32 << 20;
+/// Bytes that are written at once.
+const BATCH: usize = 256 << 10;
+/// Its key for addresses, in the state directory.
+const KEY: &str = "events.key";
+
+/// The event log of one process.
+pub struct EventLog {
+    line: Writer,
+    lines: Mutex<Option<Sender<Vec<u8>>>>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What both sides know.
+#[derive(Default)]
+struct Shared {
+    waiting: AtomicUsize,
+    written: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl EventLog {
+    /// Starts it; `random` makes the key for addresses. A file that cannot be opened now is an
+    /// error; later it only costs lines.
+    pub fn start(
+        config: &EventLogConfig,
+        state_dir: &Path,
+        clock: Arc<dyn WallClock>,
+        random: &dyn Fn() -> u64,
+    ) -> io::Result<Self> {
+        let key = match config.addresses {
+            Addresses::Hashed => Some(key(state_dir, random)?),
+            Addresses::Full | Addresses::None => None,
+        };
+        if let Some(directory) = config.file.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let mut file = Rotating::new(config.file.clone(), config.max_size, config.keep);
+        file.append(b"", false)?;
+        let (lines, inbox) = mpsc::channel();
+        let shared = Arc::<Shared>::default();
+        let line = Writer::new(clock, config.addresses, key);
+        let writing = Writing { inbox, file, shared: Arc::clone(&shared), line: line.clone() };
+        let thread = std::thread::Builder::new().name("events".into());
+        let thread = thread.spawn(move || writing.run())?;
+        let (lines, thread) = (Mutex::new(Some(lines)), Mutex::new(Some(thread)));
+        Ok(Self { line, lines, shared, thread })
+    }
+
+    /// Lines written, and lines left out, so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.shared.written.load(Relaxed), self.shared.lost.load(Relaxed))
+    }
+
+    /// Writes what waits, and takes no more.
+    pub fn close(&self) {
+        drop(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of the event log panicked");
+        }
+    }
+}
+
+impl Observer for EventLog {
+    fn observe(&self, event: &Event<'_>) {
+        let Some(line) = self.line.of(event) else { return };
+        let shared = &self.shared;
+        let length = line.len();
+        if shared.waiting.fetch_add(length, Relaxed) + length > WAITING {
+            shared.waiting.fetch_sub(length, Relaxed);
+            shared.lost.fetch_add(1, Relaxed);
+            return;
+        }
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.as_ref().is_none_or(|lines| lines.send(line).is_err()) {
+            shared.waiting.fetch_sub(length, Relaxed);
+            shared.lost.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// The thread.
+struct Writing {
+    inbox: Receiver<Vec<u8>>,
+    file: Rotating,
+    shared: Arc<Shared>,
+    line: Writer,
+}
+
+impl Writing {
+    fn run(mut self) {
+        let (mut told, mut failing) = (0, false);
+        while let Ok(first) = self.inbox.recv() {
+            let mut batch = first;
+            let mut lines = 1;
+            while batch.len() < BATCH
+                && let Ok(line) = self.inbox.try_recv()
+            {
+                batch.extend_from_slice(&line);
+                lines += 1;
+            }
+            let length = batch.len();
+            let lost = self.shared.lost.load(Relaxed);
+            if lost > told {
+                // Before what came after.
+                batch.splice(0..0, self.line.lost(lost - told));
+            }
+            match self.file.append(&batch, false) {
+                Ok(()) => {
+                    self.shared.written.fetch_add(lines + u64::from(lost > told), Relaxed);
+                    told = lost;
+                    failing = false;
+                }
+                Err(error) => {
+                    self.shared.lost.fetch_add(lines, Relaxed);
+                    if !std::mem::replace(&mut failing, true) {
+                        let file = self.file.path().display();
+                        tracing::error!(%file, %error, "the event log cannot be written");
+                    }
+                }
+            }
+            self.shared.waiting.fetch_sub(length, Relaxed);
+        }
+    }
+}
+
+/// The key that makes hashes of addresses useless to whoever has none: made once.
+fn key(state_dir: &Path, random: &dyn Fn() -> u64) -> io::Result<[u8; 32]> {
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let path = state_dir.join(KEY);
+    match std::fs::read(&path) {
+        Ok(bytes) => bytes.try_into().map_err(|_| {
+            io::Error::other(format!("{} is not a key of 32 bytes; remove it", path.display()))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut key = [0; 32];
+            key.chunks_mut(8).for_each(|piece| piece.copy_from_slice(&random().to_le_bytes()));
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(&key)?;
+            file.sync_all()?;
+            Ok(key)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

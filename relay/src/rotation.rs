@@ -1,0 +1,113 @@
+//! A file of lines that grows to a bound and then becomes the youngest of some older ones. Floor 2.
+//!
+//! Owns the file and its older ones, `NAME.1` the youngest. What stands in a line is the business
+//! of others, and so is when a line must be on disk.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Bytes that no line exceeds: so far from its end a file is searched for the last whole one.
+const LONGEST: u64 = 1 << 20;
+
+/// A file that is written, and its bounds.
+#[derive(Debug)]
+pub struct Rotating {
+    path: PathBuf,
+    file_bytes: u64,
+    older: usize,
+    /// None before the first line, and after a failure: then it is opened anew.
+    open: Option<(File, u64)>,
+}
+
+impl Rotating {
+    /// Nothing is touched before the first line.
+    pub fn new(path: PathBuf, file_bytes: u64, older: usize) -> Self {
+        Self { path, file_bytes, older, open: None }
+    }
+
+    /// The file that is written now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes whole lines, all in one file. After an error nothing of them is left once the next
+    /// ones are written. With `durable` they are on disk when it returns.
+    pub fn append(&mut self, lines: &[u8], durable: bool) -> io::Result<()> {
+        let bytes = lines.len() as u64;
+        let (mut file, mut there) = match self.open.take() {
+            Some(open) => open,
+            None => self.open_file(durable)?,
+        };
+        if there > 0 && there + bytes > self.file_bytes {
+            drop(file);
+            self.rotate(durable)?;
+            (file, there) = self.open_file(durable)?;
+        }
+        let mut written = file.write_all(lines);
+        if durable && written.is_ok() {
+            written = file.sync_data();
+        }
+        match written {
+            Ok(()) => self.open = Some((file, there + bytes)),
+            // What is there of a line may not become part of the next. Where this fails too, the
+            // next one that opens the file cuts it off.
+            Err(_) => drop(file.set_len(there)),
+        }
+        written
+    }
+
+    /// Opens the file, and cuts off what is there of a line that was not finished.
+    fn open_file(&self, durable: bool) -> io::Result<(File, u64)> {
+        let there = self.path.exists();
+        let mut file =
+            OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&self.path)?;
+        let bytes = file.metadata()?.len();
+        let whole = whole_lines(&mut file, bytes)?;
+        if whole < bytes {
+            file.set_len(whole)?;
+        }
+        if durable {
+            file.sync_all()?;
+        }
+        if durable && !there {
+            self.sync_directory()?;
+        }
+        Ok((file, whole))
+    }
+
+    /// The file becomes the youngest of the older ones; the oldest goes.
+    fn rotate(&self, durable: bool) -> io::Result<()> {
+        let older = |number: usize| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        for number in (1..self.older).rev() {
+            match fs::rename(older(number), older(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        fs::rename(&self.path, older(1))?;
+        if durable { self.sync_directory() } else { Ok(()) }
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()
+    }
+}
+
+/// Bytes up to the end of the last whole line.
+fn whole_lines(file: &mut File, bytes: u64) -> io::Result<u64> {
+    let from = bytes.saturating_sub(LONGEST);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    file.take(LONGEST).read_to_end(&mut tail)?;
+    let end = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1);
+    Ok(from + end)
+}
