@@ -34,6 +34,7 @@ use crate::{
     relay::Relay,
     spool::Shutdown,
     telemetry::Telemetry,
+    tls,
     worker::Workers,
     world::World,
 };
@@ -178,7 +179,9 @@ impl Running {
     fn launch(path: &Path, world: World, signals: bool) -> Result<Self, StartError> {
         let now = world.clock.now();
         let config = config::read_at(path, When { now, checks: Checks::Relay })?;
-        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let tls = tls::load(&config, now, None)?;
+        let warnings = config.warnings.iter().chain(&tls.warnings);
+        warnings.for_each(|warning| tracing::warn!("{warning}"));
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;
         let queue = open_queue(&state_dir, &config, &world)?;
@@ -192,6 +195,7 @@ impl Running {
             spill: &spill,
             queue,
             known: &learned::load(&state_dir),
+            tls: Arc::new(tls),
         };
         let relay = generation::assemble(config, around)?;
         check_waves(&relay)?;

@@ -207,7 +207,12 @@ impl Worker {
         let counted = match self.shared.clients.admit(&self.shared.relay, peer) {
             Ok(counted) => counted,
             Err(reason) => {
-                tokio::spawn(turn_away(stream, refusal(reason)));
+                // Who begins with a handshake could make nothing of words.
+                let generation = self.shared.relay.look();
+                let listener = generation.listener(listener);
+                if !listener.is_some_and(|one| one.config.is_implicit_tls()) {
+                    tokio::spawn(turn_away(stream, refusal(reason)));
+                }
                 return;
             }
         };
