@@ -46,6 +46,7 @@ fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
         observer: Arc::new(Silent),
         spill: &config.relay.state_dir.clone(),
         known: &HashMap::new(),
+        tls: Arc::default(),
     };
     Ok(generation::assemble(config, around)?)
 }
@@ -68,6 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         client: [127, 0, 0, 1].into(),
         listener: "listener-1",
         helo: "mta.mkt.acme.example",
+        secured: None,
         sender: "bounce-4711@mkt.acme.example",
         sender_domain: "mkt.acme.example",
         recipients: &recipients,

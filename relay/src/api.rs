@@ -5,9 +5,7 @@
 //! that both can be renewed while the relay runs.
 
 use std::{
-    fs,
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
+    io,
     path::Path,
     sync::{
         Arc,
@@ -27,19 +25,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        self, ServerConfig,
-        crypto::{CryptoProvider, ring},
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     config::{ApiConfig, Diagnostic, Diagnostics, TlsFiles},
     control::{self, Control, Failure},
     http::{self, Bounds, Incoming, Peer},
+    tls,
     world::BoxFuture,
 };
 
@@ -48,11 +40,6 @@ const BOUNDS: Bounds =
     Bounds { what: "the API address", connections: 64, timeout: Duration::from_secs(600) };
 /// Characters of a token: fewer could be guessed, more are a mistake.
 const TOKEN: std::ops::RangeInclusive<usize> = 32..=4096;
-/// Bytes of a token file, a certificate chain and a key.
-const FILE: u64 = 1 << 20;
-/// Bits of a file's mode by which others than its user and group read or change it, or its group
-/// changes it.
-const OTHERS: u32 = 0o027;
 
 /// What lets clients in.
 pub struct Keys {
@@ -114,31 +101,8 @@ impl Doors {
     }
 }
 
-/// A file that holds a secret.
-fn secret(path: &Path, what: &str) -> Result<Vec<u8>, Diagnostic> {
-    let of = |message: String| Diagnostic::of_file(path.display(), message);
-    let failed = |error: io::Error| of(format!("{what} cannot be read: {error}"));
-    // Looked at before it is opened: opening a pipe would wait for its writer.
-    let found = fs::metadata(path).map_err(failed)?;
-    if !found.is_file() {
-        return Err(of(format!("{what} is not a regular file")));
-    }
-    if found.mode() & OTHERS != 0 {
-        let mode = found.mode() & 0o777;
-        let text = format!("{what} is open to others (mode {mode:o}); chmod it to 600 or 640");
-        return Err(of(text));
-    }
-    read(path).map_err(failed)
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 fn token(path: &Path) -> Result<blake3::Hash, Diagnostic> {
-    let bytes = secret(path, "the token")?;
+    let bytes = tls::secret(path, "the token")?;
     let token = bytes.trim_ascii();
     let (least, most) = (TOKEN.start(), TOKEN.end());
     if !TOKEN.contains(&token.len()) || !token.iter().all(u8::is_ascii_graphic) {
@@ -151,30 +115,8 @@ fn token(path: &Path) -> Result<blake3::Hash, Diagnostic> {
     Ok(blake3::hash(token))
 }
 
-/// The provider of cryptography, here and for clients.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
 fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Diagnostic> {
-    let TlsFiles { certificate, key } = files;
-    let of = |path: &Path, message: String| Diagnostic::of_file(path.display(), message);
-    let key_bytes = secret(key, "the key")?;
-    let chain = read(certificate)
-        .map_err(|error| of(certificate, format!("the certificate cannot be read: {error}")))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
-    let chain = chain.map_err(|error| of(certificate, format!("is not PEM: {error}")))?;
-    if chain.is_empty() {
-        return Err(of(certificate, "has no certificate in PEM".to_owned()));
-    }
-    let secret = PrivateKeyDer::from_pem_slice(&key_bytes)
-        .map_err(|error| of(key, format!("has no key in PEM: {error}")))?;
-    let built = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, secret));
-    let mut config = built.map_err(|error: rustls::Error| {
-        of(certificate, format!("cannot be used with {}: {error}", key.display()))
-    })?;
+    let mut config = tls::single(files)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -234,7 +176,7 @@ impl Incoming for Secured {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
-    use std::os::unix::fs::PermissionsExt;
+    use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
 

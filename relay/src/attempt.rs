@@ -314,7 +314,14 @@ impl Job {
                 Ok(ClientEvent::Closing(reply) | ClientEvent::Refused(reply)) => {
                     return Err(closed_with(&reply));
                 }
-                Ok(ClientEvent::Ready(_) | ClientEvent::Reset | ClientEvent::Rehearsed(_)) => {}
+                // Before any message, or not asked for.
+                Ok(
+                    ClientEvent::Ready(_)
+                    | ClientEvent::StartTls
+                    | ClientEvent::NoTls(_)
+                    | ClientEvent::Reset
+                    | ClientEvent::Rehearsed(_),
+                ) => {}
                 Err(error) if attempt.is_committed() => {
                     return Err(Broken::Over(End::InDoubt(error)));
                 }

@@ -235,8 +235,7 @@ impl Delivery {
     }
 
     fn ask(&self, pending: &[u32]) -> Answer {
-        let Envelope { id, client, listener, helo, on_behalf, mail, recipients, facts, .. } =
-            &*self.envelope;
+        let Envelope { id, client, listener, helo, mail, recipients, facts, .. } = &*self.envelope;
         let text = |&index: &u32| recipients[index as usize].recipient.as_str();
         let recipients: Vec<&str> = pending.iter().map(text).collect();
         let plan = self.relay.waves.current();
@@ -251,11 +250,12 @@ impl Delivery {
             client: *client,
             listener,
             helo,
+            secured: self.envelope.secured,
             sender: mail.sender.as_str(),
             sender_domain: mail.sender.domain(),
             recipients: &recipients,
             size: facts.size,
-            on_behalf: on_behalf.as_deref(),
+            on_behalf: self.envelope.on_behalf.as_deref(),
             attempts: self.progress.attempts,
             headers: &headers,
         };

@@ -12,10 +12,15 @@ use wavegate_smtp::{
     params::{BodyType, Notify, Ret},
 };
 
-use crate::{message::MessageId, plan::Timestamp};
+use crate::{
+    message::{CIPHERS, MessageId, Secured},
+    plan::Timestamp,
+};
 
-/// The version that is written.
-const VERSION: u8 = 1;
+/// The version that is written of an envelope, and of progress. Version 1 of an envelope knew
+/// nothing of TLS.
+const ENVELOPE: u8 = 2;
+const PROGRESS: u8 = 1;
 
 /// A message as it came in, without its bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +37,8 @@ pub struct Envelope {
     pub helo: String,
     /// A notification of the relay itself belongs to this instance, whose mail it reports on.
     pub on_behalf: Option<String>,
+    /// The TLS that it came under.
+    pub secured: Option<Secured>,
     /// Sender and its parameters.
     pub mail: Mail,
     /// Recipients and their parameters.
@@ -85,8 +92,8 @@ pub const LAST_WORD: usize = 300;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// A later version of the relay wrote them.
-    #[error("written by a later version of the relay (format {0}, known is {VERSION})")]
-    Version(u8),
+    #[error("written by a later version of the relay (format {0}, known is {1})")]
+    Version(u8, u8),
     /// They are damaged.
     #[error("damaged")]
     Damaged,
@@ -115,62 +122,81 @@ impl Progress {
 
     /// Bytes for the spool.
     pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        encode(PROGRESS, self)
     }
 
     /// From the spool's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        decode(bytes)
+        match bytes.split_first() {
+            Some((&PROGRESS, rest)) => read(rest),
+            other => Err(unknown(other, PROGRESS)),
+        }
     }
 }
 
 impl Envelope {
     /// Bytes for the spool.
     pub fn encode(&self) -> Vec<u8> {
-        encode(&Written {
-            id: self.id.key(),
-            received: self.received.0,
-            client: self.client,
-            listener: &self.listener,
-            helo: &self.helo,
-            on_behalf: self.on_behalf.as_deref(),
-            sender: self.mail.sender.as_str(),
-            eight_bit_mime: self.mail.body.map(|body| body == BodyType::EightBitMime),
-            smtputf8: self.mail.smtputf8,
-            ret_full: self.mail.ret.map(|ret| ret == Ret::Full),
-            envid: self.mail.envid.as_deref(),
-            recipients: self.recipients.iter().map(WrittenRcpt::of).collect(),
-            facts: (
-                self.facts.size,
-                self.facts.header_size,
-                self.facts.received,
-                self.facts.eight_bit,
-                self.facts.leading_dot,
-                self.facts.ends_with_crlf,
-            ),
-        })
+        encode(
+            ENVELOPE,
+            &Written {
+                id: self.id.key(),
+                received: self.received.0,
+                client: self.client,
+                listener: &self.listener,
+                helo: &self.helo,
+                on_behalf: self.on_behalf.as_deref(),
+                sender: self.mail.sender.as_str(),
+                eight_bit_mime: self.mail.body.map(|body| body == BodyType::EightBitMime),
+                smtputf8: self.mail.smtputf8,
+                ret_full: self.mail.ret.map(|ret| ret == Ret::Full),
+                envid: self.mail.envid.as_deref(),
+                recipients: self.recipients.iter().map(WrittenRcpt::of).collect(),
+                facts: (
+                    self.facts.size,
+                    self.facts.header_size,
+                    self.facts.received,
+                    self.facts.eight_bit,
+                    self.facts.leading_dot,
+                    self.facts.ends_with_crlf,
+                ),
+                secured: self.secured.map(|secured| (secured.cipher, secured.resumed)),
+            },
+        )
     }
 
     /// From the spool's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let written: Written<'_> = decode(bytes)?;
-        written.read().ok_or(DecodeError::Damaged)
+        match bytes.split_first() {
+            Some((&ENVELOPE, rest)) => {
+                read::<Written<'_>>(rest)?.read().ok_or(DecodeError::Damaged)
+            }
+            Some((1, rest)) => {
+                // No TLS: the mark of a value that is not there.
+                let whole = [rest, &[0]].concat();
+                read::<Written<'_>>(&whole)?.read().ok_or(DecodeError::Damaged)
+            }
+            other => Err(unknown(other, ENVELOPE)),
+        }
     }
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
-    match postcard::to_extend(value, vec![VERSION]) {
+fn encode(version: u8, value: &impl Serialize) -> Vec<u8> {
+    match postcard::to_extend(value, vec![version]) {
         Ok(bytes) => bytes,
         // Neither type has anything that it could not write, and a vector takes everything.
         Err(error) => unreachable!("an envelope can always be written: {error}"),
     }
 }
 
-fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
-    match bytes.split_first() {
-        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| DecodeError::Damaged),
-        Some((&version, _)) if version > VERSION => Err(DecodeError::Version(version)),
-        _ => Err(DecodeError::Damaged),
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, DecodeError> {
+    postcard::from_bytes(bytes).map_err(|_| DecodeError::Damaged)
+}
+
+fn unknown(bytes: Option<(&u8, &[u8])>, known: u8) -> DecodeError {
+    match bytes {
+        Some((&version, _)) if version > known => DecodeError::Version(version, known),
+        _ => DecodeError::Damaged,
     }
 }
 
@@ -191,6 +217,8 @@ struct Written<'a> {
     envid: Option<&'a str>,
     recipients: Vec<WrittenRcpt<'a>>,
     facts: (u64, u64, u32, bool, bool, bool),
+    /// A cipher's place in `CIPHERS`, which only grows at its end, and whether it was resumed.
+    secured: Option<(usize, bool)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -233,6 +261,9 @@ impl Written<'_> {
         mail.smtputf8 = self.smtputf8;
         mail.ret = self.ret_full.map(|full| if full { Ret::Full } else { Ret::Headers });
         mail.envid = self.envid.map(Into::into);
+        let secured =
+            |(cipher, resumed)| (cipher < CIPHERS.len()).then_some(Secured { cipher, resumed });
+        let secured = self.secured.map(|one| secured(one).ok_or(())).transpose().ok()?;
         let (size, header_size, received, eight_bit, leading_dot, ends_with_crlf) = self.facts;
         Some(Envelope {
             id: MessageId::from_key(self.id)?,
@@ -241,6 +272,7 @@ impl Written<'_> {
             listener: self.listener.to_owned(),
             helo: self.helo.to_owned(),
             on_behalf: self.on_behalf.map(str::to_owned),
+            secured,
             mail,
             recipients: self.recipients.iter().map(WrittenRcpt::read).collect::<Option<_>>()?,
             facts: BodyFacts {
@@ -277,6 +309,7 @@ mod tests {
             listener: "listener-1".into(),
             helo: "mta.example".into(),
             on_behalf: Some("acme".into()),
+            secured: Some(Secured { cipher: 8, resumed: true }),
             mail,
             recipients: vec![rcpt, plain],
             facts: BodyFacts {
@@ -296,14 +329,29 @@ mod tests {
         assert_eq!(Envelope::decode(&one.encode()).unwrap(), one);
         one.mail = Mail::new(ReversePath::Null);
         one.on_behalf = None;
+        one.secured = None;
         assert_eq!(Envelope::decode(&one.encode()).unwrap(), one);
+    }
+
+    #[test]
+    fn an_envelope_from_before_tls_is_read() {
+        let one = Envelope { secured: None, ..envelope() };
+        let mut bytes = one.encode();
+        bytes[0] = 1;
+        assert_eq!(bytes.pop(), Some(0), "the mark of no TLS");
+        assert_eq!(Envelope::decode(&bytes).unwrap(), one);
+        // A suite that this version does not know.
+        let mut bytes = envelope().encode();
+        let at = bytes.len() - 2;
+        bytes[at] = 9;
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::Damaged));
     }
 
     #[test]
     fn a_later_version_is_named_and_damage_is_damage() {
         let mut bytes = envelope().encode();
-        bytes[0] = VERSION + 1;
-        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::Version(VERSION + 1)));
+        bytes[0] = ENVELOPE + 1;
+        assert_eq!(Envelope::decode(&bytes), Err(DecodeError::Version(ENVELOPE + 1, ENVELOPE)));
         assert_eq!(Envelope::decode(&[]), Err(DecodeError::Damaged));
         let bytes = envelope().encode();
         for cut in 1..bytes.len() {

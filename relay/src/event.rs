@@ -9,7 +9,10 @@ use std::{
 
 use wavegate_smtp::{MessageFault, Rcpt, Reply};
 
-use crate::{message::MessageId, plan::Timestamp};
+use crate::{
+    message::{MessageId, Secured},
+    plan::Timestamp,
+};
 
 /// Takes events. One a process; called on the path of every message, so it must be cheap.
 pub trait Observer: Send + Sync {
@@ -62,6 +65,24 @@ pub enum Event<'a> {
         client: IpAddr,
         /// Why.
         reason: Ended,
+    },
+    /// A TLS session with a client has begun.
+    TlsBegun {
+        /// Name of the listener.
+        listener: &'a str,
+        /// What was agreed on.
+        secured: Secured,
+    },
+    /// A TLS handshake with a client failed; its connection is closed.
+    TlsFailed {
+        /// Name of the listener.
+        listener: &'a str,
+        /// Where it came from.
+        client: IpAddr,
+        /// Why.
+        failure: TlsFailure,
+        /// Why, in more words.
+        error: &'a str,
     },
     /// A message that the protocol itself forbids was refused at its end.
     MessageRejected {
@@ -491,6 +512,55 @@ impl Refused {
             Self::TooManyFromClient => "too_many_from_client",
             Self::Stopping => "stopping",
             Self::ProxyHeader => "proxy_header",
+        }
+    }
+}
+
+/// Why a TLS handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFailure {
+    /// It took too long.
+    Timeout,
+    /// The peer closed, or the network failed.
+    Closed,
+    /// The peer does not speak TLS.
+    NotTls,
+    /// No version or cipher suite that both have.
+    NothingInCommon,
+    /// The peer did not take our certificate, or we did not take its.
+    Certificate,
+    /// The peer does not offer it, or refused it.
+    Declined,
+    /// The peer gave up for another reason.
+    Alert,
+    /// The peer broke the rules of TLS, or something else went wrong.
+    Other,
+}
+
+impl TlsFailure {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Timeout,
+        Self::Closed,
+        Self::NotTls,
+        Self::NothingInCommon,
+        Self::Certificate,
+        Self::Declined,
+        Self::Alert,
+        Self::Other,
+    ];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::NotTls => "not_tls",
+            Self::NothingInCommon => "nothing_in_common",
+            Self::Certificate => "certificate",
+            Self::Declined => "declined",
+            Self::Alert => "alert",
+            Self::Other => "other",
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     },
     event::Event,
     limits::Charge,
+    message::Secured,
     plan::{Origin, Timestamp},
     policy::{Hook, PolicyFailure},
     relay::{Generation, Relay, with_policies},
@@ -38,6 +39,8 @@ pub struct Subject<'a> {
     pub listener: &'a str,
     /// What the client called itself.
     pub helo: &'a str,
+    /// The TLS that it came under.
+    pub secured: Option<Secured>,
     /// Reverse path; empty for `<>`.
     pub sender: &'a str,
     /// Domain of the reverse path; empty for `<>`.

@@ -10,16 +10,17 @@ use std::{
     sync::Arc,
 };
 
-use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig};
+use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig, StartTls};
 
 use crate::{
     body::BodyStore,
-    config::{self, Config, Diagnostic, Diagnostics, Hooks},
+    config::{self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, TlsMode},
     event::Observer,
     limits::Limits,
     policy::{Hook, PolicyHost, PolicySet},
     queue::Queue,
     relay::{Generation, ListenerSettings, Relay},
+    tls::Loaded,
     upstream::Upstream,
     waves::Waves,
     world::World,
@@ -39,17 +40,19 @@ pub struct Surroundings<'a> {
     pub queue: Arc<Queue>,
     /// What targets offered when they last answered.
     pub known: &'a HashMap<SocketAddr, Extensions>,
+    /// Certificates and keys. A listener whose own are not there has no TLS.
+    pub tls: Arc<Loaded>,
 }
 
 /// Makes a relay with its first generation. Nothing of it runs yet.
 pub fn assemble(config: Config, around: Surroundings<'_>) -> Result<Arc<Relay>, Diagnostics> {
-    let Surroundings { world, host, observer, spill, queue, known } = around;
+    let Surroundings { world, host, observer, spill, queue, known, tls } = around;
     let policies = load_policies(&host, &config)?;
     let bounds = &config.limits;
     let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock), queue.lives());
     let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
     let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
-    let first = build(&world, config, policies, None, known);
+    let first = build(&world, config, policies, None, known, tls);
     Ok(Relay::new(world, waves, limits, bodies, queue, host, observer, first))
 }
 
@@ -99,6 +102,7 @@ pub fn build(
     policies: Arc<PolicySet>,
     previous: Option<&Generation>,
     known: &HashMap<SocketAddr, Extensions>,
+    tls: Arc<Loaded>,
 ) -> Generation {
     let hostname: Arc<str> = config.relay.hostname.as_str().into();
     let mut upstreams = BTreeMap::new();
@@ -106,23 +110,24 @@ pub fn build(
         let kept = previous
             .filter(|previous| previous.config.relay.hostname == config.relay.hostname)
             .and_then(|previous| previous.upstream(&upstream.name))
-            .filter(|kept| kept.config == *upstream);
+            .filter(|kept| kept.config == *upstream)
+            .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)));
         let upstream = kept.cloned().unwrap_or_else(|| {
             let known = |address| known.get(&address).copied();
-            Upstream::new(upstream.clone(), world.clone(), Arc::clone(&hostname), &known)
+            let connector = tls.connector(&upstream.name).cloned();
+            let (world, hostname) = (world.clone(), Arc::clone(&hostname));
+            Upstream::new(upstream.clone(), world, hostname, &known, connector)
         });
         upstreams.insert(upstream.config.name.as_str().into(), upstream);
     }
-    let inside = Arc::new(session_config(&config, true));
-    let outside = Arc::new(session_config(&config, false));
     let listeners = config
         .listeners
         .iter()
         .map(|listener| {
             let settings = ListenerSettings {
                 config: Arc::new(listener.clone()),
-                inside: Arc::clone(&inside),
-                outside: Arc::clone(&outside),
+                inside: Arc::new(session_config(&config, listener.tls.as_ref(), true)),
+                outside: Arc::new(session_config(&config, listener.tls.as_ref(), false)),
             };
             (listener.name.clone(), settings)
         })
@@ -134,11 +139,19 @@ pub fn build(
         policies,
         upstreams,
         listeners,
+        tls,
+    }
+}
+
+fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
 
 /// Protocol settings of sessions.
-fn session_config(config: &Config, may_relay: bool) -> ServerConfig {
+fn session_config(config: &Config, tls: Option<&ListenerTls>, may_relay: bool) -> ServerConfig {
     ServerConfig {
         hostname: config.relay.hostname.clone(),
         // What is offered is said at each EHLO; this is the least.
@@ -148,5 +161,12 @@ fn session_config(config: &Config, may_relay: bool) -> ServerConfig {
             .with_size(Some(config.limits.message_size)),
         limits: SmtpLimits { message_size: config.limits.message_size, ..SmtpLimits::default() },
         may_relay,
+        starttls: match tls {
+            Some(ListenerTls { mode: TlsMode::StartTls, required, .. }) => match required {
+                true => StartTls::Required,
+                false => StartTls::Offered,
+            },
+            _ => StartTls::Unavailable,
+        },
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
     gate::{self, Subject, attributes, relay_reply},
-    message::{MessageId, Trace},
+    message::{MessageId, Secured, Trace},
     parcel::{Message, Parcel},
     plan::Timestamp,
     queue::NewMessage,
@@ -42,6 +42,8 @@ pub struct Arrival<'a> {
     pub helo: &'a str,
     /// Whether that was by EHLO.
     pub extended: bool,
+    /// The TLS that it speaks under.
+    pub secured: Option<Secured>,
 }
 
 /// What the client is told, and what became of the message.
@@ -221,6 +223,7 @@ impl Incoming<'_> {
             listener: self.arrival.listener.to_owned(),
             helo: self.arrival.helo.to_owned(),
             on_behalf: None,
+            secured: self.arrival.secured,
             mail: parcel.mail.clone(),
             recipients: parcel.recipients.clone(),
             facts,
@@ -336,6 +339,7 @@ fn ask(
         client: arrival.client,
         listener: arrival.listener,
         helo: arrival.helo,
+        secured: arrival.secured,
         sender: parcel.mail.sender.as_str(),
         sender_domain: parcel.mail.sender.domain(),
         recipients: &recipients,
@@ -359,13 +363,17 @@ fn trace(
     let mut head = Vec::new();
     if config.received {
         head.reserve(256);
-        let protocol = match (parcel.mail.smtputf8, arrival.extended) {
-            (true, _) => "UTF8SMTP",
-            (false, true) => "ESMTP",
-            (false, false) => "SMTP",
+        // Without EHLO there is no name for SMTP under TLS (RFC 3848).
+        let protocol = match (parcel.mail.smtputf8, arrival.extended, arrival.secured) {
+            (true, _, None) => "UTF8SMTP",
+            (true, _, Some(_)) => "UTF8SMTPS",
+            (false, true, None) => "ESMTP",
+            (false, true, Some(_)) => "ESMTPS",
+            (false, false, _) => "SMTP",
         };
-        let Arrival { helo, client, .. } = *arrival;
-        Trace { helo, client, hostname: &config.hostname, protocol, id, time }.write(&mut head);
+        let Arrival { helo, client, secured, .. } = *arrival;
+        let hostname = &config.hostname;
+        Trace { helo, client, hostname, protocol, secured, id, time }.write(&mut head);
     }
     head
 }

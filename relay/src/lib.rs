@@ -17,6 +17,7 @@ pub mod event;
 pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
+pub mod tls;
 pub mod rotation;
 pub mod body;
 pub mod parcel;

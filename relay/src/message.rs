@@ -85,6 +85,40 @@ impl fmt::Debug for MessageId {
     }
 }
 
+/// The cipher suites that there are, by their IANA names; those of TLS 1.3 first.
+pub const CIPHERS: [&str; 9] = [
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+];
+
+/// How a connection is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secured {
+    /// The suite's place in [`CIPHERS`].
+    pub cipher: usize,
+    /// Without a full handshake, by what a session before it had agreed on.
+    pub resumed: bool,
+}
+
+impl Secured {
+    /// The version of TLS; a suite is of one only.
+    pub fn version(self) -> &'static str {
+        if self.cipher < 3 { "TLSv1.3" } else { "TLSv1.2" }
+    }
+
+    /// The name of the suite.
+    pub fn cipher(self) -> &'static str {
+        CIPHERS[self.cipher]
+    }
+}
+
 /// What the `Received` line says (RFC 5321 4.4).
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {
@@ -94,8 +128,10 @@ pub struct Trace<'a> {
     pub client: IpAddr,
     /// The relay's own name.
     pub hostname: &'a str,
-    /// `SMTP`, `ESMTP` or `UTF8SMTP` (RFC 3848, RFC 6531).
+    /// `SMTP`, `ESMTP` or `UTF8SMTP`, with an `S` behind it under TLS (RFC 3848, RFC 6531).
     pub protocol: &'a str,
+    /// TLS, if there was any.
+    pub secured: Option<Secured>,
     /// The message.
     pub id: MessageId,
     /// The time of receipt.
@@ -115,7 +151,12 @@ impl Trace<'_> {
         out.extend_from_slice(self.hostname.as_bytes());
         out.extend_from_slice(b" with ");
         out.extend_from_slice(self.protocol.as_bytes());
-        out.extend_from_slice(b" id ");
+        if let Some(secured) = self.secured {
+            push(out, format_args!(" ({} {})\r\n\t", secured.version(), secured.cipher()));
+        } else {
+            out.push(b' ');
+        }
+        out.extend_from_slice(b"id ");
         out.extend_from_slice(self.id.as_str().as_bytes());
         out.extend_from_slice(b";\r\n\t");
         write_date(self.time, out);
@@ -173,6 +214,7 @@ mod tests {
             client: "2001:db8::1".parse().unwrap(),
             hostname: "edge-1.example.net",
             protocol: "ESMTP",
+            secured: None,
             id,
             time,
         };
@@ -183,6 +225,20 @@ mod tests {
              id {id};\r\n\tTue, 20 Jan 2026 06:00:00 +0000\r\n"
         );
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+        let mut out = Vec::new();
+        let secured = Some(Secured { cipher: 1, resumed: true });
+        Trace { protocol: "ESMTPS", secured, ..trace }.write(&mut out);
+        let expected =
+            expected.replace("ESMTP id", "ESMTPS (TLSv1.3 TLS_AES_128_GCM_SHA256)\r\n\tid");
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_suite_is_of_one_version() {
+        for (cipher, name) in CIPHERS.iter().enumerate() {
+            let version = Secured { cipher, resumed: false }.version();
+            assert_eq!(version == "TLSv1.3", !name.contains("_WITH_"), "{name}");
+        }
     }
 
     #[test]

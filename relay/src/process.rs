@@ -37,6 +37,7 @@ use crate::{
     service::{PassedError, Service},
     spool::Shutdown,
     telemetry::Telemetry,
+    tls,
     worker::{Pulse, Workers},
     world::World,
 };
@@ -191,7 +192,9 @@ impl Running {
         let config = config::read_at(path, When { now, checks: Checks::Relay })?;
         let files = signals.then(|| watch::Files::watch(&config.files)).flatten();
         logging::set(config.relay.log);
-        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let tls = tls::load(&config, now, None)?;
+        let warnings = config.warnings.iter().chain(&tls.warnings);
+        warnings.for_each(|warning| tracing::warn!("{warning}"));
         service.check(&config)?;
         let service = Arc::new(service);
         let state_dir = config.relay.state_dir.clone();
@@ -208,6 +211,7 @@ impl Running {
             spill: &spill,
             queue,
             known: &learned::load(&state_dir),
+            tls: Arc::new(tls),
         };
         let relay = generation::assemble(config, around)?;
         check_waves(&relay)?;

@@ -158,6 +158,8 @@ async fn play(
     let network = MemoryNetwork::default();
     let traffic = Arc::new(traffic);
     let ledger = Arc::new(Ledger::new(traffic.letters.len()));
+    // Senders and upstreams are played without TLS.
+    config.listeners.iter_mut().for_each(|listener| listener.tls = None);
     for (number, upstream) in config.upstreams.iter_mut().enumerate() {
         upstream::redirect(number, upstream);
         // A notification would be mail that no sender has sent.
@@ -174,6 +176,7 @@ async fn play(
         observer: Arc::clone(&ledger) as Arc<dyn Observer>,
         spill,
         known: &HashMap::new(),
+        tls: Arc::default(),
     };
     let relay = generation::assemble(config, around).map_err(RehearsalError::Policies)?;
     start(&relay);

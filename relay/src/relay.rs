@@ -24,6 +24,7 @@ use crate::{
     limits::Limits,
     policy::{PolicyHost, PolicySet, WorkerPolicies},
     queue::Queue,
+    tls::Loaded,
     upstream::Upstream,
     waves::Waves,
     world::World,
@@ -44,6 +45,8 @@ pub struct Generation {
     pub scopes: Vec<Arc<str>>,
     /// The listeners by name.
     pub listeners: HashMap<String, ListenerSettings>,
+    /// Certificates and keys.
+    pub tls: Arc<Loaded>,
 }
 
 /// What all sessions share.

@@ -6,6 +6,7 @@
 //! a client never paces an upstream.
 
 mod collect;
+mod secure;
 pub mod stopping;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::{
     event::{Ended, Event},
     handoff,
     relay::Relay,
+    tls::Acceptor,
     world::{Deadline, Stream},
 };
 use collect::Collected;
@@ -40,6 +42,7 @@ const STRESS_FLOOR: Duration = Duration::from_secs(5);
 static STOPPING: Reply = Reply::fixed(421, Enhanced(4, 3, 2), "relay is stopping, come back");
 static TIMEOUT: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "timeout, closing");
 static SLOW: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "too slow, closing");
+static NO_TLS: Reply = Reply::fixed(454, Enhanced(4, 7, 0), "TLS is not available now");
 static TOO_MANY: Reply =
     Reply::fixed(452, Enhanced(4, 5, 3), "too many recipients; send the rest again");
 
@@ -115,6 +118,7 @@ struct Session {
 enum Next {
     Read,
     HandOff(BodyFacts),
+    Secure(Arc<Acceptor>),
     Close,
 }
 
@@ -151,6 +155,12 @@ impl Session {
     }
 
     async fn run(mut self) {
+        if self.listener.is_implicit_tls() {
+            let Some(acceptor) = self.acceptor() else { return };
+            if Box::pin(self.secure(&acceptor)).await.is_err() {
+                return;
+            }
+        }
         // RFC 5321 4.3.1: the client waits for the greeting. One that did not is answered by the
         // state machine when it gets to read what came.
         if !self.stream.has_input() {
@@ -161,6 +171,7 @@ impl Session {
             let step = match next {
                 Next::Read => self.flush_and_read().await,
                 Next::HandOff(facts) => Ok(self.hand_off(facts).await),
+                Next::Secure(acceptor) => Box::pin(self.secure(&acceptor)).await,
                 Next::Close => break,
             };
             next = match step {
@@ -228,6 +239,13 @@ impl Session {
                 return Err(Broken::Gone);
             }
             self.server.written(written);
+        }
+        if self.stream.has_unsent() {
+            poll_fn(|cx| match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(result) => Poll::Ready(result.map_err(Broken::from)),
+                Poll::Pending => self.poll_deadline(cx).map(Err),
+            })
+            .await?;
         }
         Ok(())
     }
@@ -319,6 +337,16 @@ impl Session {
                     self.relay.emit(&Event::MessageRejected { client, fault });
                 }
                 Step::Reset => self.message = None,
+                Step::StartTls => match self.acceptor() {
+                    // The state machine has seen to it that nothing stands behind it.
+                    Some(acceptor) => {
+                        self.message = None;
+                        self.helo = None;
+                        self.server.accept();
+                        return Ok(Next::Secure(acceptor));
+                    }
+                    None => self.server.reply(&NO_TLS),
+                },
             }
         }
     }
@@ -350,6 +378,7 @@ impl Session {
             listener: &self.listener.name,
             helo: self.helo.as_ref().map_or("", |helo| &helo.name),
             extended: self.helo.as_ref().is_some_and(|helo| helo.extended),
+            secured: self.stream.secured(),
         };
         // Boxed, so that a session that waits for commands is small.
         let handed = match message.into_parcel(facts) {

@@ -17,6 +17,7 @@ mod log;
 mod process;
 mod render;
 mod spool;
+mod tls;
 mod waves;
 
 use std::sync::{
@@ -220,6 +221,12 @@ impl Telemetry {
             }
             Event::SessionEnded { reason, .. } => {
                 self.ended[*reason as usize].fetch_add(1, Relaxed);
+            }
+            Event::TlsBegun { listener, secured } => {
+                self.listeners.of(listener).tls.begin(*secured)
+            }
+            Event::TlsFailed { listener, failure, .. } => {
+                self.listeners.of(listener).tls.fail(*failure);
             }
             Event::MessageRejected { fault, .. } => {
                 self.rejected[*fault as usize].fetch_add(1, Relaxed);

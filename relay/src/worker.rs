@@ -243,7 +243,10 @@ impl Worker {
         let counted = match counted {
             Ok(counted) => counted,
             Err(reason) => {
-                tokio::spawn(turn_away(Arc::clone(&shared.relay), stream, peer, reason));
+                let relay = Arc::clone(&shared.relay);
+                let listener = listener.to_owned();
+                let newcomer = Newcomer { relay, listener, stream, peer };
+                tokio::spawn(newcomer.turn_away(reason));
                 return;
             }
         };
@@ -300,9 +303,9 @@ impl Worker {
                 drop((session, counted));
             });
         } else {
-            let listener = listener.to_owned();
+            let newcomer = Newcomer { relay, listener: listener.to_owned(), stream, peer };
             tokio::spawn(async move {
-                serve_proxied(relay, &listener, stream, peer, counted).await;
+                newcomer.serve_proxied(counted).await;
                 drop(session);
             });
         }
@@ -345,41 +348,52 @@ impl Drop for Session {
     }
 }
 
-/// Serves a connection whose proxy says first whose it is.
-async fn serve_proxied(
+/// A connection that is nobody's session yet.
+struct Newcomer {
     relay: Arc<Relay>,
-    listener: &str,
-    mut stream: TcpStream,
-    proxy: SocketAddr,
-    counted: Counted,
-) {
-    let peer = match proxy::receive(&mut stream).await {
-        Ok(client) => client.unwrap_or(proxy),
-        Err(error) => {
-            tracing::warn!(listener, proxy = %proxy.ip(), "{error}");
-            return turn_away(relay, stream, proxy, Refused::ProxyHeader).await;
-        }
-    };
-    let counted = match counted.of(peer) {
-        Ok(counted) => counted,
-        Err(reason) => return turn_away(relay, stream, peer, reason).await,
-    };
-    if let Some(client) = Client::new(&relay, listener, Stream::Tcp(stream), peer) {
-        session::serve(relay, client).await;
-    }
-    drop(counted);
+    listener: String,
+    stream: TcpStream,
+    peer: SocketAddr,
 }
 
-/// Tells a client why it is turned away, without waiting long for it to listen.
-async fn turn_away(relay: Arc<Relay>, mut stream: TcpStream, peer: SocketAddr, reason: Refused) {
-    relay.emit(&Event::ConnectionRefused { client: peer.ip().to_canonical(), reason });
-    let words = refusal(reason);
-    let telling = async {
-        if stream.write_all(words).await.is_ok() {
-            let _ = stream.shutdown().await;
+impl Newcomer {
+    /// Serves it once its proxy has said whose it is.
+    async fn serve_proxied(mut self, counted: Counted) {
+        match proxy::receive(&mut self.stream).await {
+            Ok(client) => self.peer = client.unwrap_or(self.peer),
+            Err(error) => {
+                tracing::warn!(listener = self.listener, proxy = %self.peer.ip(), "{error}");
+                return self.turn_away(Refused::ProxyHeader).await;
+            }
         }
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
+        let counted = match counted.of(self.peer) {
+            Ok(counted) => counted,
+            Err(reason) => return self.turn_away(reason).await,
+        };
+        let stream = Stream::Tcp(self.stream);
+        if let Some(client) = Client::new(&self.relay, &self.listener, stream, self.peer) {
+            session::serve(self.relay, client).await;
+        }
+        drop(counted);
+    }
+
+    /// Tells it why it is turned away, without waiting long for it to listen.
+    async fn turn_away(mut self, reason: Refused) {
+        let client = self.peer.ip().to_canonical();
+        self.relay.emit(&Event::ConnectionRefused { client, reason });
+        // Who begins with a handshake could make nothing of words.
+        let generation = self.relay.generation();
+        let listener = generation.listener(&self.listener);
+        if listener.is_some_and(|one| one.config.is_implicit_tls()) {
+            return;
+        }
+        let telling = async {
+            if self.stream.write_all(refusal(reason)).await.is_ok() {
+                let _ = self.stream.shutdown().await;
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_secs(1), telling).await;
+    }
 }
 
 #[cfg(test)]

@@ -70,6 +70,7 @@ impl Site {
             client: "127.0.0.1".parse().unwrap(),
             listener: "listener-1".into(),
             helo: "client.example".into(),
+            secured: None,
             on_behalf: None,
             mail: mail.clone(),
             recipients: recipients.clone(),

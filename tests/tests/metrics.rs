@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wavegate_tests::harness::{Config, Relay, recording};
+use wavegate_tests::harness::{Config, Relay, TLS_FILES, recording};
 
 const PLAN: &str = "\
 [[instance]]
@@ -40,13 +40,17 @@ fn table() -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn the_readme_has_every_metric_of_a_running_relay_and_no_other() {
     let sink = recording();
-    let config = Config::to(&[sink.addr()]).relay("plan = \"waves.toml\"").admin().section(
+    let config = Config::to(&[sink.addr()])
+        .relay("plan = \"waves.toml\"")
+        .listener("tls = { certificates = [{ certificate = \"mx.pem\", key = \"mx.key\" }] }")
+        .admin();
+    let config = config.section(
         "[migration]\nbefore = \"up\"\nafter = \"up\"\n[[policy]]\nplugin = \"hostile.wasm\"\n\
          settings = { do = \"chatter\" }\n[[policy]]\nplugin = \"builtin:freeze\"\n",
     );
     let hostile = include_bytes!("../guests/hostile.wasm");
-    let files: [(&str, &[u8]); 2] = [("waves.toml", PLAN.as_bytes()), ("hostile.wasm", hostile)];
-    let relay = Relay::start_with(&config.to_string(), &files);
+    let own: [(&str, &[u8]); 2] = [("waves.toml", PLAN.as_bytes()), ("hostile.wasm", hostile)];
+    let relay = Relay::start_with(&config.to_string(), &[&own[..], &TLS_FILES].concat());
     // A policy's own counters are there once it has counted.
     relay.hello().small();
     let served = relay.metrics().families();

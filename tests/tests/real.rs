@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Group, Pid, User};
-use wavegate_tests::harness::{Client, Config, Relay, recording, sink, until};
+use wavegate_tests::harness::{Client, Config, Relay, TLS_FILES, recording, sink, until};
 use wavegate_tests::sink::Extensions;
 use wavegate_tests::tool;
 
@@ -31,6 +31,11 @@ struct Postfix {
 impl Postfix {
     /// Starts one; all that it takes goes to `transport`.
     fn start(transport: &str) -> Self {
+        Self::start_with(transport, "")
+    }
+
+    /// The same with more lines of configuration; `@TLS@` in them is the folder of certificates.
+    fn start_with(transport: &str, lines: &str) -> Self {
         let user = User::from_name("postfix").unwrap().expect("a user postfix");
         let drop = Group::from_name("postdrop").unwrap().expect("a group postdrop");
         let folder = tempfile::Builder::new().prefix("wavegate-postfix-").tempdir().unwrap();
@@ -38,11 +43,15 @@ impl Postfix {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
         let addr = free();
         fs::create_dir(dir.join("config")).unwrap();
-        for (name, text) in [
-            ("main.cf", include_str!("postfix/main.cf")),
-            ("master.cf", include_str!("postfix/master.cf")),
-        ] {
+        fs::create_dir(dir.join("tls")).unwrap();
+        for (name, bytes) in TLS_FILES {
+            fs::write(dir.join("tls").join(name), bytes).unwrap();
+        }
+        let main = include_str!("postfix/main.cf").to_owned() + lines;
+        for (name, text) in [("main.cf", &*main), ("master.cf", include_str!("postfix/master.cf"))]
+        {
             let text = text
+                .replace("@TLS@", "@DIR@/tls")
                 .replace("@DIR@", dir.to_str().unwrap())
                 .replace("@LISTEN@", &addr.port().to_string())
                 .replace("@TRANSPORT@", transport);
@@ -223,6 +232,56 @@ fn postfix_as_upstream() {
     until("Postfix has them all", || {
         (postfix.log().matches("status=sent").count() == 21).then_some(())
     });
+}
+
+#[test]
+fn postfix_as_sender_under_tls() {
+    let Some(_postfix) = tool::require("postfix") else { return };
+    let sink = recording();
+    let config = Config::to(&[sink.addr()]).admin().listener(
+        "tls = { required = true, certificates = [{ certificate = \"mx.pem\", key = \"mx.key\" }] }",
+    );
+    let relay = Relay::start_with(&config.to_string(), &TLS_FILES);
+    let transport = format!("smtp:[127.0.0.1]:{}", relay.addr().port());
+    let lines = "smtp_tls_security_level = secure\nsmtp_tls_secure_cert_match = mx.example\n\
+                 smtp_tls_CAfile = @TLS@/ca.pem\nsmtp_tls_loglevel = 1\n";
+    let postfix = Postfix::start_with(&transport, lines);
+    let mut client = Client::connect(postfix.addr);
+    client.expect_reply("220");
+    client.expect("EHLO sender.example", "250");
+    for _ in 0..10 {
+        assert!(client.small().starts_with("250"));
+    }
+    until("all have come", || (sink.counts().messages == 10).then_some(()));
+    until("the queue is empty", || (postfix.queued() == 0).then_some(()));
+    assert!(postfix.log().contains("Verified TLS connection established"), "{}", postfix.log());
+    let content = String::from_utf8(sink.messages().remove(0).content.unwrap()).unwrap();
+    assert!(content.contains("with ESMTPS (TLSv1.3 "), "{content}");
+    assert_eq!(relay.metrics().sum("tls_failures_total", &[]), 0.0);
+}
+
+#[test]
+fn postfix_as_upstream_under_tls() {
+    let Some(_postfix) = tool::require("postfix") else { return };
+    let lines = "smtpd_tls_security_level = encrypt\nsmtpd_tls_cert_file = @TLS@/mx.pem\n\
+                 smtpd_tls_key_file = @TLS@/mx.key\nsmtpd_tls_loglevel = 1\n";
+    let postfix = Postfix::start_with("discard:", lines);
+    let config = Config::to(&[postfix.addr]).admin().upstream(
+        "handoff = \"direct\"\nmessages_per_connection = 5\n\
+         tls = { name = \"mx.example\", ca = \"ca.pem\" }",
+    );
+    let relay = Relay::start_with(&config.to_string(), &TLS_FILES);
+    relay.wait_offer("8BITMIME", |lines| lines.iter().any(|line| line == "8BITMIME"));
+    let mut client = relay.hello();
+    for _ in 0..20 {
+        let reply = client.small();
+        assert!(reply.starts_with("250 2.0.0 Ok: "), "Postfix's: {reply}");
+    }
+    let metrics = relay.metrics();
+    assert!(metrics.sum("upstream_tls_sessions_total", &["version=\"TLSv1.3\""]) >= 4.0);
+    assert!(metrics.sum("upstream_tls_resumed_total", &[]) >= 1.0);
+    let log = postfix.log();
+    assert!(log.contains("Anonymous TLS connection established"), "{log}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::address::{Address, ReversePath};
 use crate::command::{Mail, Rcpt};
-use crate::extensions::Extensions;
+use crate::extensions::{Extension, Extensions};
 use crate::reply::{Reply, ReplyFault, ReplyReader};
 
 mod envelope;
@@ -58,6 +58,12 @@ pub enum ClientEvent {
     /// The upstream does not want the session: its reply to the connection,
     /// EHLO or HELO. The session is over.
     Refused(Reply),
+    /// [`Client::starttls`] was answered `220`: take the handshake, then call
+    /// [`Client::secured`].
+    StartTls,
+    /// TLS was demanded, and the upstream does not offer it, or refused it so.
+    /// The session is over.
+    NoTls(Option<Reply>),
     /// Write the output and then the body, see [`Client::body_sent`].
     SendBody(BodyForm),
     /// The transaction is over.
@@ -115,6 +121,10 @@ pub enum Misbehaviour {
     /// A reply to nothing.
     #[error("reply {0} although nothing was asked")]
     Unasked(u16),
+    /// Something stood behind its answer to STARTTLS: it was not protected, and
+    /// would count as if it had been.
+    #[error("words behind its answer to STARTTLS")]
+    BehindStartTls,
     /// It took a message that it did not have yet.
     #[error("reply {0} to a message before its end was sent")]
     BeforeBody(u16),
@@ -125,6 +135,10 @@ enum State {
     Greeting,
     Ehlo,
     Helo,
+    /// STARTTLS was sent.
+    StartTls,
+    /// The handshake is awaited.
+    Handshake,
     Ready,
     /// RSET was sent on its own.
     Reset,
@@ -135,12 +149,25 @@ enum State {
     Closed,
 }
 
+/// Whether a session asks for TLS (RFC 3207).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// It does not.
+    #[default]
+    Never,
+    /// Where the upstream offers it; a refusal is taken.
+    IfOffered,
+    /// It does not go on without.
+    Demanded,
+}
+
 /// The client side of one session.
 #[derive(Debug)]
 pub struct Client {
     /// Our name in EHLO.
     hostname: Arc<str>,
     state: State,
+    upgrade: Upgrade,
     extensions: Extensions,
     reader: ReplyReader,
     output: Vec<u8>,
@@ -155,12 +182,31 @@ impl Client {
         Client {
             hostname,
             state: State::Greeting,
+            upgrade: Upgrade::Never,
             extensions: Extensions::NONE,
             reader: ReplyReader::default(),
             output: Vec::new(),
             events: VecDeque::new(),
             needs_rset: false,
         }
+    }
+
+    /// The same, asking for TLS behind EHLO.
+    #[must_use]
+    pub fn starttls(self, upgrade: Upgrade) -> Client {
+        Client { upgrade, ..self }
+    }
+
+    /// The handshake is done: what the upstream said before counts for nothing
+    /// (RFC 3207 4.2), and EHLO is said again.
+    ///
+    /// # Panics
+    /// Unless [`ClientEvent::StartTls`] asked for it.
+    pub fn secured(&mut self) {
+        assert!(matches!(self.state, State::Handshake), "no handshake was asked for");
+        self.upgrade = Upgrade::Never;
+        self.extensions = Extensions::NONE;
+        self.hello(b"EHLO ", State::Ehlo);
     }
 
     /// Takes all of the input.
@@ -171,6 +217,11 @@ impl Client {
     pub fn receive(&mut self, input: &[u8]) -> Result<(), ClientError> {
         let mut used = 0;
         while used < input.len() && !matches!(self.state, State::Closed) {
+            if matches!(self.state, State::Handshake) {
+                self.events.clear();
+                self.state = State::Closed;
+                return Err(Misbehaviour::BehindStartTls.into());
+            }
             let outcome = match self.reader.read(&input[used..]) {
                 Ok((taken, reply)) => {
                     used += taken;
@@ -377,7 +428,11 @@ impl Client {
             }
             State::Rehearsal(..) => self.rehearsed(reply),
             _ if code / 100 == 3 => return Err(Misbehaviour::Code(code)),
-            State::Greeting | State::Ehlo | State::Helo => self.opening(reply),
+            State::StartTls if reply.is_positive() && code != 220 => {
+                return Err(Misbehaviour::Code(code));
+            }
+            State::Handshake => return Err(Misbehaviour::BehindStartTls),
+            State::Greeting | State::Ehlo | State::Helo | State::StartTls => self.opening(reply),
         }
         Ok(())
     }
@@ -417,18 +472,48 @@ impl Client {
             State::Greeting if reply.is_positive() => self.hello(b"EHLO ", State::Ehlo),
             // RFC 5321 3.2: an old server knows only HELO.
             State::Ehlo if reply.is_permanent() => self.hello(b"HELO ", State::Helo),
-            State::Ehlo | State::Helo if reply.is_positive() => {
-                if matches!(self.state, State::Ehlo) {
-                    self.extensions = Extensions::from_ehlo(&reply);
-                }
-                self.state = State::Ready;
-                self.events.push_back(ClientEvent::Ready(self.extensions));
+            State::Ehlo if reply.is_positive() => {
+                self.extensions = Extensions::from_ehlo(&reply);
+                self.greeted();
             }
+            State::Helo if reply.is_positive() => self.greeted(),
+            State::StartTls if reply.code() == 220 => {
+                self.state = State::Handshake;
+                self.events.push_back(ClientEvent::StartTls);
+            }
+            // After a 421 the upstream closes.
+            State::StartTls if self.upgrade == Upgrade::IfOffered && reply.code() != 421 => {
+                self.ready();
+            }
+            State::StartTls if reply.code() != 421 => self.no_tls(Some(reply)),
             _ => {
                 self.state = State::Closed;
                 self.events.push_back(ClientEvent::Refused(reply));
             }
         }
+    }
+
+    /// EHLO or HELO was answered.
+    fn greeted(&mut self) {
+        match self.upgrade {
+            Upgrade::Never => self.ready(),
+            _ if self.extensions.has(Extension::StartTls) => {
+                self.output.extend_from_slice(b"STARTTLS\r\n");
+                self.state = State::StartTls;
+            }
+            Upgrade::IfOffered => self.ready(),
+            Upgrade::Demanded => self.no_tls(None),
+        }
+    }
+
+    fn ready(&mut self) {
+        self.state = State::Ready;
+        self.events.push_back(ClientEvent::Ready(self.extensions));
+    }
+
+    fn no_tls(&mut self, reply: Option<Reply>) {
+        self.state = State::Closed;
+        self.events.push_back(ClientEvent::NoTls(reply));
     }
 
     fn hello(&mut self, verb: &[u8], state: State) {

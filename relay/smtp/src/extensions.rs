@@ -24,7 +24,8 @@ pub enum Extension {
     Chunking,
     /// RFC 3461.
     Dsn,
-    /// RFC 3207. Read from upstreams, not offered.
+    /// RFC 3207. Offered by a server that can have it, whatever the embedder
+    /// says at EHLO.
     StartTls,
 }
 

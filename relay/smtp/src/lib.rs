@@ -25,10 +25,10 @@ pub mod stuff;
 pub use address::{Address, ReversePath};
 pub use body::{BodyFacts, MessageFault};
 pub use client::{
-    BodyForm, BodyShape, Client, ClientError, ClientEvent, Settled, Stage, Unsupported,
+    BodyForm, BodyShape, Client, ClientError, ClientEvent, Settled, Stage, Unsupported, Upgrade,
 };
 pub use command::{Mail, Rcpt};
 pub use extensions::{Extension, Extensions};
 pub use limits::Limits;
 pub use reply::{Enhanced, Reply};
-pub use server::{Closing, Helo, Server, ServerConfig, Step};
+pub use server::{Closing, Helo, Server, ServerConfig, StartTls, Step};

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::body::{BodyFacts, ChunkReceiver, DataReceiver, MessageFault};
 use crate::command::{Mail, Rcpt};
-use crate::extensions::Extensions;
+use crate::extensions::{Extension, Extensions};
 use crate::limits::Limits;
 use crate::reply::Reply;
 
@@ -42,6 +42,21 @@ pub struct ServerConfig {
     /// Whether this client may send mail through us; if not, every recipient
     /// is answered `550 5.7.1`.
     pub may_relay: bool,
+    /// Whether the client can have TLS by asking for it.
+    pub starttls: StartTls,
+}
+
+/// What a server says to STARTTLS (RFC 3207) while there is no TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartTls {
+    /// It knows no such command.
+    #[default]
+    Unavailable,
+    /// It is offered.
+    Offered,
+    /// It is offered, and nothing that concerns mail is answered before it
+    /// (`530 5.7.0`).
+    Required,
 }
 
 /// The client's HELO or EHLO.
@@ -80,6 +95,10 @@ pub enum Step<'a> {
     Dropped(MessageFault),
     /// RSET, already answered: a transaction that was open has ended.
     Reset,
+    /// The client wants TLS. **Awaits** [`Server::accept`], which ends the
+    /// transaction and queues `220`: write the output, take the handshake from
+    /// the connection, and call [`Server::secured`]. Or a negative reply.
+    StartTls,
     /// Write the output and close. A transaction that was open has ended.
     Close(Closing),
 }
@@ -116,6 +135,8 @@ enum Phase {
         remaining: u64,
         reply: SkipReply,
     },
+    /// The handshake follows: nothing is heard before it is over.
+    Handshake,
     Closed(Closing),
 }
 
@@ -126,6 +147,8 @@ enum SkipReply {
     TooLarge,
     /// No transaction is open.
     OutOfOrder,
+    /// TLS must come first.
+    TlsFirst,
     Fixed(&'static Reply),
     /// The embedder's.
     Given(Box<Reply>),
@@ -141,6 +164,7 @@ enum Awaited {
     Data,
     Bdat { size: u64, last: bool },
     End,
+    StartTls,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +190,8 @@ pub struct Server {
     /// As offered to this client; none before EHLO and after HELO.
     offered: Extensions,
     greeted: bool,
+    /// The connection is under TLS.
+    secure: bool,
     phase: Phase,
     awaited: Awaited,
     transaction: Transaction,
@@ -184,6 +210,7 @@ impl Server {
             config,
             offered: Extensions::NONE,
             greeted: false,
+            secure: false,
             phase: Phase::Greeting,
             awaited: Awaited::Nothing,
             transaction: Transaction::None,
@@ -232,7 +259,9 @@ impl Server {
                 Phase::Data(_) => self.data(rest),
                 Phase::Chunk { .. } => self.chunk(rest),
                 Phase::Skip { .. } => self.skip_payload(rest),
-                Phase::Greeting => {
+                // What came before the handshake was not protected by it: were it
+                // heard afterwards, anybody on the way could speak for the client.
+                Phase::Greeting | Phase::Handshake => {
                     self.refuse(&replies::EARLY);
                     (rest.len(), None)
                 }
@@ -278,6 +307,12 @@ impl Server {
                 self.awaited = Awaited::Nothing;
                 self.begin_chunk(size, last);
             }
+            Awaited::StartTls => {
+                self.awaited = Awaited::Nothing;
+                self.end_transaction();
+                replies::GO_SECURE.write(&mut self.output);
+                self.phase = Phase::Handshake;
+            }
             Awaited::End => panic!("the end of a message has no standard reply"),
             Awaited::Nothing => panic!("no step awaits an answer"),
         }
@@ -294,7 +329,12 @@ impl Server {
         };
         self.greeted = true;
         if extended {
-            self.offered = extensions;
+            // RFC 3207 4.2: not offered again under TLS.
+            let offers = self.config.starttls != StartTls::Unavailable && !self.secure;
+            self.offered = match offers {
+                true => extensions.with(Extension::StartTls),
+                false => extensions.without(Extension::StartTls),
+            };
             self.offered.write_ehlo(&self.config.hostname, &mut self.output);
         } else {
             self.offered = Extensions::NONE;
@@ -304,11 +344,30 @@ impl Server {
         }
     }
 
+    /// The connection is under TLS from now on, by [`Step::StartTls`] or from
+    /// its beginning. What the client said before counts for nothing (RFC 3207
+    /// 4.2).
+    ///
+    /// # Panics
+    /// At any other time.
+    pub fn secured(&mut self) {
+        match self.phase {
+            Phase::Handshake => self.phase = Phase::Command,
+            Phase::Greeting => {}
+            _ => panic!("no handshake was awaited"),
+        }
+        assert!(!self.secure && self.output.is_empty(), "the handshake came too early");
+        self.secure = true;
+        self.greeted = false;
+        self.offered = Extensions::NONE;
+        self.line = Vec::new();
+    }
+
     /// Answers the step that awaits it. A `421` closes the session.
     ///
     /// # Panics
-    /// If no step awaits an answer, or the reply does not fit it: HELO and
-    /// DATA take only negative ones here, see [`Server::accept`].
+    /// If no step awaits an answer, or the reply does not fit it: HELO, DATA
+    /// and STARTTLS take only negative ones here, see [`Server::accept`].
     pub fn reply(&mut self, reply: &Reply) {
         let awaited = std::mem::replace(&mut self.awaited, Awaited::Nothing);
         assert!(
@@ -344,6 +403,7 @@ impl Server {
                 assert!(reply.is_negative(), "DATA is accepted by accept()");
                 self.transaction = Transaction::None;
             }
+            Awaited::StartTls => assert!(reply.is_negative(), "STARTTLS is accepted by accept()"),
             Awaited::End => {
                 if reply.is_positive() {
                     self.errors = 0;

@@ -8,6 +8,7 @@
 //! S: what the server must have answered by now
 //! M: a message that was given to the embedder, escaped
 //! D: the fault for which a message was dropped
+//! T: the TLS handshake that was asked for is done
 //! X: the session is closed, and why
 //! ```
 //!
@@ -21,7 +22,7 @@ mod common;
 use std::path::Path;
 
 use common::{Embedder, Seen, config};
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, ServerConfig};
+use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, ServerConfig, StartTls};
 
 struct Dialogue {
     name: String,
@@ -45,6 +46,7 @@ fn parse(text: &str) -> Vec<Dialogue> {
             "S:" => 'S',
             "M:" => 'M',
             "D:" => 'D',
+            "T:" => 'T',
             "X:" => 'X',
             _ => panic!("not a transcript line: {line}"),
         };
@@ -88,6 +90,7 @@ fn unescape(text: &str) -> Vec<u8> {
 fn configuration(settings: &[String]) -> ServerConfig {
     let mut limits = Limits::default();
     let mut may_relay = true;
+    let mut starttls = StartTls::Unavailable;
     let mut extensions = Extensions::full(100_000);
     for setting in settings {
         match setting.split_once('=') {
@@ -96,12 +99,14 @@ fn configuration(settings: &[String]) -> ServerConfig {
             Some(("header", size)) => limits.header_block = size.parse().unwrap(),
             Some(("line", size)) => limits.message_line = size.parse().unwrap(),
             None if setting == "no-relay" => may_relay = false,
+            None if setting == "starttls" => starttls = StartTls::Offered,
+            None if setting == "tls-required" => starttls = StartTls::Required,
             None if setting == "bare" => extensions = Extensions::NONE,
             None if setting == "one-packet" => {}
             _ => panic!("unknown setting {setting}"),
         }
     }
-    ServerConfig { may_relay, ..config(extensions, limits) }
+    ServerConfig { may_relay, starttls, ..config(extensions, limits) }
 }
 
 /// Addresses whose domain is a reply code are refused with it.
@@ -170,6 +175,10 @@ fn run(dialogue: &Dialogue, whole_packets: bool) {
                 });
                 let found = found.unwrap_or_else(|| panic!("{place}, line {at}: {fresh:?}"));
                 seen_before += found + 1;
+            }
+            'T' => {
+                assert_eq!(embedder.seen.last(), Some(&Seen::StartTls), "{place}, line {at}");
+                embedder.server.secured();
             }
             'X' => {
                 assert!(closed && answers.is_empty(), "{place}: not closed: {answers:?}");

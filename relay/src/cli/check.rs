@@ -20,6 +20,8 @@ use crate::{
     config::{self, Config, Diagnostic, Severity},
     generation,
     policy::{HostOptions, PolicyHost, PolicySet},
+    tls,
+    world::{SystemClock, WallClock as _},
 };
 
 /// Waves that the summary names; it is read on a screen.
@@ -117,6 +119,10 @@ fn find(path: &Path) -> anyhow::Result<Findings> {
     }
     if let Some(Err(found)) = config.api.as_ref().map(Keys::load) {
         diagnostics.extend(found.0);
+    }
+    match tls::load(&config, SystemClock.now(), None) {
+        Ok(loaded) => diagnostics.extend(loaded.warnings),
+        Err(found) => diagnostics.extend(found.0),
     }
     let host = policy_host(&config)?;
     let policies = generation::load_policies(&host, &config);

@@ -71,6 +71,7 @@ fn relay(config: Config, at: Timestamp) -> Result<Arc<Relay>, Failed> {
         observer: Arc::new(Silent),
         spill: &config.relay.state_dir.clone(),
         known: &HashMap::new(),
+        tls: Arc::default(),
     };
     generation::assemble(config, around)
         .map_err(|found| Failed::new(exit::CONFIG, format!("the policies:\n{found}")))
@@ -90,6 +91,7 @@ fn ask(
         client: args.client,
         listener: &listener.name,
         helo: &args.helo,
+        secured: None,
         sender: args.from.as_str(),
         sender_domain: args.from.domain(),
         recipients: &[args.to.as_str()],

@@ -18,14 +18,11 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{
-        ClientConfig, RootCertStore,
-        pki_types::{CertificateDer, ServerName, pem::PemObject},
-    },
+    rustls::{ClientConfig, pki_types::ServerName},
 };
 
 use super::{Failed, exit};
-use crate::{api::provider, control::wire::Problem};
+use crate::{control::wire::Problem, tls};
 
 /// Time for one host, from the connection to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -185,17 +182,8 @@ impl Asker {
 
 /// TLS that trusts the authorities of a file.
 fn connector(path: &Path) -> Result<TlsConnector, String> {
-    let found = CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    for certificate in found {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        // One that cannot be used does not spoil the others.
-        let _ = roots.add(certificate);
-    }
-    if roots.is_empty() {
-        return Err("has no certificate of an authority in PEM; name one with --ca".to_owned());
-    }
-    let config = ClientConfig::builder_with_provider(provider())
+    let roots = tls::roots(path, &mut blake3::Hasher::new()).map_err(|found| found.message)?;
+    let config = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)

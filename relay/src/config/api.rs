@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use super::{ApiConfig, TlsFiles, diagnostic::Place, reader::Section, relay::path, values};
+use super::{ApiConfig, diagnostic::Place, reader::Section, relay::path, tls, values};
 
 /// Reads the section.
 pub(super) fn read(section: Section<'_>, base: &Path) -> Option<(ApiConfig, Place)> {
@@ -17,11 +17,7 @@ pub(super) fn read(section: Section<'_>, base: &Path) -> Option<(ApiConfig, Plac
     };
     let token_file = file(&section, "token_file");
     let errors = section.report().errors();
-    let tls = section.section("tls").and_then(|tls| {
-        let (certificate, key) = (file(&tls, "certificate"), file(&tls, "key"));
-        tls.finish();
-        Some(TlsFiles { certificate: certificate?, key: key? })
-    });
+    let tls = section.section("tls").and_then(|files| tls::files(files, base));
     let tls_is_wrong = section.report().errors() > errors;
     let insecure = section.boolean("insecure", false);
     if let Some(address) = &address

@@ -12,6 +12,7 @@ mod plan;
 mod policy;
 mod reader;
 mod relay;
+mod tls;
 mod values;
 
 use std::{
@@ -125,6 +126,8 @@ pub struct Limits {
     pub memory: usize,
     /// `spill`: bytes of spill files in all; beyond it `452 4.3.1`.
     pub spill: u64,
+    /// `tls_timeout`: how long a TLS handshake may take.
+    pub tls_timeout: Duration,
     /// `command_timeout`: wait for the next command (RFC 5321 4.5.3.2.7).
     pub command_timeout: Duration,
     /// `data_timeout`: wait for the next bytes of a message.
@@ -158,6 +161,7 @@ impl Default for Limits {
             message_memory: 256 * 1024,
             memory: 256 * 1024 * 1024,
             spill: 8 * 1024 * 1024 * 1024,
+            tls_timeout: Duration::from_secs(10),
             command_timeout: Duration::from_secs(300),
             data_timeout: Duration::from_secs(180),
             data_rate: 1024,
@@ -213,6 +217,8 @@ pub struct ListenerConfig {
     pub proxies: Vec<IpNet>,
     /// Names of the upstreams that this listener can reach; all by default.
     pub upstreams: Vec<String>,
+    /// TLS with its clients.
+    pub tls: Option<ListenerTls>,
 }
 
 impl ListenerConfig {
@@ -221,6 +227,62 @@ impl ListenerConfig {
         let address = address.to_canonical();
         self.proxies.iter().any(|net| net.contains(&address))
     }
+
+    /// Whether a connection begins with a TLS handshake.
+    pub fn is_implicit_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Implicit)
+    }
+}
+
+/// `listener.tls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// How TLS begins.
+    pub mode: TlsMode,
+    /// What is shown to clients, by the name that they ask for; the first to those that ask for
+    /// none of these. At least one.
+    pub certificates: Vec<TlsFiles>,
+    /// No version before this one.
+    pub min_version: TlsVersion,
+    /// No mail without TLS.
+    pub required: bool,
+    /// Clients show certificates of their own.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// What certificates clients show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// The authorities that they must be from.
+    pub ca: PathBuf,
+    /// A client without one is turned away.
+    pub required: bool,
+}
+
+impl ListenerTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let own = self.certificates.iter().flat_map(|one| [&one.certificate, &one.key]);
+        own.chain(self.clients.iter().map(|clients| &clients.ca))
+    }
+}
+
+/// How TLS with clients begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// By STARTTLS (RFC 3207).
+    StartTls,
+    /// At once (RFC 8314).
+    Implicit,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2.
+    V12,
+    /// 1.3.
+    V13,
 }
 
 /// `[[upstream]]`.
@@ -268,10 +330,46 @@ pub struct UpstreamConfig {
     pub expire: Duration,
     /// What the sender hears of a message that cannot be delivered (default: a notification).
     pub bounces: Bounces,
+    /// TLS with its targets.
+    pub tls: Option<UpstreamTls>,
     /// Extensions to take for granted instead of asking, such as `["8BITMIME", "DSN"]`.
     pub extensions: Option<Vec<String>>,
     /// SIZE to take for granted with `extensions` (0: no limit stated).
     pub size: Option<u64>,
+}
+
+/// `upstream.tls`, where it is not `"none"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// How TLS begins, and whether it must.
+    pub mode: UpstreamTlsMode,
+    /// The authorities that a target's certificate must be from; none: those of the system.
+    pub ca: Option<PathBuf>,
+    /// What the targets are called: asked for by SNI, and looked for in their certificate.
+    pub name: Option<String>,
+    /// A target must be who it should be. Never with `opportunistic`, where nobody could say who.
+    pub verify: bool,
+    /// What is shown to a target that asks for it.
+    pub identity: Option<TlsFiles>,
+}
+
+impl UpstreamTls {
+    /// The files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let identity = self.identity.iter().flat_map(|one| [&one.certificate, &one.key]);
+        self.ca.iter().chain(identity)
+    }
+}
+
+/// How TLS with an upstream begins, and whether it must.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamTlsMode {
+    /// By STARTTLS where it is offered; without where it is not, or is refused.
+    Opportunistic,
+    /// By STARTTLS.
+    Required,
+    /// At once (RFC 8314).
+    Implicit,
 }
 
 /// How messages are handed to an upstream.
@@ -445,7 +543,7 @@ pub enum Addresses {
     None,
 }
 
-/// `api.tls`: both PEM (absolute).
+/// A certificate and its key: both PEM (absolute).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The certificate, and those between it and its root.

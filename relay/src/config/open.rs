@@ -182,7 +182,13 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     let of_plan = plan_file.iter().flat_map(|plan| [plan.clone(), lock::lock_of(plan)]);
     let api = draft.api.map(|(api, _)| api);
     let of_api = api.iter().flat_map(|api| api.files().cloned());
-    let files: Vec<_> = std::iter::once(absolute.clone()).chain(of_plan).chain(of_api).collect();
+    let of_tls = draft.listeners.iter().filter_map(|(listener, _)| listener.tls.as_ref());
+    let of_tls = of_tls.flat_map(|tls| tls.files().cloned());
+    let of_upstreams = draft.upstreams.iter().filter_map(|(upstream, _)| upstream.tls.as_ref());
+    let of_upstreams = of_upstreams.flat_map(|tls| tls.files().cloned());
+    let of_sections = of_api.chain(of_tls).chain(of_upstreams);
+    let files: Vec<_> =
+        std::iter::once(absolute.clone()).chain(of_plan).chain(of_sections).collect();
     let plugins = draft.policies.iter().filter_map(|(policy, _)| match &policy.plugin {
         PluginSource::File(path) => Some(path.clone()),
         PluginSource::Builtin(_) => None,

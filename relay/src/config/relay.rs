@@ -19,6 +19,7 @@ use super::{
     diagnostic::{Located, Place},
     policy,
     reader::Section,
+    tls,
     values::{self, one_of, quote},
 };
 
@@ -102,8 +103,10 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     };
     at_least_one("listener", "`[[listener]]` with an `address`");
     at_least_one("upstream", "`[[upstream]]` with `name` and `targets`");
-    let listeners = root.sections("listener").into_iter().enumerate().map(read_listener).collect();
-    let upstreams = root.sections("upstream").into_iter().map(read_upstream).collect();
+    let listeners = root.sections("listener").into_iter().enumerate();
+    let listeners = listeners.map(|one| read_listener(one, base)).collect();
+    let upstreams = root.sections("upstream").into_iter();
+    let upstreams = upstreams.map(|one| read_upstream(one, base)).collect();
     let migration = root.section("migration").map(read_migration);
     let policies = root.sections("policy").into_iter().map(|one| policy::read(one, base)).collect();
     let tables = root.sections("table").into_iter().map(policy::read_table).collect();
@@ -210,6 +213,7 @@ fn read_limits(section: Section<'_>) -> Limits {
         message_memory: bytes(&section, "message_memory", d.message_memory, KIB..=64 * MIB),
         memory: bytes(&section, "memory", d.memory, MIB..=TIB),
         spill: section.size("spill", d.spill, MIB..=64 * TIB),
+        tls_timeout: section.duration("tls_timeout", d.tls_timeout, TIMEOUT),
         command_timeout: section.duration("command_timeout", d.command_timeout, TIMEOUT),
         data_timeout: section.duration("data_timeout", d.data_timeout, TIMEOUT),
         data_rate: section.size("data_rate", d.data_rate, 1..=64 * MIB),
@@ -283,7 +287,10 @@ pub(super) fn bytes(
     usize::try_from(section.size(key, default as u64, bounds)).unwrap_or(usize::MAX)
 }
 
-fn read_listener((index, section): (usize, Section<'_>)) -> (ListenerConfig, ListenerPlaces) {
+fn read_listener(
+    (index, section): (usize, Section<'_>),
+    base: &Path,
+) -> (ListenerConfig, ListenerPlaces) {
     let given = section.get("name");
     let name = match &given {
         Some(value) => value.parse("a name in quotes", values::name),
@@ -313,6 +320,7 @@ fn read_listener((index, section): (usize, Section<'_>)) -> (ListenerConfig, Lis
         address: address.as_ref().map(|found| found.place.clone()),
         upstreams: upstreams.clone(),
     };
+    let tls = section.section("tls").and_then(|section| tls::listener(section, base));
     section.finish();
     let listener = ListenerConfig {
         name: name.map(|found| found.value).unwrap_or_default(),
@@ -320,6 +328,7 @@ fn read_listener((index, section): (usize, Section<'_>)) -> (ListenerConfig, Lis
         allow,
         proxies: proxies.into_iter().map(|found| found.value).collect(),
         upstreams: upstreams.into_iter().map(|found| found.value).collect(),
+        tls,
     };
     (listener, places)
 }
@@ -352,7 +361,7 @@ fn check_allow(section: &Section<'_>, list: &[Located<IpNet>]) {
     }
 }
 
-fn read_upstream(section: Section<'_>) -> (UpstreamConfig, UpstreamPlaces) {
+fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, UpstreamPlaces) {
     let example = "a name, such as \"legacy\"";
     let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
     let targets = read_targets(&section);
@@ -398,6 +407,7 @@ fn read_upstream(section: Section<'_>) -> (UpstreamConfig, UpstreamPlaces) {
         retry_max: section.duration("retry_max", HOUR.max(retry_first), retry_first..=7 * DAY),
         expire: section.duration("expire", 5 * DAY, seconds(1)..=60 * DAY),
         bounces: bounces.map_or(Bounces::Send, |found| found.value),
+        tls: tls::upstream(&section, base),
         extensions,
         size,
     };

@@ -242,6 +242,7 @@ impl Report<'_> {
             client: original.client,
             listener: original.listener.clone(),
             helo: original.helo.clone(),
+            secured: original.secured,
             on_behalf: self.instance.map(str::to_owned),
             mail: mail.clone(),
             recipients: vec![rcpt.clone()],

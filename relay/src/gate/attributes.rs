@@ -24,6 +24,11 @@ pub(super) fn collect(
         match need.as_str() {
             "helo" => push(&mut attributes, need, subject.helo),
             "listener" => push(&mut attributes, need, subject.listener),
+            "tls" => {
+                if let Some(secured) = subject.secured {
+                    push(&mut attributes, need, secured.version());
+                }
+            }
             other => {
                 if let Some(wanted) = other.strip_prefix("header:") {
                     let headers = headers.get_or_insert_with(|| parse(subject.headers));
@@ -33,7 +38,7 @@ pub(super) fn collect(
                         push(&mut attributes, need, value);
                     }
                 }
-                // `tls`, `auth-user` and the like have no value yet and are left out.
+                // `auth-user` and the like have no value yet and are left out.
             }
         }
     }
@@ -75,6 +80,7 @@ pub(super) fn parse(block: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Secured;
 
     fn subject(headers: &[u8]) -> Subject<'_> {
         Subject {
@@ -82,6 +88,7 @@ mod tests {
             client: std::net::IpAddr::from([127, 0, 0, 1]),
             listener: "in",
             helo: "mta.example",
+            secured: None,
             sender: "a@b.example",
             sender_domain: "b.example",
             recipients: &["c@d.example"],
@@ -114,6 +121,15 @@ mod tests {
         ];
         let found: Vec<_> = found.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn tls_is_its_version_and_left_out_without_it() {
+        let secured = Some(Secured { cipher: 0, resumed: false });
+        let under_tls = Subject { secured, ..subject(b"") };
+        let expected = [("tls".to_owned(), "TLSv1.3".to_owned())];
+        assert_eq!(all(&needs(&["tls"]), &under_tls), expected);
+        assert_eq!(all(&needs(&["tls"]), &subject(b"")), []);
     }
 
     #[test]

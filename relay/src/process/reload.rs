@@ -23,6 +23,7 @@ use crate::{
     policy::Condemnation,
     relay::{Generation, Relay},
     service::Service,
+    tls,
     upstream::Upstream,
     worker::Workers,
 };
@@ -111,8 +112,10 @@ impl Reloader {
         let mut state = self.lock();
         let now = self.relay.waves.now();
         let config = config::read_at(&self.path, When { now, checks: Checks::Relay })?;
-        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let current = self.relay.generation();
+        let tls = tls::load(&config, self.relay.world.clock.now(), Some(&current.tls))?;
+        let warnings = config.warnings.iter().chain(&tls.warnings);
+        warnings.for_each(|warning| tracing::warn!("{warning}"));
         self.check_unchangeable(&current.config, &config)?;
         self.check_announced(&current.config, &config, now)?;
         self.check_begun(&current.config, &config)?;
@@ -121,7 +124,8 @@ impl Reloader {
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let fresh = bind_missing(&config, &state.bound, &self.service)?;
         let learned = self.learned();
-        let next = generation::build(&self.relay.world, config, policies, Some(&current), &learned);
+        let (world, tls) = (&self.relay.world, Arc::new(tls));
+        let next = generation::build(world, config, policies, Some(&current), &learned, tls);
         let number = next.number;
         logging::set(next.config.relay.log);
         self.relay.replace(next);

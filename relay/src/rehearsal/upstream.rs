@@ -11,7 +11,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::Instant,
 };
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
 
 use super::{Strength, ledger::Ledger, sender::TAG};
 use crate::{config::UpstreamConfig, world::memory::MemoryNetwork};
@@ -37,6 +37,7 @@ struct Played {
 /// Gives an upstream's targets addresses of their own: in a configuration two upstreams may
 /// share one.
 pub(super) fn redirect(number: usize, upstream: &mut UpstreamConfig) {
+    upstream.tls = None;
     for (place, target) in (1_u16..).zip(&mut upstream.targets) {
         // Of a network in memory nobody but this rehearsal knows.
         let number = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
@@ -58,6 +59,7 @@ pub(super) fn play(
         extensions: Extensions::full(0),
         limits,
         may_relay: true,
+        starttls: StartTls::Unavailable,
     };
     let played = Played {
         number,
@@ -128,6 +130,7 @@ impl Played {
                         server.reply(&TAKEN);
                     }
                     Step::Dropped(_) | Step::Reset => message.clear(),
+                    Step::StartTls => unreachable!("it is not offered"),
                     Step::Close(_) => {
                         let _ = flush(&mut stream, &mut server).await;
                         return;

@@ -14,7 +14,7 @@ use std::{
 
 use prometheus::{Histogram, HistogramOpts};
 
-use crate::event::Outcome;
+use crate::{event::Outcome, tls::Counts};
 
 /// The label of what has no name: mail of no instance, mail that never got a route. No name in
 /// a configuration has parentheses.
@@ -146,6 +146,7 @@ pub(super) struct ListenerCounts {
     pub(super) sockets: AtomicI64,
     pub(super) connections: AtomicI64,
     pub(super) opened: AtomicU64,
+    pub(super) tls: Counts,
 }
 
 /// A histogram with these buckets. Name and labels are put to it when it is read.

@@ -39,6 +39,7 @@ pub(super) struct Log {
     lost: Bound,
     panics: Bound,
     ended: Bound,
+    tls: Bound,
     unreadable: Bound,
     suppressed: AtomicU64,
 }
@@ -172,6 +173,12 @@ impl Log {
             Event::SessionEnded { client, reason } => {
                 tracing::debug!(%client, reason = reason.as_str(), "a session was ended");
             }
+            Event::TlsFailed { listener, client, failure, error } => {
+                if let Some(suppressed) = self.admit(&self.tls) {
+                    let (reason, error) = (failure.as_str(), Clean(error));
+                    tracing::info!(listener, %client, reason, %error, suppressed, "no TLS");
+                }
+            }
             Event::MessageRejected { client, fault } => {
                 if let Some(suppressed) = self.admit(&self.rejected) {
                     tracing::info!(%client, %fault, suppressed, "a message was rejected");
@@ -184,7 +191,8 @@ impl Log {
                 let instance = instance.unwrap_or("-");
                 tracing::trace!(%id, instance, recipients, size, "received");
             }
-            Event::ConnectionOpened { .. }
+            Event::TlsBegun { .. }
+            | Event::ConnectionOpened { .. }
             | Event::ConnectionClosed { .. }
             | Event::GateAnswered { .. } => {}
             event => self.write_trouble(event),

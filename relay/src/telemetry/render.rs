@@ -40,6 +40,7 @@ impl Telemetry {
         self.handoff(&mut families);
         upstreams(&mut families, &generation);
         self.sessions(&mut families);
+        self.tls(&mut families, &generation);
         policies(&mut families, relay);
         shared(&mut families, relay);
         self.generations(&mut families, &generation);

@@ -15,9 +15,14 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{Client, ClientError, ClientEvent, Extensions, Reply};
+use wavegate_smtp::{Client, ClientError, ClientEvent, Extensions, Reply, Upgrade};
 
-use crate::world::{Deadline, Stream, World};
+use crate::{
+    config::UpstreamTlsMode,
+    message::Secured,
+    tls::Connector,
+    world::{Deadline, Stream, TlsError, World},
+};
 
 /// Bytes of replies read at once.
 const READ: usize = 16 * 1024;
@@ -51,6 +56,15 @@ pub enum ConnectionError {
     /// The upstream does not want the session.
     #[error("it said {}", .0.code())]
     Refused(Reply),
+    /// There is no TLS with it.
+    #[error("TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// TLS is required, and it has none.
+    #[error("it does not offer STARTTLS, which `tls` requires")]
+    NotOffered,
+    /// TLS is required, and it refused it.
+    #[error("it refused STARTTLS, which `tls` requires: {}", .0.code())]
+    Declined(Reply),
     /// The upstream closed, or did not speak SMTP.
     #[error(transparent)]
     Protocol(#[from] ClientError),
@@ -88,34 +102,62 @@ pub enum WriteError<R> {
 }
 
 impl Connection {
-    /// Connects, waits for the greeting, says EHLO.
+    /// Connects, waits for the greeting, says EHLO; under TLS where that is wanted.
     pub async fn open(
         world: &World,
         address: SocketAddr,
         hostname: &Arc<str>,
         target: usize,
         time: Duration,
+        tls: Option<&Connector>,
     ) -> Result<(Self, Extensions), ConnectionError> {
         let opening = async {
             let stream = world.network.connect(address).await?;
             let mut connection = Self {
                 stream: Some(stream),
-                client: Client::new(Arc::clone(hostname)),
+                client: Client::new(Arc::clone(hostname)).starttls(upgrade(tls)),
                 target,
                 home: current_worker(),
                 messages: 0,
                 idle_since: Instant::now(),
                 deadline: Deadline::default(),
             };
-            match connection.event(time).await? {
-                ClientEvent::Ready(extensions) => Ok((connection, extensions)),
-                ClientEvent::Refused(reply) | ClientEvent::Closing(reply) => {
-                    Err(ConnectionError::Refused(reply))
+            if let Some(tls) = tls.filter(|tls| tls.mode == UpstreamTlsMode::Implicit) {
+                connection.secure(tls, address).await?;
+            }
+            loop {
+                match (connection.event(time).await?, tls) {
+                    (ClientEvent::Ready(extensions), _) => return Ok((connection, extensions)),
+                    (ClientEvent::StartTls, Some(tls)) => {
+                        connection.secure(tls, address).await?;
+                        connection.client.secured();
+                    }
+                    (ClientEvent::NoTls(None), _) => return Err(ConnectionError::NotOffered),
+                    (ClientEvent::NoTls(Some(reply)), _) => {
+                        return Err(ConnectionError::Declined(reply));
+                    }
+                    (ClientEvent::Refused(reply) | ClientEvent::Closing(reply), _) => {
+                        return Err(ConnectionError::Refused(reply));
+                    }
+                    (other, _) => {
+                        unreachable!("before any command the upstream was answered {other:?}")
+                    }
                 }
-                other => unreachable!("before any command the upstream was answered {other:?}"),
             }
         };
         tokio::time::timeout(time, opening).await.map_err(|_| ConnectionError::Timeout(time))?
+    }
+
+    /// Takes the TLS handshake.
+    async fn secure(&mut self, tls: &Connector, address: SocketAddr) -> Result<(), TlsError> {
+        let stream = self.stream.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
+        stream.begin_client_tls(Arc::clone(&tls.config), tls.name(address))?;
+        poll_fn(|cx| stream.poll_handshake(cx)).await
+    }
+
+    /// How it is protected, if it is.
+    pub fn secured(&self) -> Option<Secured> {
+        self.stream.as_ref().and_then(Stream::secured)
     }
 
     /// The state machine.
@@ -220,6 +262,9 @@ impl Connection {
             self.client.written(written);
             return Poll::Ready(Ok(()));
         }
+        if stream.has_unsent() {
+            ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
@@ -257,16 +302,24 @@ impl Connection {
         poll_fn(|cx| {
             loop {
                 let output = self.client.output().len();
-                if output == 0 && at == slices.len() {
+                // Under TLS what was accepted may not be sent yet: nobody can read a record whose
+                // last byte is missing, so it has not left.
+                let accepted = output == 0 && at == slices.len();
+                if accepted && !self.has_unsent() {
                     return Poll::Ready(Ok(()));
                 }
                 let ends = last && slices.len() - at < SLICES;
                 if ends && let Err(refusal) = commit.commit() {
                     return Poll::Ready(Err(WriteError::Held(refusal)));
                 }
-                let polled = self.poll_write(cx, &slices[at..], skip);
+                let polled = match accepted {
+                    true => self.poll_flush(cx),
+                    false => self.poll_write(cx, &slices[at..], skip),
+                };
                 let written = match polled {
-                    Poll::Ready(Ok(0)) => Err(io::Error::from(io::ErrorKind::WriteZero)),
+                    Poll::Ready(Ok(0)) if !accepted => {
+                        Err(io::Error::from(io::ErrorKind::WriteZero))
+                    }
                     Poll::Ready(result) => result,
                     Poll::Pending => {
                         if ends {
@@ -289,12 +342,24 @@ impl Connection {
                 let commands = written.min(output);
                 self.client.written(commands);
                 advance(slices, &mut at, &mut skip, written - commands);
-                if ends && at < slices.len() {
+                if ends && (at < slices.len() || self.has_unsent()) {
                     commit.uncommit();
                 }
             }
         })
         .await
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::has_unsent)
+    }
+
+    /// Sends what was accepted; that is nothing more of the slices.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(stream) = &mut self.stream else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        Pin::new(stream).poll_flush(cx).map_ok(|()| 0)
     }
 
     fn poll_write(
@@ -320,6 +385,15 @@ impl Connection {
             &heap[..]
         };
         Pin::new(stream).poll_write_vectored(cx, filled)
+    }
+}
+
+/// Whether TLS is asked for.
+fn upgrade(tls: Option<&Connector>) -> Upgrade {
+    match tls.map(|tls| tls.mode) {
+        None | Some(UpstreamTlsMode::Implicit) => Upgrade::Never,
+        Some(UpstreamTlsMode::Opportunistic) => Upgrade::IfOffered,
+        Some(UpstreamTlsMode::Required) => Upgrade::Demanded,
     }
 }
 

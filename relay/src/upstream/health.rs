@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use wavegate_smtp::{Extension, Extensions};
 
-use super::{Upstream, connection::Connection};
+use super::Upstream;
 use crate::config::UpstreamConfig;
 
 /// What is known of one target.
@@ -151,9 +151,7 @@ impl Upstream {
     }
 
     async fn probe(&self, target: usize) -> bool {
-        let address = self.config.targets[target];
-        let time = self.config.connect_timeout;
-        match Connection::open(&self.world, address, &self.hostname, target, time).await {
+        match self.dial(target).await {
             Ok((connection, extensions)) => {
                 connection.quit();
                 self.report_success(target, Some(extensions));

@@ -28,7 +28,12 @@ pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
 pub use rehearsal::RehearsalError;
 
-use crate::{config::UpstreamConfig, world::World};
+use crate::{
+    config::UpstreamConfig,
+    event::TlsFailure,
+    tls::{Connector, Counts},
+    world::World,
+};
 
 /// How long somebody patient stands in line before he looks around.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -37,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub struct Upstream {
     /// Its configuration.
     pub config: UpstreamConfig,
+    /// What TLS sessions with its targets begin with.
+    connector: Option<Arc<Connector>>,
+    tls: Arc<Counts>,
     world: World,
     hostname: Arc<str>,
     state: Mutex<State>,
@@ -169,6 +177,7 @@ impl Upstream {
         world: World,
         hostname: Arc<str>,
         known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
+        connector: Option<Arc<Connector>>,
     ) -> Arc<Self> {
         let targets =
             config.targets.iter().map(|address| TargetHealth::new(*address, known(*address)));
@@ -182,6 +191,8 @@ impl Upstream {
         };
         Arc::new(Self {
             config,
+            connector,
+            tls: Arc::default(),
             world,
             hostname,
             state: Mutex::new(state),
@@ -265,6 +276,42 @@ impl Upstream {
     /// Whether hand-offs take longer than a client should wait (`direct_budget`).
     pub fn is_slow(&self) -> bool {
         u128::from(self.stats.pace.load(Ordering::Relaxed)) > self.config.direct_budget.as_micros()
+    }
+
+    /// What its TLS sessions begin with.
+    pub fn connector(&self) -> Option<&Arc<Connector>> {
+        self.connector.as_ref()
+    }
+
+    /// What is counted of TLS with its targets.
+    pub fn tls_counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.tls)
+    }
+
+    /// A connection to a target, beside the pool.
+    async fn dial(&self, target: usize) -> Result<(Connection, Extensions), ConnectionError> {
+        let Self { config, world, hostname, .. } = self;
+        let (address, time) = (config.targets[target], config.connect_timeout);
+        let connector = self.connector.as_deref();
+        if config.tls.is_some() && connector.is_none() {
+            return Err(ConnectionError::NotOffered);
+        }
+        let opened = Connection::open(world, address, hostname, target, time, connector).await;
+        match &opened {
+            Ok((connection, _)) => match connection.secured() {
+                Some(secured) => self.tls.begin(secured),
+                None if connector.is_some() => {
+                    self.tls.declined.fetch_add(1, Ordering::Relaxed);
+                }
+                None => {}
+            },
+            Err(ConnectionError::Tls(error)) => self.tls.fail(error.failure()),
+            Err(ConnectionError::NotOffered | ConnectionError::Declined(_)) => {
+                self.tls.fail(TlsFailure::Declined);
+            }
+            Err(_) => {}
+        }
+        opened
     }
 
     /// Figures for telemetry.
@@ -430,14 +477,7 @@ impl Upstream {
 
     /// Connects and greets; the health of the target learns from it.
     async fn connect(&self, target: usize) -> Result<Connection, ConnectionError> {
-        let opening = Connection::open(
-            &self.world,
-            self.config.targets[target],
-            &self.hostname,
-            target,
-            self.config.connect_timeout,
-        );
-        match opening.await {
+        match self.dial(target).await {
             Ok((connection, extensions)) => {
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
                 self.report_success(target, Some(extensions));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wavegate_smtp::{Address, ClientEvent, ReversePath};
 
-use super::{Connection, ConnectionError, Upstream};
+use super::{ConnectionError, Upstream};
 
 /// Why a target would not take the mail.
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +49,10 @@ impl Upstream {
         sender: &ReversePath,
         recipient: &Address,
     ) -> Result<(), RehearsalError> {
-        let Self { config, world, hostname, .. } = self;
-        let address = config.targets[target];
-        let opening = Connection::open(world, address, hostname, target, config.connect_timeout);
-        let (mut connection, _) = opening.await.map_err(RehearsalError::Connection)?;
+        let (mut connection, _) = self.dial(target).await.map_err(RehearsalError::Connection)?;
         connection.client().rehearse(sender, recipient);
         loop {
-            match connection.event(config.reply_timeout).await {
+            match connection.event(self.config.reply_timeout).await {
                 Ok(ClientEvent::Rehearsed(None)) => {
                     connection.quit();
                     return Ok(());

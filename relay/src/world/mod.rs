@@ -7,6 +7,7 @@
 pub mod memory;
 pub mod stream;
 pub mod timer;
+pub mod tls;
 
 use std::{
     future::Future,
@@ -21,6 +22,7 @@ use std::{
 
 pub use stream::Stream;
 pub use timer::Deadline;
+pub use tls::TlsError;
 
 use crate::plan::Timestamp;
 

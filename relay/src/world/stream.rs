@@ -1,8 +1,9 @@
-//! A byte stream to a peer: TCP, or a pipe in memory in simulations.
+//! A byte stream to a peer: TCP, or a pipe in memory in simulations, under TLS or not.
 
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -10,6 +11,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
+
+use super::tls::{Tls, TlsError};
+use crate::message::Secured;
 
 /// A connection. An enum rather than a trait object: reads and writes are the hot path.
 #[derive(Debug)]
@@ -18,9 +23,52 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A pipe in memory.
     Memory(DuplexStream),
+    /// One of these under TLS. Boxed, so that a plain connection is small.
+    Tls(Box<Tls>),
+    /// None any more: what was there is elsewhere.
+    Gone,
 }
 
 impl Stream {
+    /// Puts it under TLS, as the server; [`Stream::poll_handshake`] follows.
+    pub fn begin_server_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), TlsError> {
+        let plain = std::mem::replace(self, Self::Gone);
+        *self = Self::Tls(Box::new(Tls::server(plain, config)?));
+        Ok(())
+    }
+
+    /// Puts it under TLS, as the client of a server of this name.
+    pub fn begin_client_tls(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<(), TlsError> {
+        let plain = std::mem::replace(self, Self::Gone);
+        *self = Self::Tls(Box::new(Tls::client(plain, config, name)?));
+        Ok(())
+    }
+
+    /// Takes the handshake to its end.
+    pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsError>> {
+        match self {
+            Self::Tls(tls) => tls.poll_handshake(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// How it is protected, if it is.
+    pub fn secured(&self) -> Option<Secured> {
+        match self {
+            Self::Tls(tls) => tls.secured(),
+            _ => None,
+        }
+    }
+
+    /// Whether something that a write accepted is still here, for the next write or flush to send.
+    pub fn has_unsent(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.has_unsent())
+    }
+
     /// Whether a connection that should be silent is still good: nothing to read, not closed.
     /// Costs a system call only when the reactor has seen something happen to it.
     pub fn is_quiet(&mut self) -> bool {
@@ -33,6 +81,8 @@ impl Stream {
                 let mut cx = Context::from_waker(Waker::noop());
                 Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
             }
+            Self::Tls(tls) => tls.is_quiet(),
+            Self::Gone => false,
         }
     }
 
@@ -43,7 +93,8 @@ impl Stream {
                 let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
                 rustix::net::recv(stream, &mut [0_u8; 1], flags).is_ok_and(|(count, _)| count > 0)
             }
-            Self::Memory(_) => false,
+            Self::Tls(tls) => tls.has_input(),
+            Self::Memory(_) | Self::Gone => false,
         }
     }
 
@@ -58,6 +109,12 @@ impl Stream {
                 let mut cx = Context::from_waker(Waker::noop());
                 let _ = Pin::new(stream).poll_write(&mut cx, bytes);
             }
+            Self::Tls(tls) => {
+                let mut cx = Context::from_waker(Waker::noop());
+                let _ = tls.poll_write(&mut cx, &[io::IoSlice::new(bytes)]);
+                tls.close(&mut cx);
+            }
+            Self::Gone => {}
         }
     }
 
@@ -76,7 +133,8 @@ impl Stream {
     pub fn rehome(self) -> io::Result<Self> {
         match self {
             Self::Tcp(stream) => TcpStream::from_std(stream.into_std()?).map(Self::Tcp),
-            Self::Memory(stream) => Ok(Self::Memory(stream)),
+            Self::Tls(tls) => Ok(Self::Tls(Box::new(tls.rehome()?))),
+            other => Ok(other),
         }
     }
 }
@@ -90,6 +148,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(tls) => tls.poll_read(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }
@@ -103,6 +163,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Memory(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(tls) => tls.poll_write(cx, &[io::IoSlice::new(bytes)]),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -114,17 +176,21 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => tls.poll_write(cx, bufs),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        matches!(self, Self::Tcp(_))
+        matches!(self, Self::Tcp(_) | Self::Tls(_))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(tls) => tls.poll_send(cx),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 
@@ -132,6 +198,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(tls) => tls.poll_shutdown(cx),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }

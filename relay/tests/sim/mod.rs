@@ -150,7 +150,15 @@ impl Setup {
         let observer = Arc::clone(&log) as Arc<dyn Observer>;
         let spill = directory.path();
         let queue = Queue::in_memory(Arc::clone(&world.clock));
-        let around = Surroundings { world, host, observer, spill, queue, known: &HashMap::new() };
+        let around = Surroundings {
+            world,
+            host,
+            observer,
+            spill,
+            queue,
+            known: &HashMap::new(),
+            tls: Arc::default(),
+        };
         let relay = generation::assemble(read(spill), around).unwrap();
         let conductor = deliver_spooled(&relay);
         Sim { relay, conductor, clock, network, log, begun, directory }
@@ -232,7 +240,14 @@ impl Sim {
         let policies = generation::load_policies(&self.relay.policy_host, &config).unwrap();
         let world = &self.relay.world;
         let known = HashMap::new();
-        self.relay.replace(generation::build(world, config, policies, Some(&current), &known));
+        self.relay.replace(generation::build(
+            world,
+            config,
+            policies,
+            Some(&current),
+            &known,
+            Arc::default(),
+        ));
     }
 
     /// Messages in the spool.

@@ -13,7 +13,7 @@ use tokio::{
     time::Instant,
 };
 use wavegate::world::memory::MemoryNetwork;
-use wavegate_smtp::{Extension, Extensions, Limits, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{Extension, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
 
 /// Where in a dialogue the script is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,6 +291,7 @@ impl Dialogue {
             extensions: sink.lock().extensions,
             limits: Limits { message_size: 1 << 30, ..Limits::default() },
             may_relay: true,
+            starttls: StartTls::Unavailable,
         };
         let server = Server::new(Arc::new(config));
         Self { sink, number, writer, server, from: String::new(), to: Vec::new(), body: Vec::new() }
@@ -381,6 +382,7 @@ impl Dialogue {
                 Step::Body(bytes) => self.body.extend_from_slice(bytes),
                 Step::End(_) => self.end(at).await?,
                 Step::Dropped(_) | Step::Reset => self.body.clear(),
+                Step::StartTls => unreachable!("it is not offered"),
             }
         }
     }

@@ -189,6 +189,7 @@ impl<'a> Life<'a> {
             spill: storm.directory.path(),
             queue: opened.queue,
             known: &HashMap::new(),
+            tls: Arc::default(),
         };
         let relay = generation::assemble(sim::read(storm.directory.path()), around).unwrap();
         // What could not be written down of a freeze is forgotten with the process.
@@ -263,7 +264,14 @@ impl<'a> Life<'a> {
         let current = self.relay.generation();
         let policies = generation::load_policies(&self.relay.policy_host, &config).unwrap();
         let known = HashMap::new();
-        let next = generation::build(&self.relay.world, config, policies, Some(&current), &known);
+        let next = generation::build(
+            &self.relay.world,
+            config,
+            policies,
+            Some(&current),
+            &known,
+            Arc::default(),
+        );
         self.relay.replace(next);
         let mut book = self.storm.record.lock();
         book.tally.reloads += 1;

@@ -199,6 +199,7 @@ impl<'a> Life<'a> {
             spill: world.directory.path(),
             queue: opened.queue,
             known: &HashMap::new(),
+            tls: Arc::default(),
         };
         let relay = generation::assemble(sim::read(world.directory.path()), around).unwrap();
         // What could not be written down of a freeze is forgotten with the process.
@@ -313,7 +314,14 @@ impl<'a> Life<'a> {
         let current = self.relay.generation();
         let policies = generation::load_policies(&self.relay.policy_host, &config).unwrap();
         let known = HashMap::new();
-        let next = generation::build(&self.relay.world, config, policies, Some(&current), &known);
+        let next = generation::build(
+            &self.relay.world,
+            config,
+            policies,
+            Some(&current),
+            &known,
+            Arc::default(),
+        );
         self.relay.replace(next);
         self.world.book.lock().unwrap().tally.reloads += 1;
     }

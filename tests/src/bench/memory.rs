@@ -2,20 +2,28 @@
 //!
 //! Owns opening and holding the connections. Kernel buffers are not counted. Floor: none.
 
+use std::any::Any;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::client::Resumption;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::TLS13;
 
 use super::cpu;
 use super::peer::{Peer, Places, Running};
 use super::process::Folder;
+use crate::harness::tls_client;
 use crate::load::reply;
 use crate::sink::{Extensions, Sink, SinkOptions};
 
@@ -39,6 +47,9 @@ pub struct MemoryOptions {
     /// Idle connections to open
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=50_000))]
     pub connections: u64,
+    /// Under TLS, each by STARTTLS with a full handshake; wavegate only
+    #[arg(long)]
+    pub tls: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -65,6 +76,7 @@ pub fn run(options: &MemoryOptions) -> anyhow::Result<()> {
         matches!(options.peer, Peer::Wavegate | Peer::Haproxy),
         "only wavegate and HAProxy are one process whose memory can be read"
     );
+    anyhow::ensure!(!options.tls || options.peer == Peer::Wavegate, "only wavegate has TLS here");
     // HAProxy opens a connection to the sink for each at once, whose other end is here too.
     let ends = if options.peer == Peer::Haproxy { 2 } else { 1 };
     raise_files(ends * options.connections + OTHER_FILES)?;
@@ -79,7 +91,8 @@ pub fn run(options: &MemoryOptions) -> anyhow::Result<()> {
     std::thread::sleep(SETTLE);
     let idle = cpu::resident(pid)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let held = runtime.block_on(open(running.addr, options.connections))?;
+    let tls = options.tls.then(full_handshakes);
+    let held = runtime.block_on(open(running.addr, options.connections, tls))?;
     std::thread::sleep(SETTLE);
     let with_connections = cpu::resident(pid)?;
     running.check()?;
@@ -97,7 +110,8 @@ fn print(options: &MemoryOptions, memory: Memory) -> anyhow::Result<()> {
         return Ok(writeln!(out)?);
     }
     let mb = |bytes: u64| bytes as f64 / 1e6;
-    writeln!(out, "| {} | |\n| --- | ---: |", options.peer.label())?;
+    let tls = if options.tls { ", TLS" } else { "" };
+    writeln!(out, "| {}{tls} | |\n| --- | ---: |", options.peer.label())?;
     writeln!(out, "| idle, resident | {:.1} MB |", mb(memory.idle))?;
     writeln!(
         out,
@@ -120,7 +134,11 @@ fn raise_files(needed: u64) -> anyhow::Result<()> {
 }
 
 /// Opens connections and says EHLO on each.
-async fn open(target: SocketAddr, connections: u64) -> anyhow::Result<Vec<TcpStream>> {
+async fn open(
+    target: SocketAddr,
+    connections: u64,
+    tls: Option<TlsConnector>,
+) -> anyhow::Result<Vec<Held>> {
     let mut held = Vec::new();
     let mut opening = JoinSet::new();
     for (_, client) in (0..connections).zip((0..CLIENTS).cycle()) {
@@ -130,7 +148,8 @@ async fn open(target: SocketAddr, connections: u64) -> anyhow::Result<Vec<TcpStr
             held.push(done??);
         }
         let last = u8::try_from(client + 1)?;
-        opening.spawn(greeted(target, IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))));
+        let client = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+        opening.spawn(greeted(target, client, tls.clone()));
     }
     while let Some(done) = opening.join_next().await {
         held.push(done??);
@@ -138,20 +157,43 @@ async fn open(target: SocketAddr, connections: u64) -> anyhow::Result<Vec<TcpStr
     Ok(held)
 }
 
-async fn greeted(target: SocketAddr, client: IpAddr) -> anyhow::Result<TcpStream> {
+/// A connection that is only held.
+type Held = Box<dyn Any + Send>;
+
+/// TLS that resumes nothing.
+fn full_handshakes() -> TlsConnector {
+    let mut config = ClientConfig::clone(&tls_client(&[&TLS13], None));
+    config.resumption = Resumption::disabled();
+    TlsConnector::from(Arc::new(config))
+}
+
+async fn greeted(
+    target: SocketAddr,
+    client: IpAddr,
+    tls: Option<TlsConnector>,
+) -> anyhow::Result<Held> {
     let open = async {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(client, 0))?;
         let mut stream = socket.connect(target).await?;
         read_reply(&mut stream, 220).await?;
-        stream.write_all(b"EHLO idle.mkt.acme.example\r\n").await?;
-        read_reply(&mut stream, 250).await?;
-        anyhow::Ok(stream)
+        hello(&mut stream).await?;
+        let Some(tls) = tls else { return anyhow::Ok(Box::new(stream) as Held) };
+        stream.write_all(b"STARTTLS\r\n").await?;
+        read_reply(&mut stream, 220).await?;
+        let mut stream = tls.connect(ServerName::try_from("mx.example")?, stream).await?;
+        hello(&mut stream).await?;
+        Ok(Box::new(stream))
     };
     tokio::time::timeout(GREETING, open).await.context("no reply to EHLO in time")?
 }
 
-async fn read_reply(stream: &mut TcpStream, code: u16) -> anyhow::Result<()> {
+async fn hello(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> anyhow::Result<()> {
+    stream.write_all(b"EHLO idle.mkt.acme.example\r\n").await?;
+    read_reply(stream, 250).await
+}
+
+async fn read_reply(stream: &mut (impl AsyncRead + Unpin), code: u16) -> anyhow::Result<()> {
     let mut buffer = Vec::with_capacity(512);
     loop {
         if let Some(reply) = reply::parse(&buffer).map_err(|bad| anyhow::anyhow!("{bad:?}"))? {

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use super::metrics::Figures;
 use super::peer::Places;
 use super::process::{Process, until, until_every};
+use crate::harness::write_tls_files;
 
 /// How long a peer may take until it greets. The relay compiles its policies at the first start.
 const READY: Duration = Duration::from_secs(60);
@@ -86,6 +87,7 @@ impl Relay {
         fill.set("LISTEN", addr.port()).set("ADMIN", admin.port()).set("UPSTREAM", upstream.port());
         fill.copy(relay, &state.join("relay.toml"))?;
         fill.copy(waves, &state.join("waves.toml"))?;
+        write_tls_files(state)?;
         let mut command = Command::new(program);
         command.arg("run").arg("--config").arg(state.join("relay.toml"));
         let begun = Instant::now();

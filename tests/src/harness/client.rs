@@ -3,8 +3,13 @@
 //! Owns the reading of replies and the one thing that must hold of all of them: lines that end in
 //! CRLF, one code, no control characters. Floor: none.
 
+use std::io;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, Stream};
 
 use super::{PATIENCE, until};
 
@@ -14,6 +19,7 @@ const MAX_REPLY: usize = 64 * 1024;
 /// A connection to the relay.
 pub struct Client {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     buffer: Vec<u8>,
 }
 
@@ -46,17 +52,57 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self { stream, buffer: Vec::new() }
+        Self { stream, tls: None, buffer: Vec::new() }
+    }
+
+    /// Takes the TLS handshake with a server that should be of this name.
+    pub fn begin_tls(&mut self, config: &Arc<ClientConfig>, name: &str) -> io::Result<()> {
+        assert!(self.buffer.is_empty(), "something came in the clear: {:?}", self.left());
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let mut tls = ClientConnection::new(Arc::clone(config), name).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.stream)?;
+        }
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// Asks for TLS and takes the handshake.
+    pub fn start_tls(&mut self, config: &Arc<ClientConfig>, name: &str) -> io::Result<()> {
+        self.expect("EHLO client.example", "250");
+        self.expect("STARTTLS", "220 2.0.0");
+        self.begin_tls(config, name)
+    }
+
+    /// The TLS session.
+    pub fn tls(&mut self) -> &mut ClientConnection {
+        self.tls.as_mut().unwrap()
+    }
+
+    /// Closes the connection under TLS, without a word of that.
+    pub fn cut(self) {
+        self.stream.shutdown(Shutdown::Both).unwrap();
     }
 
     /// Sends bytes.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).unwrap();
+        let sent = self.write(bytes.as_ref());
+        sent.unwrap();
     }
 
     /// Sends bytes to a server that may have closed; whether all went out.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+        self.write(bytes).is_ok()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(tls) => {
+                let mut stream = Stream::new(&mut **tls, &mut self.stream);
+                stream.write_all(bytes).and_then(|()| stream.flush())
+            }
+        }
     }
 
     /// Sends one message, its content with the end of data; the final reply, or nothing when the
@@ -212,7 +258,11 @@ impl Client {
     /// Reads once; false at the end of the connection.
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 4096];
-        match self.stream.read(&mut chunk) {
+        let read = match &mut self.tls {
+            None => self.stream.read(&mut chunk),
+            Some(tls) => Stream::new(&mut **tls, &mut self.stream).read(&mut chunk),
+        };
+        match read {
             Ok(0) => false,
             Ok(n) => {
                 self.buffer.extend_from_slice(&chunk[..n]);
@@ -220,6 +270,9 @@ impl Client {
             }
             // The server closed with bytes of ours unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => false,
+            // It closed the TLS session with an alert.
+            Err(error) if error.kind() == ErrorKind::InvalidData => false,
             Err(error) => panic!("no reply: {error}; so far {:?}", self.left()),
         }
     }

@@ -16,6 +16,7 @@ mod config;
 mod monitor;
 mod promise;
 mod relay;
+mod tls;
 mod upstream;
 mod variants;
 
@@ -28,6 +29,7 @@ pub use config::{Config, now_ms, plan_of_held, rfc3339};
 pub use monitor::{Metrics, http_get};
 pub use promise::{Watch, assert_promise};
 pub use relay::{Relay, binary};
+pub use tls::{TLS_FILES, tls_client, write_tls_files};
 pub use upstream::{Peer, Script};
 pub use variants::variant;
 

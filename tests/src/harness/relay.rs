@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -68,6 +69,9 @@ impl Relay {
         let folder = tempfile::Builder::new().prefix("wavegate-test-").tempdir().unwrap();
         for (name, content) in files {
             fs::write(folder.path().join(name), content).unwrap();
+            if name.ends_with(".key") {
+                close_to_others(&folder.path().join(name));
+            }
         }
         fs::write(folder.path().join("relay.toml"), config).unwrap();
         let child = spawn(folder.path(), level);
@@ -167,6 +171,9 @@ impl Relay {
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let fresh = self.folder().join(format!(".{name}.new"));
         fs::write(&fresh, content).unwrap();
+        if name.ends_with(".key") {
+            close_to_others(&fresh);
+        }
         fs::rename(fresh, self.folder().join(name)).unwrap();
     }
 
@@ -307,6 +314,11 @@ impl Drop for Relay {
             }
         }
     }
+}
+
+/// A key that others may read is refused.
+fn close_to_others(key: &Path) {
+    fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn spawn(folder: &Path, level: &str) -> Child {

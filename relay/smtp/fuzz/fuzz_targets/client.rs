@@ -4,14 +4,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wavegate_smtp::{Address, BodyShape, Client, ClientEvent, Mail, Rcpt, ReversePath};
+use wavegate_smtp::{Address, BodyShape, Client, ClientEvent, Mail, Rcpt, ReversePath, Upgrade};
 
 fuzz_target!(|data: &[u8]| {
     let [cut, data @ ..] = data else { return };
     let Ok(address) = Address::parse("a@x.example") else { return };
     let rcpts = [Rcpt::new(address.clone()), Rcpt::new(address)];
     let shape = BodyShape { size: 9, eight_bit: true, leading_dot: true, ends_with_crlf: true };
-    let mut client = Client::new("relay.example".into());
+    let mut client = Client::new("relay.example".into()).starttls(Upgrade::IfOffered);
     let mut open = false;
     for piece in data.chunks(usize::from(*cut).max(1)) {
         if client.receive(piece).is_err() {
@@ -28,6 +28,10 @@ fuzz_target!(|data: &[u8]| {
                     assert!(open);
                     open = false;
                     assert!(settled.for_recipient(0).code() >= 200);
+                }
+                ClientEvent::StartTls => {
+                    client.written(client.output().len());
+                    client.secured();
                 }
                 _ => {}
             }

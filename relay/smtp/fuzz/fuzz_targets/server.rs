@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
 
 static TAKEN: Reply = Reply::fixed(250, Enhanced(2, 0, 0), "Taken");
 
@@ -33,6 +33,12 @@ fn session(server: &mut Server, mut input: &[u8], body: &mut Vec<u8>) -> bool {
                 server.reply(&TAKEN);
             }
             Step::Dropped(_) | Step::Reset => body.clear(),
+            Step::StartTls => {
+                body.clear();
+                server.accept();
+                server.written(server.output().len());
+                server.secured();
+            }
             Step::Helo(_) | Step::Mail(_) | Step::Rcpt(_) | Step::Data => {
                 body.clear();
                 server.accept();
@@ -49,6 +55,7 @@ fuzz_target!(|data: &[u8]| {
         extensions: Extensions::full(1000),
         limits,
         may_relay: true,
+        starttls: StartTls::Offered,
     };
     let mut server = Server::new(Arc::new(config));
     server.greet();
@@ -58,6 +65,6 @@ fuzz_target!(|data: &[u8]| {
             break;
         }
     }
-    assert!(server.output().ends_with(b"\r\n"));
+    assert!(server.output().is_empty() || server.output().ends_with(b"\r\n"));
     assert!(!server.output().contains(&0));
 });

@@ -7,9 +7,12 @@
 
 use memchr::memchr;
 
-use super::{Awaited, Closing, Helo, Phase, Server, SkipReply, Step, Transaction, replies};
+use super::{
+    Awaited, Closing, Helo, Phase, Server, SkipReply, StartTls, Step, Transaction, replies,
+};
 use crate::body::MessageFault;
 use crate::command::{self, Command, CommandError, Mail, Rcpt};
+use crate::extensions::Extension;
 
 impl Server {
     /// Finds the next command line and carries it out.
@@ -58,6 +61,20 @@ impl Server {
                 return None;
             }
         };
+        if self.config.starttls == StartTls::Required && !self.secure {
+            match command {
+                Command::Helo { .. } | Command::Noop | Command::Quit | Command::Rset => {}
+                Command::StartTls | Command::Http => {}
+                Command::Bdat(size, last) => {
+                    self.skip(size, last, SkipReply::TlsFirst);
+                    return None;
+                }
+                _ => {
+                    self.error(&replies::TLS_FIRST);
+                    return None;
+                }
+            }
+        }
         match command {
             // Both must be the last of a group (RFC 2920 3.1): what is there
             // behind them was sent without waiting for our answer.
@@ -80,9 +97,28 @@ impl Server {
             Command::Vrfy => self.idle(&replies::CANNOT_VERIFY),
             Command::Expn => self.idle(&replies::NOT_IMPLEMENTED),
             Command::Help => self.idle(&replies::HELP),
-            Command::StartTls | Command::Auth => self.error(&replies::NOT_IMPLEMENTED),
+            Command::StartTls => return self.start_tls(more),
+            Command::Auth => self.error(&replies::NOT_IMPLEMENTED),
             Command::Quit => self.finish(&replies::BYE, Closing::Quit),
             Command::Http => self.shut(Closing::Misbehaved),
+        }
+        None
+    }
+
+    /// RFC 3207 4: the last command of a group. What is there behind it would be
+    /// heard as if it had come under TLS, so it ends the session.
+    fn start_tls(&mut self, more: bool) -> Option<Step<'static>> {
+        if self.secure {
+            self.error(&replies::TLS_ACTIVE);
+        } else if self.config.starttls == StartTls::Unavailable {
+            self.error(&replies::NOT_IMPLEMENTED);
+        } else if !self.offered.has(Extension::StartTls) {
+            self.error(&replies::EHLO_FIRST);
+        } else if more {
+            self.refuse(&replies::EARLY);
+        } else {
+            self.awaited = Awaited::StartTls;
+            return Some(Step::StartTls);
         }
         None
     }

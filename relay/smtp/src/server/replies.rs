@@ -19,6 +19,11 @@ pub(super) static CANNOT_VERIFY: Reply =
 pub(super) static HELP: Reply = Reply::fixed(214, Enhanced(2, 0, 0), "See RFC 5321");
 pub(super) static EARLY: Reply =
     Reply::fixed(554, Enhanced(5, 5, 0), "Data sent before it was asked for, closing");
+pub(super) static GO_SECURE: Reply = Reply::fixed(220, Enhanced(2, 0, 0), "Ready to start TLS");
+pub(super) static TLS_ACTIVE: Reply = Reply::fixed(503, Enhanced(5, 5, 1), "TLS is active already");
+pub(super) static EHLO_FIRST: Reply = Reply::fixed(503, Enhanced(5, 5, 1), "EHLO first");
+/// RFC 3207 4.
+pub(super) static TLS_FIRST: Reply = Reply::fixed(530, Enhanced(5, 7, 0), "STARTTLS first");
 pub(super) static LONG_LINE: Reply = Reply::fixed(500, Enhanced(5, 5, 2), "Command line too long");
 pub(super) static TOO_MANY_ERRORS: Reply =
     Reply::fixed(421, Enhanced(4, 7, 0), "Too many errors, closing");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wavegate_smtp::{
     BodyFacts, Closing, Enhanced, Extensions, Limits, Mail, MessageFault, Rcpt, Reply, Server,
-    ServerConfig, Step,
+    ServerConfig, StartTls, Step,
 };
 
 /// What an embedder saw of a session, in order.
@@ -19,6 +19,7 @@ pub enum Seen {
     Message(Vec<u8>, BodyFacts),
     Dropped(MessageFault),
     Reset,
+    StartTls,
     Close(Closing),
 }
 
@@ -32,7 +33,13 @@ pub struct Embedder {
 }
 
 pub fn config(extensions: Extensions, limits: Limits) -> ServerConfig {
-    ServerConfig { hostname: "relay.example".to_owned(), extensions, limits, may_relay: true }
+    ServerConfig {
+        hostname: "relay.example".to_owned(),
+        extensions,
+        limits,
+        may_relay: true,
+        starttls: StartTls::Unavailable,
+    }
 }
 
 impl Embedder {
@@ -68,6 +75,7 @@ impl Embedder {
                 Step::End(facts) => Seen::Message(std::mem::take(&mut self.body), facts),
                 Step::Dropped(fault) => Seen::Dropped(fault),
                 Step::Reset => Seen::Reset,
+                Step::StartTls => Seen::StartTls,
             };
             if !matches!(seen, Seen::Message(..)) {
                 self.body.clear();

@@ -7,7 +7,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
 
 use super::report::{Arrival, Ledger, Sink};
 use crate::world::WallClock;
@@ -38,6 +38,7 @@ pub(super) async fn serve(
         extensions: Extensions::full(limits.message_size),
         limits,
         may_relay: true,
+        starttls: StartTls::Unavailable,
     });
     let mut sessions = JoinSet::new();
     loop {
@@ -110,6 +111,7 @@ async fn session(mut stream: TcpStream, mut server: Server, book: Book) -> io::R
                     server.reply(&TAKEN);
                 }
                 Step::Dropped(_) | Step::Reset => message.clear(),
+                Step::StartTls => unreachable!("it is not offered"),
                 Step::Close(_) => return stream.write_all(server.output()).await,
             }
         }

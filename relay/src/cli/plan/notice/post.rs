@@ -220,7 +220,7 @@ async fn connect(
 ) -> Result<Connection, String> {
     let mut last = String::new();
     for &address in addresses {
-        match Connection::open(world, address, hostname, 0, CONNECT).await {
+        match Connection::open(world, address, hostname, 0, CONNECT, None).await {
             Ok((mut connection, _)) => {
                 connection.client().restrict(Extensions::NONE);
                 return Ok(connection);
@@ -260,7 +260,14 @@ async fn transact(
             Ok(ClientEvent::Closing(reply) | ClientEvent::Refused(reply)) => {
                 return Ok(Outcome::Broken(format!("it closed with {}", shown(&reply))));
             }
-            Ok(ClientEvent::Ready(_) | ClientEvent::Reset | ClientEvent::Rehearsed(_)) => {}
+            // Before any message, or not asked for.
+            Ok(
+                ClientEvent::Ready(_)
+                | ClientEvent::StartTls
+                | ClientEvent::NoTls(_)
+                | ClientEvent::Reset
+                | ClientEvent::Rehearsed(_),
+            ) => {}
             Err(error) if is_written => return Ok(Outcome::InDoubt(error.to_string())),
             Err(error) => return Ok(Outcome::Broken(error.to_string())),
         }

@@ -1,0 +1,69 @@
+//! Putting a session under TLS. Floor 3.
+
+use std::{future::poll_fn, sync::Arc, task::Poll};
+
+use super::{Broken, Next, Session};
+use crate::{
+    event::{Event, TlsFailure},
+    tls::Acceptor,
+    world::TlsError,
+};
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("the handshake took too long (limits.tls_timeout)")]
+    Late,
+    #[error(transparent)]
+    Tls(TlsError),
+}
+
+impl HandshakeError {
+    fn failure(&self) -> TlsFailure {
+        match self {
+            Self::Late => TlsFailure::Timeout,
+            Self::Tls(error) => error.failure(),
+        }
+    }
+}
+
+impl Session {
+    /// What TLS sessions of the listener begin with now.
+    pub(super) fn acceptor(&self) -> Option<Arc<Acceptor>> {
+        self.relay.look().tls.acceptor(&self.listener.name).cloned()
+    }
+
+    /// Says what is left to be said in the clear, and takes the TLS handshake. Where it fails
+    /// nobody could understand another word.
+    pub(super) async fn secure(&mut self, acceptor: &Acceptor) -> Result<Next, Broken> {
+        self.flush().await?;
+        self.deadline.set(self.relay.look().config.limits.tls_timeout);
+        let begun = self.stream.begin_server_tls(Arc::clone(&acceptor.config));
+        let shaken = match begun {
+            Ok(()) => {
+                poll_fn(|cx| match self.stream.poll_handshake(cx) {
+                    Poll::Ready(result) => Poll::Ready(result.map_err(HandshakeError::Tls)),
+                    Poll::Pending => self.poll_deadline(cx).map(|_| Err(HandshakeError::Late)),
+                })
+                .await
+            }
+            Err(error) => Err(HandshakeError::Tls(error)),
+        };
+        let listener = &self.listener.name;
+        let told = match (shaken, self.stream.secured()) {
+            (Ok(()), Some(secured)) => {
+                self.relay.emit(&Event::TlsBegun { listener, secured });
+                self.server.secured();
+                self.deadline.set(self.patience());
+                return Ok(Next::Read);
+            }
+            (Ok(()), None) => unreachable!("a handshake agrees on a suite"),
+            (Err(error), _) => error,
+        };
+        let (client, failure, error) = (self.peer.ip(), told.failure(), &*told.to_string());
+        if !self.relay.is_stopping() {
+            self.relay.emit(&Event::TlsFailed { listener, client, failure, error });
+        }
+        Err(Broken::Gone)
+    }
+}
