@@ -60,9 +60,19 @@ fn listener<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a ListenerCo
     })
 }
 
+/// A clock that stands: the time that is asked about does not pass while policies are loaded.
+struct Standing(Timestamp);
+
+impl WallClock for Standing {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
+}
+
 /// A relay that carries nothing.
 fn relay(config: Config, at: Timestamp) -> Result<Arc<Relay>, Failed> {
-    let world = World::simulated(MemoryNetwork::default(), at, 0);
+    let clock = Arc::new(Standing(at));
+    let world = World { clock, ..World::simulated(MemoryNetwork::default(), at, 0) };
     let around = Surroundings {
         queue: Queue::in_memory(Arc::clone(&world.clock)),
         world,
