@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{HandshakeKind, ProtocolVersion};
 use wavegate_tests::harness::{
-    Client, Config, PATIENCE, Relay, TLS_FILES, recording, sink, tls_client,
+    Client, Config, PATIENCE, Relay, TLS_FILES, recording, sink, tls_client, until,
 };
 use wavegate_tests::sink::{Extensions, SinkHandle};
 use wavegate_tests::tool;
@@ -267,13 +267,16 @@ fn certificates_are_exchanged_while_sessions_go_on() {
     let mut before = secure(&relay);
     before.expect("EHLO client.example", "250");
     let mut waiting = relay.hello();
+    // Once it has answered this it watches.
+    relay.reload();
     relay.write("mx.pem", TLS_FILES[3].1);
-    let said = relay.reload_refused();
-    assert!(said.contains("mx.key: is not the key of"), "{said}");
+    // Nobody tells the relay: it watches the files.
+    until("the refusal", || (relay.reloads().1 > 0).then_some(()));
+    assert!(relay.log().contains("mx.key: is not the key of"), "{}", relay.log());
     assert!(before.small().starts_with("250"));
     drop(secure(&relay));
     relay.write("mx.key", TLS_FILES[4].1);
-    relay.reload();
+    until("the reload", || (relay.reloads().0 > 1).then_some(()));
     assert!(before.small().starts_with("250"));
     // One that was connected before gets what is in force now.
     waiting.expect("STARTTLS", "220");
