@@ -362,9 +362,10 @@ fn log_lines_can_be_json() {
         let listening = of("listening");
         assert_eq!((&listening["level"], &listening["listener"]), (&"info".into(), &"in".into()));
         assert!(listening["address"].as_str().unwrap().starts_with("127.0.0.1:"));
-        let refused = of("reload refused, the old one stays");
-        assert_eq!(refused["level"], "error");
-        assert!(refused["suppressed"].is_null() && refused["error"].is_string(), "{refused}");
+        let found = of("found at the reload");
+        assert_eq!(found["level"], "error");
+        assert!(found["suppressed"].is_null() && found["error"].is_string(), "{found}");
+        assert!(of("reload refused, the old one stays")["findings"].is_u64());
     }
 }
 

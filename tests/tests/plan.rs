@@ -60,8 +60,7 @@ fn refused(relay: &Relay, change: impl FnOnce()) -> String {
     let before = relay.reloads().1;
     change();
     until("the refusal", || (relay.reloads().1 > before).then_some(()));
-    let log = relay.log();
-    log.lines().filter(|line| line.contains("reload refused")).skip(before).collect()
+    relay.refusal(before)
 }
 
 /// Changes files and waits until the relay has seen that by itself and uses it.

@@ -244,10 +244,18 @@ impl Log {
                 );
             }
             Event::ReloadRefused { error } => {
-                // Several lines are wanted here: one an error. The words are those of files.
+                // A line for each finding, whose words are those of files; the last one says what
+                // follows from them all.
                 for line in error.lines() {
-                    tracing::error!(error = %Clean(line), "reload refused, the old one stays");
+                    let error = Clean(line);
+                    if line.contains(": warning: ") {
+                        tracing::warn!(%error, "found at the reload");
+                    } else {
+                        tracing::error!(%error, "found at the reload");
+                    }
                 }
+                let findings = error.lines().count();
+                tracing::error!(findings, "reload refused, the old one stays");
             }
             event => tracing::debug!(?event),
         }

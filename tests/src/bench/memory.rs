@@ -5,26 +5,21 @@
 use std::any::Any;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::ClientConfig;
-use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::version::TLS13;
 
 use super::cpu;
 use super::peer::{Peer, Places, Running};
 use super::process::Folder;
-use crate::harness::tls_client;
-use crate::load::reply;
+use super::tls::{full_handshakes, hear};
 use crate::sink::{Extensions, Sink, SinkOptions};
 
 /// File descriptors beside those of the connections.
@@ -160,13 +155,6 @@ async fn open(
 /// A connection that is only held.
 type Held = Box<dyn Any + Send>;
 
-/// TLS that resumes nothing.
-fn full_handshakes() -> TlsConnector {
-    let mut config = ClientConfig::clone(&tls_client(&[&TLS13], None));
-    config.resumption = Resumption::disabled();
-    TlsConnector::from(Arc::new(config))
-}
-
 async fn greeted(
     target: SocketAddr,
     client: IpAddr,
@@ -176,11 +164,11 @@ async fn greeted(
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::new(client, 0))?;
         let mut stream = socket.connect(target).await?;
-        read_reply(&mut stream, 220).await?;
+        hear(&mut stream, 220).await?;
         hello(&mut stream).await?;
         let Some(tls) = tls else { return anyhow::Ok(Box::new(stream) as Held) };
         stream.write_all(b"STARTTLS\r\n").await?;
-        read_reply(&mut stream, 220).await?;
+        hear(&mut stream, 220).await?;
         let mut stream = tls.connect(ServerName::try_from("mx.example")?, stream).await?;
         hello(&mut stream).await?;
         Ok(Box::new(stream))
@@ -190,16 +178,5 @@ async fn greeted(
 
 async fn hello(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> anyhow::Result<()> {
     stream.write_all(b"EHLO idle.mkt.acme.example\r\n").await?;
-    read_reply(stream, 250).await
-}
-
-async fn read_reply(stream: &mut (impl AsyncRead + Unpin), code: u16) -> anyhow::Result<()> {
-    let mut buffer = Vec::with_capacity(512);
-    loop {
-        if let Some(reply) = reply::parse(&buffer).map_err(|bad| anyhow::anyhow!("{bad:?}"))? {
-            anyhow::ensure!(reply.code == code, "{} instead of {code}", reply.code);
-            return Ok(());
-        }
-        anyhow::ensure!(stream.read_buf(&mut buffer).await? > 0, "closed before a {code}");
-    }
+    hear(stream, 250).await
 }

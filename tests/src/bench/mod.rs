@@ -8,6 +8,7 @@ pub mod memory;
 pub mod run;
 pub mod slow;
 pub mod spool;
+pub mod tls;
 
 mod metrics;
 mod mta;

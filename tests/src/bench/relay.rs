@@ -65,6 +65,8 @@ impl<'a> Fill<'a> {
 /// A relay that listens.
 pub(super) struct Relay {
     pub(super) addr: SocketAddr,
+    /// Where sessions begin with a TLS handshake.
+    pub(super) tls: SocketAddr,
     pub(super) process: Process,
     admin: SocketAddr,
     /// From its start to its greeting.
@@ -83,7 +85,8 @@ impl Relay {
     ) -> anyhow::Result<Self> {
         let program = &places.wavegate;
         anyhow::ensure!(program.is_file(), "{} is not there: build it", program.display());
-        let (addr, admin) = (free_address()?, free_address()?);
+        let (addr, tls, admin) = (free_address()?, free_address()?, free_address()?);
+        fill.set("TLS", tls.port());
         fill.set("LISTEN", addr.port()).set("ADMIN", admin.port()).set("UPSTREAM", upstream.port());
         fill.copy(relay, &state.join("relay.toml"))?;
         fill.copy(waves, &state.join("waves.toml"))?;
@@ -93,7 +96,7 @@ impl Relay {
         let begun = Instant::now();
         let mut process = Process::start(command, state)?;
         await_greeting("the relay", &mut process, addr)?;
-        Ok(Self { addr, process, admin, took: begun.elapsed() })
+        Ok(Self { addr, tls, process, admin, took: begun.elapsed() })
     }
 
     pub(super) fn figures(&self) -> anyhow::Result<Figures> {

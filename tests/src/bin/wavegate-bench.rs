@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use wavegate_tests::bench::{
     self, memory::MemoryOptions, run::RunOptions, slow::SlowOptions, spool::SpoolOptions,
+    tls::TlsOptions,
 };
 use wavegate_tests::load::{self, LoadOptions, Transfer};
 use wavegate_tests::sink::{Extensions, Fault, Sink, SinkOptions};
@@ -36,6 +37,8 @@ enum Command {
     /// has held, at once and with a pace. Says of each whether its aim is met. Takes about 1 GB of
     /// disk for a million messages, and gives it back.
     Spool(SpoolOptions),
+    /// TLS with clients: full handshakes and bulk next to HAProxy's. Says whether the aims are met.
+    Tls(TlsOptions),
     /// Resident memory: idle, and its growth a connection.
     Memory(MemoryOptions),
     /// Send messages and measure.
@@ -142,6 +145,9 @@ fn main() -> ExitCode {
             .and_then(|()| bench::run::run(&options)),
         Command::Memory(options) => bench::install_guard(Duration::from_secs(options.time_limit))
             .and_then(|()| bench::memory::run(&options))
+            .map(|()| true),
+        Command::Tls(options) => bench::install_guard(Duration::from_secs(options.time_limit))
+            .and_then(|()| bench::tls::run(&options))
             .map(|()| true),
         Command::Slow(options) => bench::install_guard(Duration::from_secs(options.time_limit))
             .and_then(|()| bench::slow::run(&options))

@@ -22,7 +22,9 @@ const LISTENING: &str = "listening listener=";
 const MONITORS: &str = "monitors are answered address=";
 /// The log says this once for each reload that was made.
 const RELOADED: &str = "a new generation is in force";
-/// The log says this in each line about a reload that was not made.
+/// The log says this in each line about what keeps a reload from being made ...
+const FOUND: &str = "found at the reload";
+/// ... and this at their end.
 const REFUSED: &str = "reload refused";
 /// So much of the log is shown when a test fails.
 const LOG_SHOWN: usize = 40;
@@ -177,7 +179,7 @@ impl Relay {
         fs::rename(fresh, self.folder().join(name)).unwrap();
     }
 
-    /// How many reloads were made and how many complaints there were about others.
+    /// How many reloads were made and how many were refused.
     pub fn reloads(&self) -> (usize, usize) {
         let log = self.log();
         (log.matches(RELOADED).count(), log.matches(REFUSED).count())
@@ -188,8 +190,8 @@ impl Relay {
         let (before, refused) = self.reloads();
         self.signal(Signal::SIGHUP);
         until("the reload", || {
-            let (made, complaints) = self.reloads();
-            assert_eq!(complaints, refused, "the reload was refused\n{}", self.log());
+            let (made, now) = self.reloads();
+            assert_eq!(now, refused, "the reload was refused\n{}", self.log());
             (made > before).then_some(())
         });
     }
@@ -199,13 +201,18 @@ impl Relay {
         let (made, before) = self.reloads();
         self.signal(Signal::SIGHUP);
         until("the refusal of the reload", || {
-            let (now, complaints) = self.reloads();
+            let (now, refused) = self.reloads();
             assert_eq!(now, made, "the reload was made");
-            (complaints > before).then_some(())
+            (refused > before).then_some(())
         });
+        self.refusal(before)
+    }
+
+    /// What was said about a reload that was refused, by its number from 0.
+    pub fn refusal(&self, number: usize) -> String {
         let log = self.log();
-        let said: Vec<_> = log.lines().filter(|line| line.contains(REFUSED)).skip(before).collect();
-        said.join("\n")
+        let said = log.split(REFUSED).nth(number).unwrap_or_default();
+        said.lines().filter(|line| line.contains(FOUND)).collect::<Vec<_>>().join("\n")
     }
 
     /// Sends it a signal.
