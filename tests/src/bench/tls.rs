@@ -33,8 +33,6 @@ use crate::sink::{Sink, SinkOptions};
 
 /// Clients at a time.
 const CLIENTS: u64 = 8;
-/// Bytes of a message of the bulk.
-const MESSAGE: u64 = 1_000_000;
 /// How long a peer may take until it listens.
 const READY: Duration = Duration::from_secs(30);
 /// How long a client may wait for anything.
@@ -46,9 +44,12 @@ pub struct TlsOptions {
     /// Full handshakes of a run (TLS 1.3, ECDSA P-256), each on a connection of its own
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(8..=200_000))]
     pub handshakes: u64,
-    /// Messages of 1 MB of a run, on 8 connections
-    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(8..=20_000))]
+    /// Messages of a run, on 8 connections
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(8..=50_000))]
     pub messages: u64,
+    /// Bytes of a message; beyond `limits.message_memory` (256 KiB) the relay keeps it in a file
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    pub size: u64,
     /// Alternating rounds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
@@ -92,11 +93,11 @@ fn print(options: &TlsOptions, rounds: &[Vec<Round>; 2]) -> anyhow::Result<()> {
     let mut out = io::stdout();
     writeln!(
         out,
-        "TLS 1.3, {CLIENTS} clients at a time; {} full handshakes and {} messages of 1 MB a run; \
+        "TLS 1.3, {CLIENTS} clients at a time; {} full handshakes, {} messages of {} bytes a run; \
          medians of {} rounds.\n\n\
          | | handshakes/s | us processor each | MB/s | us processor a MB |\n\
          | --- | ---: | ---: | ---: | ---: |",
-        options.handshakes, options.messages, options.rounds
+        options.handshakes, options.messages, options.size, options.rounds
     )?;
     for (name, rounds) in ["HAProxy", "wavegate, direct"].into_iter().zip(rounds) {
         let of = |get: fn(&Round) -> f64| {
@@ -173,10 +174,11 @@ fn measure(addr: SocketAddr, pid: u32, options: &TlsOptions) -> anyhow::Result<R
     runtime.block_on(async {
         // What is made once is made before: connections to the sink, compiled policies.
         clients.handshakes(CLIENTS).await?;
-        clients.bulk(CLIENTS).await?;
-        let handshakes =
-            timed(pid, options.handshakes, clients.handshakes(options.handshakes)).await?;
-        let bulk = timed(pid, options.messages, clients.bulk(options.messages)).await?;
+        clients.bulk(CLIENTS, options.size).await?;
+        let work = clients.handshakes(options.handshakes);
+        let handshakes = timed(pid, options.handshakes as f64, work).await?;
+        let megabytes = options.messages as f64 * options.size as f64 / 1e6;
+        let bulk = timed(pid, megabytes, clients.bulk(options.messages, options.size)).await?;
         Ok(Round { handshakes, bulk })
     })
 }
@@ -184,13 +186,12 @@ fn measure(addr: SocketAddr, pid: u32, options: &TlsOptions) -> anyhow::Result<R
 /// What so many units cost that `work` has done.
 async fn timed(
     pid: u32,
-    units: u64,
+    units: f64,
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<Measured> {
     let (begun, before) = (Instant::now(), cpu::tree_time(pid)?);
     work.await?;
     let (took, cpu) = (begun.elapsed(), cpu::tree_time(pid)?.saturating_sub(before));
-    let units = units as f64;
     Ok(Measured { rate: units / took.as_secs_f64(), cpu_us: cpu.as_secs_f64() * 1e6 / units })
 }
 
@@ -220,8 +221,8 @@ impl Clients {
     }
 
     /// So many messages.
-    async fn bulk(&self, count: u64) -> anyhow::Result<()> {
-        let content: Arc<[u8]> = content().into();
+    async fn bulk(&self, count: u64, size: u64) -> anyhow::Result<()> {
+        let content: Arc<[u8]> = content(size).into();
         self.each(count, move |this, share| {
             let content = Arc::clone(&content);
             async move {
@@ -289,10 +290,10 @@ pub(super) async fn hear(stream: &mut (impl AsyncRead + Unpin), code: u16) -> an
     }
 }
 
-/// A message of [`MESSAGE`] bytes with its end of data.
-fn content() -> Vec<u8> {
+/// A message of about so many bytes with its end of data.
+fn content(size: u64) -> Vec<u8> {
     let mut content = b"Subject: bulk\r\n\r\n".to_vec();
-    while (content.len() as u64) < MESSAGE {
+    while (content.len() as u64) < size {
         content.extend_from_slice(&[b'x'; 76]);
         content.extend_from_slice(b"\r\n");
     }
