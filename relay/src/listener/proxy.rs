@@ -26,7 +26,7 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Of version 2 before its addresses: the signature, version and command, family, length.
 const V2_HEAD: usize = 16;
 
-/// Why there is no client. All but the first three are mistakes of the proxy.
+/// Why there is no client. All but the first two are mistakes of the proxy, or of `proxies`.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     /// It went, or the connection broke.
