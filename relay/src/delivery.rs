@@ -132,7 +132,10 @@ async fn load(
             body,
             facts: envelope.facts,
         };
-        Ok((Arc::new(Message::new(envelope.id, Vec::new(), parcel)), Arc::new(envelope)))
+        Ok((
+            Arc::new(Message::new(envelope.id, Arc::clone(&envelope.source), Vec::new(), parcel)),
+            Arc::new(envelope),
+        ))
     };
     if at_once {
         return loading();
@@ -235,7 +238,7 @@ impl Delivery {
     }
 
     fn ask(&self, pending: &[u32]) -> Answer {
-        let Envelope { id, client, listener, helo, mail, recipients, facts, .. } = &*self.envelope;
+        let Envelope { id, source, mail, recipients, facts, .. } = &*self.envelope;
         let text = |&index: &u32| recipients[index as usize].recipient.as_str();
         let recipients: Vec<&str> = pending.iter().map(text).collect();
         let plan = self.relay.waves.current();
@@ -247,10 +250,7 @@ impl Delivery {
         };
         let subject = Subject {
             id: id.as_str(),
-            client: *client,
-            listener,
-            helo,
-            secured: self.envelope.secured,
+            source,
             sender: mail.sender.as_str(),
             sender_domain: mail.sender.domain(),
             recipients: &recipients,
@@ -333,8 +333,11 @@ impl Delivery {
                 self.fail(upstream, failed);
             }
             End::Held(_) => {
-                let wait =
-                    gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
+                let wait = gate::frozen(
+                    &self.relay,
+                    self.instance.as_deref(),
+                    self.envelope.source.client,
+                );
                 self.wait.get_or_insert(wait.unwrap_or(Wait::Turn));
             }
             End::InDoubt(error) => {
@@ -411,7 +414,8 @@ impl Delivery {
     }
 
     fn hold(&mut self, until: Option<Timestamp>, reason: &str) {
-        let frozen = gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.client);
+        let frozen =
+            gate::frozen(&self.relay, self.instance.as_deref(), self.envelope.source.client);
         let wait = match (frozen, until) {
             // The end of a window is a change of phase, whatever time is named for it.
             (Some(phase), _) => phase,

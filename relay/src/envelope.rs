@@ -4,7 +4,10 @@
 //! Both are written as a version byte and `postcard`; a version that is not known is refused,
 //! never guessed at.
 
-use std::net::IpAddr;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use wavegate_smtp::{
@@ -13,14 +16,19 @@ use wavegate_smtp::{
 };
 
 use crate::{
-    message::{CIPHERS, MessageId, Secured},
+    message::{CIPHERS, MessageId, Secured, Source},
     plan::Timestamp,
 };
 
-/// The version that is written of an envelope, and of progress. Version 1 of an envelope knew
-/// nothing of TLS.
-const ENVELOPE: u8 = 2;
+/// The version that is written of an envelope, and of progress. A later version of an envelope
+/// only adds to its end: version 2 TLS, version 3 who the client is.
+const ENVELOPE: u8 = 3;
 const PROGRESS: u8 = 1;
+
+/// What version 1 lacks, as it is written: no TLS.
+const SINCE_VERSION_2: &[u8] = &[0];
+/// What version 2 lacks: no port, no name, EHLO (it did not say), no user, no other destination.
+const SINCE_VERSION_3: &[u8] = &[0, 0, 1, 0, 0];
 
 /// A message as it came in, without its bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,15 +38,9 @@ pub struct Envelope {
     /// When it came in.
     pub received: Timestamp,
     /// Where it came from.
-    pub client: IpAddr,
-    /// Name of the listener that took it.
-    pub listener: String,
-    /// What the client called itself.
-    pub helo: String,
+    pub source: Arc<Source>,
     /// A notification of the relay itself belongs to this instance, whose mail it reports on.
     pub on_behalf: Option<String>,
-    /// The TLS that it came under.
-    pub secured: Option<Secured>,
     /// Sender and its parameters.
     pub mail: Mail,
     /// Recipients and their parameters.
@@ -142,9 +144,9 @@ impl Envelope {
             &Written {
                 id: self.id.key(),
                 received: self.received.0,
-                client: self.client,
-                listener: &self.listener,
-                helo: &self.helo,
+                client: self.source.client,
+                listener: &self.source.listener,
+                helo: &self.source.helo,
                 on_behalf: self.on_behalf.as_deref(),
                 sender: self.mail.sender.as_str(),
                 eight_bit_mime: self.mail.body.map(|body| body == BodyType::EightBitMime),
@@ -160,24 +162,28 @@ impl Envelope {
                     self.facts.leading_dot,
                     self.facts.ends_with_crlf,
                 ),
-                secured: self.secured.map(|secured| (secured.cipher, secured.resumed)),
+                secured: self.source.secured.map(|secured| (secured.cipher, secured.resumed)),
+                port: self.source.port,
+                name: self.source.name.as_deref(),
+                extended: self.source.extended,
+                user: self.source.user.as_deref(),
+                destination: self.source.destination,
             },
         )
     }
 
     /// From the spool's bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        match bytes.split_first() {
-            Some((&ENVELOPE, rest)) => {
-                read::<Written<'_>>(rest)?.read().ok_or(DecodeError::Damaged)
-            }
-            Some((1, rest)) => {
-                // No TLS: the mark of a value that is not there.
-                let whole = [rest, &[0]].concat();
-                read::<Written<'_>>(&whole)?.read().ok_or(DecodeError::Damaged)
-            }
-            other => Err(unknown(other, ENVELOPE)),
+        let (rest, lacks) = match bytes.split_first() {
+            Some((&ENVELOPE, rest)) => (rest, Vec::new()),
+            Some((2, rest)) => (rest, SINCE_VERSION_3.to_vec()),
+            Some((1, rest)) => (rest, [SINCE_VERSION_2, SINCE_VERSION_3].concat()),
+            other => return Err(unknown(other, ENVELOPE)),
+        };
+        if lacks.is_empty() {
+            return read::<Written<'_>>(rest)?.read().ok_or(DecodeError::Damaged);
         }
+        read::<Written<'_>>(&[rest, &lacks].concat())?.read().ok_or(DecodeError::Damaged)
     }
 }
 
@@ -219,6 +225,11 @@ struct Written<'a> {
     facts: (u64, u64, u32, bool, bool, bool),
     /// A cipher's place in `CIPHERS`, which only grows at its end, and whether it was resumed.
     secured: Option<(usize, bool)>,
+    port: u16,
+    name: Option<&'a str>,
+    extended: bool,
+    user: Option<&'a str>,
+    destination: Option<SocketAddr>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -268,11 +279,18 @@ impl Written<'_> {
         Some(Envelope {
             id: MessageId::from_key(self.id)?,
             received: Timestamp(self.received),
-            client: self.client,
-            listener: self.listener.to_owned(),
-            helo: self.helo.to_owned(),
+            source: Arc::new(Source {
+                client: self.client,
+                port: self.port,
+                name: self.name.map(str::to_owned),
+                listener: self.listener.to_owned(),
+                helo: self.helo.to_owned(),
+                extended: self.extended,
+                secured,
+                user: self.user.map(str::to_owned),
+                destination: self.destination,
+            }),
             on_behalf: self.on_behalf.map(str::to_owned),
-            secured,
             mail,
             recipients: self.recipients.iter().map(WrittenRcpt::read).collect::<Option<_>>()?,
             facts: BodyFacts {
@@ -305,11 +323,18 @@ mod tests {
         Envelope {
             id: MessageId::new(Timestamp(1_768_888_800_123), 7),
             received: Timestamp(1_768_888_800_123),
-            client: "2001:db8::1".parse().unwrap(),
-            listener: "listener-1".into(),
-            helo: "mta.example".into(),
+            source: Arc::new(Source {
+                client: "2001:db8::1".parse().unwrap(),
+                port: 4711,
+                name: Some("client.example".into()),
+                listener: "listener-1".into(),
+                helo: "mta.example".into(),
+                extended: false,
+                secured: Some(Secured { cipher: 8, resumed: true }),
+                user: Some("user-1".into()),
+                destination: Some("192.0.2.9:25".parse().unwrap()),
+            }),
             on_behalf: Some("acme".into()),
-            secured: Some(Secured { cipher: 8, resumed: true }),
             mail,
             recipients: vec![rcpt, plain],
             facts: BodyFacts {
@@ -329,19 +354,42 @@ mod tests {
         assert_eq!(Envelope::decode(&one.encode()).unwrap(), one);
         one.mail = Mail::new(ReversePath::Null);
         one.on_behalf = None;
-        one.secured = None;
+        one.source = Arc::new(Source::new("192.0.2.1:0".parse().unwrap(), "listener-1"));
         assert_eq!(Envelope::decode(&one.encode()).unwrap(), one);
     }
 
+    /// What the version knew of the source.
+    fn known(secured: Option<Secured>) -> Envelope {
+        let one = envelope();
+        let source = Source {
+            port: 0,
+            name: None,
+            extended: true,
+            user: None,
+            destination: None,
+            secured,
+            ..(*one.source).clone()
+        };
+        Envelope { source: Arc::new(source), ..one }
+    }
+
     #[test]
-    fn an_envelope_from_before_tls_is_read() {
-        let one = Envelope { secured: None, ..envelope() };
-        let mut bytes = one.encode();
-        bytes[0] = 1;
-        assert_eq!(bytes.pop(), Some(0), "the mark of no TLS");
-        assert_eq!(Envelope::decode(&bytes).unwrap(), one);
+    fn envelopes_of_earlier_versions_are_read() {
+        let of_version = |one: &Envelope, version: u8, lacks: &[u8]| {
+            let mut bytes = one.encode();
+            bytes[0] = version;
+            let rest = bytes.split_off(bytes.len() - lacks.len());
+            assert_eq!(rest, lacks, "it is what is written where there is nothing");
+            bytes
+        };
+        let secured = known(Some(Secured { cipher: 8, resumed: true }));
+        let second = of_version(&secured, 2, SINCE_VERSION_3);
+        assert_eq!(Envelope::decode(&second).unwrap(), secured);
+        let plain = known(None);
+        let first = of_version(&plain, 1, &[SINCE_VERSION_2, SINCE_VERSION_3].concat());
+        assert_eq!(Envelope::decode(&first).unwrap(), plain);
         // A suite that this version does not know.
-        let mut bytes = envelope().encode();
+        let mut bytes = second;
         let at = bytes.len() - 2;
         bytes[at] = 9;
         assert_eq!(Envelope::decode(&bytes), Err(DecodeError::Damaged));

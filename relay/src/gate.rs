@@ -20,7 +20,7 @@ use crate::{
     },
     event::Event,
     limits::Charge,
-    message::Secured,
+    message::Source,
     plan::{Origin, Timestamp},
     policy::{Hook, PolicyFailure},
     relay::{Generation, Relay, with_policies},
@@ -34,13 +34,7 @@ pub struct Subject<'a> {
     /// The relay's id of the message.
     pub id: &'a str,
     /// Where it came from.
-    pub client: IpAddr,
-    /// Name of the listener that it came in by.
-    pub listener: &'a str,
-    /// What the client called itself.
-    pub helo: &'a str,
-    /// The TLS that it came under.
-    pub secured: Option<Secured>,
+    pub source: &'a Source,
     /// Reverse path; empty for `<>`.
     pub sender: &'a str,
     /// Domain of the reverse path; empty for `<>`.
@@ -94,9 +88,9 @@ pub fn ask(
 ) -> Answer {
     let mut fields = plan.plan.wants_headers().then(|| attributes::parse(subject.headers));
     let origin = Origin {
-        client: subject.client,
+        client: subject.source.client,
         sender_domain: (!subject.sender_domain.is_empty()).then_some(subject.sender_domain),
-        listener: subject.listener,
+        listener: &subject.source.listener,
         headers: fields.as_deref().unwrap_or_default(),
     };
     let index = match subject.on_behalf {
@@ -118,7 +112,7 @@ pub fn ask(
     let transaction = Transaction {
         id: subject.id,
         now,
-        client: subject.client,
+        client: subject.source.client,
         sender: subject.sender,
         recipients: subject.recipients,
         size: subject.size,

@@ -5,10 +5,7 @@
 
 mod direct;
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::time::Instant;
 use wavegate_smtp::{Enhanced, Reply};
@@ -20,7 +17,7 @@ use crate::{
     envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
     gate::{self, Subject, attributes, relay_reply},
-    message::{MessageId, Secured, Trace},
+    message::{MessageId, Source, Trace},
     parcel::{Message, Parcel},
     plan::Timestamp,
     queue::NewMessage,
@@ -30,21 +27,6 @@ use crate::{
     waves::{InstanceState, PlanState},
     world::Deadline,
 };
-
-/// How a message came in.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrival<'a> {
-    /// The client's address.
-    pub client: IpAddr,
-    /// Name of the listener.
-    pub listener: &'a str,
-    /// What the client called itself.
-    pub helo: &'a str,
-    /// Whether that was by EHLO.
-    pub extended: bool,
-    /// The TLS that it speaks under.
-    pub secured: Option<Secured>,
-}
 
 /// What the client is told, and what became of the message.
 #[derive(Debug)]
@@ -84,7 +66,6 @@ struct Incoming<'a> {
     relay: &'a Arc<Relay>,
     generation: Arc<Generation>,
     plan: Arc<PlanState>,
-    arrival: &'a Arrival<'a>,
     instance: Option<Arc<InstanceState>>,
     message: Arc<Message>,
     now: Timestamp,
@@ -94,7 +75,7 @@ struct Incoming<'a> {
 /// which has no other use meanwhile.
 pub async fn deliver(
     relay: &Arc<Relay>,
-    arrival: &Arrival<'_>,
+    source: &Arc<Source>,
     parcel: Parcel,
     patience: &mut Deadline,
 ) -> Handed {
@@ -103,7 +84,7 @@ pub async fn deliver(
     let id = MessageId::new(now, relay.world.entropy.next());
     let generation = relay.generation();
     let plan = relay.waves.current_owned();
-    let Answer { instance, verdict } = ask(relay, &generation, &plan, arrival, &parcel, id, now);
+    let Answer { instance, verdict } = ask(relay, &generation, &plan, source, &parcel, id, now);
     relay.emit(&Event::GateAnswered { elapsed: begun.elapsed() });
     let name = instance.as_ref().map(|instance| Arc::clone(instance.name()));
     let recipients = parcel.recipients.len() as u64;
@@ -113,8 +94,8 @@ pub async fn deliver(
         id,
         recipients,
         size,
-        client: arrival.client,
-        listener: arrival.listener,
+        client: source.client,
+        listener: &source.listener,
         sender: parcel.mail.sender.as_str(),
         to: &parcel.recipients,
     });
@@ -123,9 +104,9 @@ pub async fn deliver(
         Verdict::Defer(reply) => Told::of_all(recipients, reply, Outcome::Deferred),
         Verdict::Refuse(reply) => Told::of_all(recipients, reply, Outcome::Refused),
         verdict => {
-            let head = trace(&generation, arrival, &parcel, id, now);
-            let message = Arc::new(Message::new(id, head, parcel));
-            let incoming = Incoming { relay, generation, plan, arrival, instance, message, now };
+            let head = trace(&generation, source, &parcel, id, now);
+            let message = Arc::new(Message::new(id, Arc::clone(source), head, parcel));
+            let incoming = Incoming { relay, generation, plan, instance, message, now };
             match verdict {
                 Verdict::Go(shares) => incoming.go(shares, patience).await,
                 Verdict::Hold { until, reason } => incoming.hold(until, &reason).await,
@@ -201,7 +182,7 @@ impl Incoming<'_> {
     }
 
     fn frozen(&self) -> Option<Wait> {
-        gate::frozen(self.relay, self.instance.as_deref(), self.arrival.client)
+        gate::frozen(self.relay, self.instance.as_deref(), self.message.source.client)
     }
 
     fn progress(&self) -> Progress {
@@ -211,7 +192,7 @@ impl Incoming<'_> {
 
     /// The envelope as the spool keeps it, which has the head in the body.
     fn envelope(&self) -> Arc<Envelope> {
-        let Message { id, head, parcel, .. } = &*self.message;
+        let Message { id, source, head, parcel, .. } = &*self.message;
         let mut facts = parcel.facts;
         facts.size += head.len() as u64;
         facts.header_size += head.len() as u64;
@@ -219,11 +200,8 @@ impl Incoming<'_> {
         Arc::new(Envelope {
             id: *id,
             received: self.now,
-            client: self.arrival.client,
-            listener: self.arrival.listener.to_owned(),
-            helo: self.arrival.helo.to_owned(),
+            source: Arc::clone(source),
             on_behalf: None,
-            secured: self.arrival.secured,
             mail: parcel.mail.clone(),
             recipients: parcel.recipients.clone(),
             facts,
@@ -321,7 +299,7 @@ fn ask(
     relay: &Relay,
     generation: &Generation,
     plan: &PlanState,
-    arrival: &Arrival<'_>,
+    source: &Source,
     parcel: &Parcel,
     id: MessageId,
     now: Timestamp,
@@ -336,10 +314,7 @@ fn ask(
     };
     let subject = Subject {
         id: id.as_str(),
-        client: arrival.client,
-        listener: arrival.listener,
-        helo: arrival.helo,
-        secured: arrival.secured,
+        source,
         sender: parcel.mail.sender.as_str(),
         sender_domain: parcel.mail.sender.domain(),
         recipients: &recipients,
@@ -354,7 +329,7 @@ fn ask(
 /// The `Received` line, if one is wanted.
 fn trace(
     generation: &Generation,
-    arrival: &Arrival<'_>,
+    source: &Source,
     parcel: &Parcel,
     id: MessageId,
     time: Timestamp,
@@ -363,17 +338,8 @@ fn trace(
     let mut head = Vec::new();
     if config.received {
         head.reserve(256);
-        // Without EHLO there is no name for SMTP under TLS (RFC 3848).
-        let protocol = match (parcel.mail.smtputf8, arrival.extended, arrival.secured) {
-            (true, _, None) => "UTF8SMTP",
-            (true, _, Some(_)) => "UTF8SMTPS",
-            (false, true, None) => "ESMTP",
-            (false, true, Some(_)) => "ESMTPS",
-            (false, false, _) => "SMTP",
-        };
-        let Arrival { helo, client, secured, .. } = *arrival;
-        let hostname = &config.hostname;
-        Trace { helo, client, hostname, protocol, secured, id, time }.write(&mut head);
+        let (smtputf8, hostname) = (parcel.mail.smtputf8, &config.hostname);
+        Trace { source, smtputf8, hostname, id, time }.write(&mut head);
     }
     head
 }

@@ -1,6 +1,10 @@
-//! Messages: their id and how long it lasts, and the trace line put on top. Floor 0.
+//! Messages: their id and how long it lasts, where they came from, and the trace line put on top.
+//! Floor 0.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::plan::Timestamp;
 
@@ -119,19 +123,78 @@ impl Secured {
     }
 }
 
+/// Where messages of a session come from, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The client's port; 0 where nobody knows it.
+    pub port: u16,
+    /// The client's host name, where a trusted peer has told it.
+    pub name: Option<String>,
+    /// Name of the listener.
+    pub listener: String,
+    /// What the client called itself.
+    pub helo: String,
+    /// Whether that was by EHLO.
+    pub extended: bool,
+    /// The TLS that it speaks under.
+    pub secured: Option<Secured>,
+    /// Who it has logged in as.
+    pub user: Option<String>,
+    /// Where it connected to, before it was redirected here.
+    pub destination: Option<SocketAddr>,
+}
+
+impl Source {
+    /// A client of a listener that has not said anything yet.
+    pub fn new(peer: SocketAddr, listener: &str) -> Self {
+        Self {
+            client: peer.ip(),
+            port: peer.port(),
+            name: None,
+            listener: listener.to_owned(),
+            helo: String::new(),
+            extended: false,
+            secured: None,
+            user: None,
+            destination: None,
+        }
+    }
+
+    /// The same client, as if it had not said anything yet.
+    pub fn unsaid(&self) -> Self {
+        let (name, listener, secured) = (self.name.clone(), self.listener.clone(), self.secured);
+        let Self { client, port, destination, .. } = *self;
+        let (helo, extended, user) = (String::new(), false, None);
+        Self { client, port, name, listener, helo, extended, secured, user, destination }
+    }
+
+    /// The protocol's name (RFC 3848, RFC 6531). Without EHLO there is no name for SMTP under TLS.
+    pub fn protocol(&self, smtputf8: bool) -> &'static str {
+        match (smtputf8, self.extended, self.secured.is_some(), self.user.is_some()) {
+            (true, _, false, false) => "UTF8SMTP",
+            (true, _, false, true) => "UTF8SMTPA",
+            (true, _, true, false) => "UTF8SMTPS",
+            (true, _, true, true) => "UTF8SMTPSA",
+            (false, false, ..) => "SMTP",
+            (false, true, false, false) => "ESMTP",
+            (false, true, false, true) => "ESMTPA",
+            (false, true, true, false) => "ESMTPS",
+            (false, true, true, true) => "ESMTPSA",
+        }
+    }
+}
+
 /// What the `Received` line says (RFC 5321 4.4).
 #[derive(Clone, Copy, Debug)]
 pub struct Trace<'a> {
-    /// What the client called itself.
-    pub helo: &'a str,
-    /// Where it came from.
-    pub client: IpAddr,
+    /// Where the message came from.
+    pub source: &'a Source,
+    /// It was sent with SMTPUTF8.
+    pub smtputf8: bool,
     /// The relay's own name.
     pub hostname: &'a str,
-    /// `SMTP`, `ESMTP` or `UTF8SMTP`, with an `S` behind it under TLS (RFC 3848, RFC 6531).
-    pub protocol: &'a str,
-    /// TLS, if there was any.
-    pub secured: Option<Secured>,
     /// The message.
     pub id: MessageId,
     /// The time of receipt.
@@ -142,16 +205,17 @@ impl Trace<'_> {
     /// Writes the folded header field with its CRLF.
     pub fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"Received: from ");
-        out.extend_from_slice(self.helo.as_bytes());
+        let Source { helo, client, secured, .. } = self.source;
+        out.extend_from_slice(helo.as_bytes());
         out.extend_from_slice(b" ([");
         // RFC 5321 4.1.3: an IPv6 address is tagged.
-        let tag = if self.client.is_ipv6() { "IPv6:" } else { "" };
-        push(out, format_args!("{tag}{}", self.client));
+        let tag = if client.is_ipv6() { "IPv6:" } else { "" };
+        push(out, format_args!("{tag}{client}"));
         out.extend_from_slice(b"])\r\n\tby ");
         out.extend_from_slice(self.hostname.as_bytes());
         out.extend_from_slice(b" with ");
-        out.extend_from_slice(self.protocol.as_bytes());
-        if let Some(secured) = self.secured {
+        out.extend_from_slice(self.source.protocol(self.smtputf8).as_bytes());
+        if let Some(secured) = secured {
             push(out, format_args!(" ({} {})\r\n\t", secured.version(), secured.cipher()));
         } else {
             out.push(b' ');
@@ -209,15 +273,12 @@ mod tests {
     fn the_line_is_what_rfc_5321_says() {
         let time = Timestamp(1_768_888_800_123);
         let id = MessageId::new(time, 7);
-        let trace = Trace {
-            helo: "mta.example",
-            client: "2001:db8::1".parse().unwrap(),
-            hostname: "edge-1.example.net",
-            protocol: "ESMTP",
-            secured: None,
-            id,
-            time,
-        };
+        let peer = "[2001:db8::1]:4711".parse().unwrap();
+        let mut source = Source::new(peer, "listener-1");
+        source.helo = "mta.example".into();
+        source.extended = true;
+        let hostname = "edge-1.example.net";
+        let trace = Trace { source: &source, smtputf8: false, hostname, id, time };
         let mut out = Vec::new();
         trace.write(&mut out);
         let expected = format!(
@@ -227,10 +288,24 @@ mod tests {
         assert_eq!(String::from_utf8(out).unwrap(), expected);
         let mut out = Vec::new();
         let secured = Some(Secured { cipher: 1, resumed: true });
-        Trace { protocol: "ESMTPS", secured, ..trace }.write(&mut out);
+        Trace { source: &Source { secured, ..source.clone() }, ..trace }.write(&mut out);
         let expected =
             expected.replace("ESMTP id", "ESMTPS (TLSv1.3 TLS_AES_128_GCM_SHA256)\r\n\tid");
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_protocol_is_named_by_what_was_used() {
+        let mut source = Source::new("192.0.2.1:1".parse().unwrap(), "listener-1");
+        assert_eq!(source.protocol(false), "SMTP");
+        source.extended = true;
+        assert_eq!((source.protocol(false), source.protocol(true)), ("ESMTP", "UTF8SMTP"));
+        source.secured = Some(Secured { cipher: 1, resumed: false });
+        assert_eq!((source.protocol(false), source.protocol(true)), ("ESMTPS", "UTF8SMTPS"));
+        source.user = Some("acme".into());
+        assert_eq!((source.protocol(false), source.protocol(true)), ("ESMTPSA", "UTF8SMTPSA"));
+        source.secured = None;
+        assert_eq!((source.protocol(false), source.protocol(true)), ("ESMTPA", "UTF8SMTPA"));
     }
 
     #[test]

@@ -1,10 +1,16 @@
 //! A message that the relay has: its envelope, its bytes, and what is known of them. Floor 2.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use wavegate_smtp::{BodyFacts, Mail, Rcpt};
 
-use crate::{body::Body, message::MessageId};
+use crate::{
+    body::Body,
+    message::{MessageId, Source},
+};
 
 /// A message as a client gave it: envelope, bytes, and what is known of them.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub struct Parcel {
 pub struct Message {
     /// Its id.
     pub id: MessageId,
+    /// Where it came from.
+    pub source: Arc<Source>,
     /// The `Received` line; empty where none is wanted, or it is in the body already.
     pub head: Vec<u8>,
     /// The rest.
@@ -53,8 +61,8 @@ impl Parcel {
 
 impl Message {
     /// A message with its head.
-    pub fn new(id: MessageId, head: Vec<u8>, parcel: Parcel) -> Self {
-        Self { id, head, parcel, in_doubt: AtomicBool::new(false) }
+    pub fn new(id: MessageId, source: Arc<Source>, head: Vec<u8>, parcel: Parcel) -> Self {
+        Self { id, source, head, parcel, in_doubt: AtomicBool::new(false) }
     }
 
     /// Whether an attempt has written its end of data and has no reply.

@@ -18,12 +18,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{BodyFacts, Closing, Enhanced, Helo, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{BodyFacts, Closing, Enhanced, Reply, Server, ServerConfig, Step};
 
 use crate::{
     config::ListenerConfig,
     event::{Ended, Event},
     handoff,
+    message::Source,
     relay::Relay,
     tls::Acceptor,
     world::{Deadline, Stream},
@@ -104,10 +105,10 @@ impl Drop for Closed {
 struct Session {
     relay: Arc<Relay>,
     stream: Stream,
-    peer: SocketAddr,
+    /// Messages that have been taken keep it; a change makes another.
+    source: Arc<Source>,
     listener: Arc<ListenerConfig>,
     server: Server,
-    helo: Option<Helo>,
     message: Option<Box<Collected>>,
     /// Input that came behind the end of a message, kept while that is handed off.
     pending: Vec<u8>,
@@ -144,10 +145,9 @@ impl Session {
         Self {
             relay,
             stream,
-            peer,
+            source: Arc::new(Source::new(peer, &listener.name)),
             listener,
             server: Server::new(settings),
-            helo: None,
             message: None,
             pending: Vec::new(),
             deadline,
@@ -191,7 +191,7 @@ impl Session {
 
     /// Ends the session from our side.
     fn end(&mut self, reason: Ended) {
-        self.relay.emit(&Event::SessionEnded { client: self.peer.ip(), reason });
+        self.relay.emit(&Event::SessionEnded { client: self.source.client, reason });
         self.server.close(match reason {
             Ended::Timeout => &TIMEOUT,
             Ended::TooSlow => &SLOW,
@@ -290,7 +290,7 @@ impl Session {
                 Step::Close(closing) => {
                     // It has its answer from the state machine.
                     if closing == Closing::Misbehaved {
-                        let (client, reason) = (self.peer.ip(), Ended::Misbehaved);
+                        let (client, reason) = (self.source.client, Ended::Misbehaved);
                         self.relay.emit(&Event::SessionEnded { client, reason });
                     }
                     return Ok(Next::Close);
@@ -301,7 +301,9 @@ impl Session {
                 }
                 Step::Helo(helo) => {
                     self.message = None;
-                    self.helo = Some(helo);
+                    let source = Arc::make_mut(&mut self.source);
+                    source.helo = helo.name.into();
+                    source.extended = helo.extended;
                     self.server.accept_helo(self.relay.look().offered(&self.listener));
                 }
                 Step::Mail(mail) => {
@@ -333,7 +335,7 @@ impl Session {
                 }
                 Step::Dropped(fault) => {
                     self.message = None;
-                    let client = self.peer.ip();
+                    let client = self.source.client;
                     self.relay.emit(&Event::MessageRejected { client, fault });
                 }
                 Step::Reset => self.message = None,
@@ -341,7 +343,6 @@ impl Session {
                     // The state machine has seen to it that nothing stands behind it.
                     Some(acceptor) => {
                         self.message = None;
-                        self.helo = None;
                         self.server.accept();
                         return Ok(Next::Secure(acceptor));
                     }
@@ -373,18 +374,11 @@ impl Session {
         let Some(message) = self.message.take() else {
             unreachable!("a message that ended had begun")
         };
-        let arrival = handoff::Arrival {
-            client: self.peer.ip(),
-            listener: &self.listener.name,
-            helo: self.helo.as_ref().map_or("", |helo| &helo.name),
-            extended: self.helo.as_ref().is_some_and(|helo| helo.extended),
-            secured: self.stream.secured(),
-        };
         // Boxed, so that a session that waits for commands is small.
         let handed = match message.into_parcel(facts) {
             Ok(parcel) => {
                 let deadline = &mut self.deadline;
-                Box::pin(handoff::deliver(&self.relay, &arrival, parcel, deadline)).await
+                Box::pin(handoff::deliver(&self.relay, &self.source, parcel, deadline)).await
             }
             Err(refusal) => handoff::Handed::refused(refusal),
         };

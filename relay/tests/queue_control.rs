@@ -9,7 +9,7 @@ use wavegate::{
     config::SpoolConfig,
     envelope::{Envelope, LastWord, Progress},
     event::End,
-    message::MessageId,
+    message::{MessageId, Source},
     parcel::{Message, Parcel},
     plan::Timestamp,
     portable::{Depot, PortableError},
@@ -64,13 +64,12 @@ impl Site {
             leading_dot: false,
             ends_with_crlf: true,
         };
+        let source = Source::new("127.0.0.1:4711".parse().unwrap(), "listener-1");
+        let source = Arc::new(Source { helo: "client.example".into(), ..source });
         let envelope = Envelope {
             id,
             received: id.time(),
-            client: "127.0.0.1".parse().unwrap(),
-            listener: "listener-1".into(),
-            helo: "client.example".into(),
-            secured: None,
+            source: Arc::clone(&source),
             on_behalf: None,
             mail: mail.clone(),
             recipients: recipients.clone(),
@@ -78,7 +77,7 @@ impl Site {
         };
         let parcel = Parcel { mail, recipients, body: body.finish(), facts };
         NewMessage {
-            message: Arc::new(Message::new(id, Vec::new(), parcel)),
+            message: Arc::new(Message::new(id, source, Vec::new(), parcel)),
             envelope: Arc::new(envelope),
             progress: Progress { instance: instance.map(str::to_owned), ..Progress::default() },
             wait: Wait::Turn,

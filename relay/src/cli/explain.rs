@@ -6,7 +6,7 @@
 
 mod answer;
 
-use std::{collections::HashMap, io::Write, sync::Arc};
+use std::{collections::HashMap, io::Write, net::SocketAddr, sync::Arc};
 
 use wavegate_smtp::{Extensions, Reply, Server, ServerConfig, Step, reply::ReplyReader};
 
@@ -21,7 +21,7 @@ use crate::{
     event::Silent,
     gate::{self, Note, Subject},
     generation::{self, Surroundings},
-    message::MessageId,
+    message::{MessageId, Source},
     plan::Timestamp,
     queue::Queue,
     relay::Relay,
@@ -96,12 +96,12 @@ fn ask(
 ) -> Answer {
     let generation = relay.generation();
     let id = MessageId::new(at, 0);
+    let mut source = Source::new(SocketAddr::new(args.client, 0), &listener.name);
+    source.helo.clone_from(&args.helo);
+    source.extended = true;
     let subject = Subject {
         id: id.as_str(),
-        client: args.client,
-        listener: &listener.name,
-        helo: &args.helo,
-        secured: None,
+        source: &source,
         sender: args.from.as_str(),
         sender_domain: args.from.domain(),
         recipients: &[args.to.as_str()],

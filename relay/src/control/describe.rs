@@ -47,9 +47,9 @@ pub(super) fn show(relay: &Relay, one: &Match, progress: &Progress) -> Show {
     Show {
         item: item(relay, one, Some(progress)),
         all_held: relay.queue.all_held().as_deref().map(str::to_owned),
-        client: envelope.map(|envelope| envelope.client.to_string()),
-        listener: envelope.map(|envelope| envelope.listener.clone()),
-        helo: envelope.map(|envelope| envelope.helo.clone()),
+        client: envelope.map(|envelope| envelope.source.client.to_string()),
+        listener: envelope.map(|envelope| envelope.source.listener.clone()),
+        helo: envelope.map(|envelope| envelope.source.helo.clone()),
         envelope: (0..)
             .zip(recipients)
             .map(|(index, rcpt)| Recipient {

@@ -239,10 +239,7 @@ impl Report<'_> {
         let envelope = Envelope {
             id,
             received: now,
-            client: original.client,
-            listener: original.listener.clone(),
-            helo: original.helo.clone(),
-            secured: original.secured,
+            source: Arc::clone(&original.source),
             on_behalf: self.instance.map(str::to_owned),
             mail: mail.clone(),
             recipients: vec![rcpt.clone()],
@@ -252,7 +249,7 @@ impl Report<'_> {
         let progress =
             Progress { instance: self.instance.map(str::to_owned), ..Progress::default() };
         Some(NewMessage {
-            message: Arc::new(Message::new(id, Vec::new(), parcel)),
+            message: Arc::new(Message::new(id, Arc::clone(&original.source), Vec::new(), parcel)),
             envelope: Arc::new(envelope),
             progress,
             wait: Wait::Turn,

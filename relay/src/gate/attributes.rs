@@ -22,10 +22,10 @@ pub(super) fn collect(
     let mut attributes = Vec::new();
     for need in needs {
         match need.as_str() {
-            "helo" => push(&mut attributes, need, subject.helo),
-            "listener" => push(&mut attributes, need, subject.listener),
+            "helo" => push(&mut attributes, need, &subject.source.helo),
+            "listener" => push(&mut attributes, need, &subject.source.listener),
             "tls" => {
-                if let Some(secured) = subject.secured {
+                if let Some(secured) = subject.source.secured {
                     push(&mut attributes, need, secured.version());
                 }
             }
@@ -80,15 +80,18 @@ pub(super) fn parse(block: &[u8]) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Secured;
+    use crate::message::{Secured, Source};
+    use std::sync::LazyLock;
+
+    static SOURCE: LazyLock<Source> = LazyLock::new(|| {
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 4711));
+        Source { helo: "mta.example".to_owned(), ..Source::new(peer, "in") }
+    });
 
     fn subject(headers: &[u8]) -> Subject<'_> {
         Subject {
             id: "id",
-            client: std::net::IpAddr::from([127, 0, 0, 1]),
-            listener: "in",
-            helo: "mta.example",
-            secured: None,
+            source: &SOURCE,
             sender: "a@b.example",
             sender_domain: "b.example",
             recipients: &["c@d.example"],
@@ -126,7 +129,8 @@ mod tests {
     #[test]
     fn tls_is_its_version_and_left_out_without_it() {
         let secured = Some(Secured { cipher: 0, resumed: false });
-        let under_tls = Subject { secured, ..subject(b"") };
+        let source = Source { secured, ..SOURCE.clone() };
+        let under_tls = Subject { source: &source, ..subject(b"") };
         let expected = [("tls".to_owned(), "TLSv1.3".to_owned())];
         assert_eq!(all(&needs(&["tls"]), &under_tls), expected);
         assert_eq!(all(&needs(&["tls"]), &subject(b"")), []);

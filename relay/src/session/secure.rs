@@ -5,6 +5,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 use super::{Broken, Next, Session};
 use crate::{
     event::{Event, TlsFailure},
+    message::Source,
     tls::Acceptor,
     world::TlsError,
 };
@@ -54,13 +55,16 @@ impl Session {
             (Ok(()), Some(secured)) => {
                 self.relay.emit(&Event::TlsBegun { listener, secured });
                 self.server.secured();
+                // What was said before it is forgotten (RFC 3207 4.2).
+                let source = Arc::make_mut(&mut self.source);
+                *source = Source { secured: Some(secured), ..source.unsaid() };
                 self.deadline.set(self.patience());
                 return Ok(Next::Read);
             }
             (Ok(()), None) => unreachable!("a handshake agrees on a suite"),
             (Err(error), _) => error,
         };
-        let (client, failure, error) = (self.peer.ip(), told.failure(), &*told.to_string());
+        let (client, failure, error) = (self.source.client, told.failure(), &*told.to_string());
         if !self.relay.is_stopping() {
             self.relay.emit(&Event::TlsFailed { listener, client, failure, error });
         }
