@@ -172,6 +172,17 @@ impl Telemetry {
             Event::AttemptRetried { upstream, .. } => {
                 self.upstreams.of(upstream).retried.fetch_add(1, Relaxed);
             }
+            Event::RecipientVerified { upstream, reply, .. } => {
+                let counts = self.upstreams.of(upstream);
+                let verified = match reply.is_positive() {
+                    true => &counts.verified.taken,
+                    false => &counts.verified.refused,
+                };
+                verified.fetch_add(1, Relaxed);
+            }
+            Event::RecipientUnverified { upstream, .. } => {
+                self.upstreams.of(upstream).verified.unanswered.fetch_add(1, Relaxed);
+            }
             Event::ReplyLost { delivered: true, .. } => {
                 self.replies_lost_delivered.fetch_add(1, Relaxed);
             }

@@ -28,7 +28,7 @@ fn sending(sim: &Arc<Sim>, mut sender: Sender, name: String) -> JoinHandle<(Stri
 
 /// The spool has it.
 fn is_queued(reply: &str) -> bool {
-    reply.starts_with("250 2.0.0 queued as ")
+    reply.starts_with("250 2.0.0 wavegate: queued as ")
 }
 
 async fn world(setup: Setup) -> (Arc<Sim>, sim::Sink) {

@@ -73,7 +73,7 @@ async fn what_a_down_upstream_cannot_have_waits_and_goes_when_a_probe_lets_it_ba
     let names: Vec<String> = (0..20).map(|number| number.to_string()).collect();
     for name in &names {
         let reply = mail(&sim, name).await;
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     }
     sim.until(at(5, 0)).await;
     assert!(sim.upstream("legacy").is_down());
@@ -107,7 +107,7 @@ async fn a_late_reply_is_heard_and_a_lost_one_means_another_attempt() {
             }
         });
         let reply = mail(&sim, "late").await;
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
         assert!((20_000..20_100).contains(&sim.elapsed()), "limits.direct_deadline");
         sim.until(at(5, 0)).await;
         let arrived = sink.arrived();

@@ -259,7 +259,7 @@ const CLOSES: u64 = at(75, 0);
 
 /// The spool has it.
 fn is_queued(reply: &str) -> bool {
-    reply.starts_with("250 2.0.0 queued as ")
+    reply.starts_with("250 2.0.0 wavegate: queued as ")
 }
 
 #[tokio::test(start_paused = true)]

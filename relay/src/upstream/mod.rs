@@ -8,6 +8,7 @@
 pub mod connection;
 pub mod health;
 mod rehearsal;
+mod verify;
 
 use std::{
     collections::VecDeque,
@@ -27,6 +28,7 @@ use wavegate_smtp::Extensions;
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
 pub use rehearsal::RehearsalError;
+pub use verify::VerifyError;
 
 use crate::{
     config::UpstreamConfig,
