@@ -113,8 +113,7 @@ fn verifying(sink: &SinkHandle, more: &str) -> Relay {
 }
 
 fn verified(relay: &Relay, result: &str) -> f64 {
-    let sample =
-        format!("recipients_verified_total{{upstream=\"up\",result=\"{result}\"}}");
+    let sample = format!("recipients_verified_total{{upstream=\"up\",result=\"{result}\"}}");
     relay.metrics().value(&sample)
 }
 
@@ -226,6 +225,6 @@ fn a_header_that_is_not_there_yet_cannot_be_asked_for() {
     let with = |config: &Config| config.clone().section(routing).to_string();
     let relay = Relay::start_with(&with(&config), &[]);
     relay.write("relay.toml", with(&config.upstream(VERIFY)));
-    let refused = relay.refusal(0);
+    let refused = relay.reload_refused();
     assert!(refused.contains("header:x-stream") && refused.contains("verify"), "{refused}");
 }
