@@ -151,7 +151,7 @@ impl Telemetry {
             family.count(&[("upstream", name)], counts.retried.load(Relaxed));
         }
         let mut family = families.counter(
-            "wavegate_recipients_verified_total",
+            "wavegate_upstream_recipients_verified_total",
             "Recipients that an upstream was asked about before they were answered.",
         );
         for (name, counts) in &all {

@@ -88,7 +88,7 @@ fn mail_of_no_instance_from_a_frozen_network_is_held() {
 #[test]
 fn a_client_that_may_not_relay_is_told_so() {
     let text = run("a@b.example", "--client 192.0.2.1 --at 2026-01-20T05:00:00Z").unwrap();
-    assert!(text.contains("\n  reply       550 5.7.1 Relaying denied\n"), "{text}");
+    assert!(text.contains("\n  reply       550 5.7.1 wavegate: Relaying denied\n"), "{text}");
     assert!(text.contains("lets only 127.0.0.0/8, ::1/128 relay"), "{text}");
 }
 
