@@ -42,7 +42,10 @@ async fn a_target_is_ejected_and_a_probe_lets_it_back() {
     for _ in 0..3 {
         assert!(!sim.upstream("legacy").is_down());
         let reply = mail(&sim, "no").await;
-        assert!(reply.starts_with("451 4.4.1 wavegate: upstream legacy, target 127.0.0.1:2601: "), "{reply}");
+        assert!(
+            reply.starts_with("451 4.4.1 wavegate: upstream legacy, target 127.0.0.1:2601: "),
+            "{reply}"
+        );
     }
     assert!(sim.upstream("legacy").is_down());
     let failed = sim.upstream("legacy").status().failed;
@@ -223,7 +226,9 @@ async fn what_is_in_doubt_is_not_tried_again() {
         sink.at(Point::End, act);
         let reply = mail(&sim, "doubt").await;
         assert!(
-            reply.starts_with("451 4.4.2 wavegate: upstream legacy may have taken it, its reply was lost: "),
+            reply.starts_with(
+                "451 4.4.2 wavegate: upstream legacy may have taken it, its reply was lost: "
+            ),
             "{reply}"
         );
         assert_eq!(sink.arrived().len(), number + 1);

@@ -113,7 +113,8 @@ fn verifying(sink: &SinkHandle, more: &str) -> Relay {
 }
 
 fn verified(relay: &Relay, result: &str) -> f64 {
-    let sample = format!("upstream_recipients_verified_total{{upstream=\"up\",result=\"{result}\"}}");
+    let sample =
+        format!("upstream_recipients_verified_total{{upstream=\"up\",result=\"{result}\"}}");
     relay.metrics().value(&sample)
 }
 
