@@ -16,6 +16,7 @@ use wavegate::{
     event::Silent,
     gate::{self, Subject},
     generation::{self, Surroundings},
+    names::Resolved,
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
     queue::Queue,
@@ -47,6 +48,7 @@ fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
         spill: &config.relay.state_dir.clone(),
         known: &HashMap::new(),
         tls: Arc::default(),
+        names: Resolved::default(),
     };
     Ok(generation::assemble(config, around)?)
 }

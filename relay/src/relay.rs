@@ -22,6 +22,7 @@ use crate::{
     config::{Config, ListenerConfig},
     event::{Event, Observer},
     limits::Limits,
+    names::Naming,
     policy::{PolicyHost, PolicySet, WorkerPolicies},
     queue::Queue,
     tls::Loaded,
@@ -47,6 +48,8 @@ pub struct Generation {
     pub listeners: HashMap<String, ListenerSettings>,
     /// Certificates and keys.
     pub tls: Arc<Loaded>,
+    /// Who says what names stand for.
+    pub naming: Option<Arc<Naming>>,
 }
 
 /// What all sessions share.

@@ -3,10 +3,12 @@
 //! A *slot* is the right to have one connection open; an upstream has `connections` of them.
 //! Whoever finds no slot waits in line for one, first come first served; a connection or slot
 //! that comes free goes to the first in line. Idle connections are used again, most recent
-//! first. Nothing here knows of gates, instances or windows.
+//! first. Targets of a lower rank go before others; where names are configured they come and go
+//! (`names`). Nothing here knows of gates, instances or windows.
 
 pub mod connection;
 pub mod health;
+mod names;
 mod rehearsal;
 
 use std::{
@@ -26,11 +28,13 @@ use wavegate_smtp::Extensions;
 
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
+pub use names::NamesStatus;
 pub use rehearsal::RehearsalError;
 
 use crate::{
     config::UpstreamConfig,
     event::TlsFailure,
+    names::{Endpoint, Name, Naming, place},
     tls::{Connector, Counts},
     world::World,
 };
@@ -48,6 +52,12 @@ pub struct Upstream {
     world: World,
     hostname: Arc<str>,
     state: Mutex<State>,
+    /// Who says what its names stand for, and what is known of them.
+    naming: Option<Arc<Naming>>,
+    names: Mutex<Vec<Name>>,
+    lookups: names::Lookups,
+    /// Wakes housekeeping when targets were exchanged.
+    exchanged: Notify,
     /// Wakes the watchers of targets when one was ejected.
     wake_watchers: Notify,
     /// Wakes those who wait until a target may be used again.
@@ -58,6 +68,8 @@ pub struct Upstream {
 struct State {
     targets: Vec<TargetHealth>,
     next_target: usize,
+    /// What targets that have gone all offered, until the present ones have been asked.
+    assumed: Option<Extensions>,
     in_use: usize,
     idle: Vec<Connection>,
     waiters: VecDeque<Waiter>,
@@ -117,8 +129,12 @@ pub struct UpstreamStatus {
     pub waited: u64,
     /// Messages that it answered, whatever it said, since the relay knows it.
     pub answered: u64,
-    /// Its targets.
+    /// Its targets now.
     pub targets: Vec<TargetStatus>,
+    /// Figures of its names.
+    pub names: NamesStatus,
+    /// What is wrong with its names.
+    pub trouble: Option<String>,
     /// What all targets that ever answered offer; none when no one ever did.
     pub extensions: Option<Extensions>,
 }
@@ -133,6 +149,14 @@ pub enum LeaseError {
         upstream: String,
         /// What the last failure was.
         last: String,
+    },
+    /// There is none: its names stand for nothing, or nobody says for what.
+    #[error("upstream {upstream} has no target: {why}")]
+    NoTarget {
+        /// The upstream.
+        upstream: String,
+        /// What is wrong with its names.
+        why: String,
     },
     /// All connections stayed busy.
     #[error("upstream {upstream}: all {connections} connections are busy (connections)")]
@@ -169,9 +193,16 @@ pub struct Lease {
     reused: bool,
 }
 
+impl State {
+    /// What all targets that ever answered offer.
+    fn offered(&self) -> Option<Extensions> {
+        health::common_extensions(&self.targets).or(self.assumed)
+    }
+}
+
 impl Upstream {
-    /// An upstream that has not been asked anything yet. `known` are the extensions of its
-    /// targets as learned earlier, in the order of the targets.
+    /// An upstream whose targets are addresses, and that has not been asked anything yet. `known`
+    /// are the extensions of its targets as learned earlier.
     pub fn new(
         config: UpstreamConfig,
         world: World,
@@ -179,11 +210,28 @@ impl Upstream {
         known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
         connector: Option<Arc<Connector>>,
     ) -> Arc<Self> {
-        let targets =
-            config.targets.iter().map(|address| TargetHealth::new(*address, known(*address)));
+        Self::with_names(config, world, hostname, known, connector, None, Vec::new())
+    }
+
+    /// An upstream among whose targets are names, with what is known of them. Its housekeeping
+    /// looks them up again, if `naming` says how.
+    pub fn with_names(
+        config: UpstreamConfig,
+        world: World,
+        hostname: Arc<str>,
+        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
+        connector: Option<Arc<Connector>>,
+        naming: Option<Arc<Naming>>,
+        names: Vec<Name>,
+    ) -> Arc<Self> {
+        let targets = place(&config.targets, &names).endpoints.into_iter().map(|placed| {
+            let known = known(placed.endpoint.address);
+            TargetHealth::new(placed, known)
+        });
         let state = State {
             targets: targets.collect(),
             next_target: 0,
+            assumed: None,
             in_use: 0,
             idle: Vec::new(),
             waiters: VecDeque::new(),
@@ -196,6 +244,10 @@ impl Upstream {
             world,
             hostname,
             state: Mutex::new(state),
+            naming,
+            names: Mutex::new(names),
+            lookups: names::Lookups::default(),
+            exchanged: Notify::new(),
             wake_watchers: Notify::new(),
             recovered: Notify::new(),
             stats: Stats::default(),
@@ -205,8 +257,12 @@ impl Upstream {
     /// What every target that ever answered offers, unless the configuration says; none when no
     /// target ever answered.
     pub fn extensions(&self) -> Option<Extensions> {
-        health::configured_extensions(&self.config)
-            .or_else(|| health::common_extensions(&self.lock().targets))
+        health::configured_extensions(&self.config).or_else(|| self.lock().offered())
+    }
+
+    /// Who says what its names stand for.
+    pub fn naming(&self) -> Option<&Arc<Naming>> {
+        self.naming.as_ref()
     }
 
     /// Whether no target may be tried now.
@@ -222,7 +278,7 @@ impl Upstream {
         self: &Arc<Self>,
         deadline: Instant,
         queue: usize,
-        avoid: Option<usize>,
+        avoid: Option<&Endpoint>,
         fresh: bool,
     ) -> Result<Lease, LeaseError> {
         let grant = match self.try_grant(avoid, fresh) {
@@ -257,7 +313,11 @@ impl Upstream {
                 Ok(lease) => return Some(lease),
                 Err(LeaseError::Busy { .. } | LeaseError::QueueFull { .. }) => {}
                 // The targets that are not ejected yet do not answer.
-                Err(LeaseError::AllDown { .. } | LeaseError::Connect { .. }) => {
+                Err(
+                    LeaseError::AllDown { .. }
+                    | LeaseError::NoTarget { .. }
+                    | LeaseError::Connect { .. },
+                ) => {
                     tokio::time::sleep(self.config.eject_for).await;
                 }
             }
@@ -289,14 +349,14 @@ impl Upstream {
     }
 
     /// A connection to a target, beside the pool.
-    async fn dial(&self, target: usize) -> Result<(Connection, Extensions), ConnectionError> {
+    async fn dial(&self, target: &Endpoint) -> Result<(Connection, Extensions), ConnectionError> {
         let Self { config, world, hostname, .. } = self;
-        let (address, time) = (config.targets[target], config.connect_timeout);
+        let time = config.connect_timeout;
         let connector = self.connector.as_deref();
         if config.tls.is_some() && connector.is_none() {
             return Err(ConnectionError::NotOffered);
         }
-        let opened = Connection::open(world, address, hostname, target, time, connector).await;
+        let opened = Connection::open(world, target, hostname, time, connector).await;
         match &opened {
             Ok((connection, _)) => match connection.secured() {
                 Some(secured) => self.tls.begin(secured),
@@ -316,6 +376,7 @@ impl Upstream {
 
     /// Figures for telemetry.
     pub fn status(&self) -> UpstreamStatus {
+        let (names, trouble) = (self.names_status(), self.names_trouble());
         let state = self.lock();
         let stats = &self.stats;
         UpstreamStatus {
@@ -330,8 +391,9 @@ impl Upstream {
             waited: stats.waited.load(Ordering::Relaxed),
             answered: stats.answered.load(Ordering::Relaxed),
             targets: state.targets.iter().map(TargetHealth::status).collect(),
-            extensions: health::configured_extensions(&self.config)
-                .or_else(|| health::common_extensions(&state.targets)),
+            extensions: health::configured_extensions(&self.config).or_else(|| state.offered()),
+            names,
+            trouble,
         }
     }
 
@@ -381,13 +443,13 @@ impl Upstream {
     }
 
     /// An idle connection or a free slot, if nobody stands in line for it.
-    fn try_grant(self: &Arc<Self>, avoid: Option<usize>, fresh: bool) -> Option<Grant> {
+    fn try_grant(self: &Arc<Self>, avoid: Option<&Endpoint>, fresh: bool) -> Option<Grant> {
         let mut state = self.lock();
         if !state.waiters.is_empty() {
             return None;
         }
         let here = connection::current_worker();
-        let usable = |c: &Connection| !fresh && Some(c.target()) != avoid;
+        let usable = |c: &Connection| !fresh && Some(c.endpoint()) != avoid;
         let at = state
             .idle
             .iter()
@@ -434,17 +496,21 @@ impl Upstream {
     }
 
     /// Opens a connection, to another target when one fails, each target at most once.
-    async fn open(self: &Arc<Self>, slot: Slot, avoid: Option<usize>) -> Result<Lease, LeaseError> {
+    async fn open(
+        self: &Arc<Self>,
+        slot: Slot,
+        avoid: Option<&Endpoint>,
+    ) -> Result<Lease, LeaseError> {
         let mut tried = Vec::new();
         let mut last = None;
         while let Some(target) = self.choose_target(avoid, &tried) {
-            match self.connect(target).await {
+            match self.connect(&target).await {
                 Ok(connection) => {
                     return Ok(Lease { slot, connection: Some(connection), reused: false });
                 }
                 Err(source) => {
                     let upstream = self.config.name.clone();
-                    let target = self.config.targets[target];
+                    let target = target.address;
                     last = Some(LeaseError::Connect { upstream, target, source });
                 }
             }
@@ -454,29 +520,34 @@ impl Upstream {
     }
 
     fn all_down(&self) -> LeaseError {
+        let upstream = self.config.name.clone();
         let state = self.lock();
+        if state.targets.is_empty() {
+            drop(state);
+            let why = self.names_trouble().unwrap_or_else(|| "it has none".to_owned());
+            return LeaseError::NoTarget { upstream, why };
+        }
         let last = state.targets.iter().filter_map(TargetHealth::last_error).next_back();
         let last = last.unwrap_or("no target was tried").to_owned();
-        LeaseError::AllDown { upstream: self.config.name.clone(), last }
+        LeaseError::AllDown { upstream, last }
     }
 
-    /// The next healthy target in turn; one to be avoided only when there is no other.
-    fn choose_target(&self, avoid: Option<usize>, tried: &[usize]) -> Option<usize> {
+    /// The next healthy target in turn, among those of the lowest rank that there is; one to be
+    /// avoided only when there is no other.
+    fn choose_target(&self, avoid: Option<&Endpoint>, tried: &[Endpoint]) -> Option<Endpoint> {
         let mut state = self.lock();
-        let count = state.targets.len();
-        let start = state.next_target;
-        state.next_target = (start + 1) % count;
-        let candidates = (0..count).map(|step| (start + step) % count);
-        let usable = |i: &usize| !tried.contains(i) && !state.targets[*i].is_ejected();
-        candidates
-            .clone()
-            .filter(usable)
-            .find(|i| Some(*i) != avoid)
-            .or_else(|| candidates.clone().find(usable))
+        let (count, start) = (state.targets.len(), state.next_target);
+        state.next_target = (start + 1) % count.max(1);
+        let usable = (0..count)
+            .filter_map(|step| state.targets.get((start + step) % count))
+            .filter(|one| !one.is_ejected() && !tried.contains(one.endpoint()));
+        // The first of equal ones.
+        let chosen = usable.min_by_key(|one| (Some(one.endpoint()) == avoid, one.rank()));
+        chosen.map(|one| one.endpoint().clone())
     }
 
     /// Connects and greets; the health of the target learns from it.
-    async fn connect(&self, target: usize) -> Result<Connection, ConnectionError> {
+    async fn connect(&self, target: &Endpoint) -> Result<Connection, ConnectionError> {
         match self.dial(target).await {
             Ok((connection, extensions)) => {
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
@@ -494,10 +565,15 @@ impl Upstream {
     /// A connection or a slot has come free: the first in line gets it.
     fn hand_on(self: &Arc<Self>, mut connection: Option<Connection>) {
         let mut state = self.lock();
+        // A target may have gone, or be behind another one now.
+        let gone = connection.take_if(|one| !state.is_wanted(one.endpoint()));
         while let Some(waiter) = state.waiters.pop_front() {
             let grant = Grant { slot: self.slot(), connection };
             match waiter.grant.send(grant) {
-                Ok(()) => return,
+                Ok(()) => {
+                    drop(state);
+                    return gone.into_iter().for_each(Connection::quit);
+                }
                 Err(grant) => {
                     // Its receiver is gone. The slot is still ours to give: not to be dropped.
                     connection = grant.dissolve();
@@ -511,6 +587,8 @@ impl Upstream {
         {
             state.idle.push(connection);
         }
+        drop(state);
+        gone.into_iter().for_each(Connection::quit);
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use wavegate_smtp::{Address, ClientEvent, ReversePath};
 
 use super::{ConnectionError, Upstream};
+use crate::names::Endpoint;
 
 /// Why a target would not take the mail.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +35,7 @@ impl Upstream {
     /// Asks a target whether it would take mail from `sender` to `recipient`, within `time`.
     pub async fn rehearse(
         &self,
-        target: usize,
+        target: &Endpoint,
         sender: &ReversePath,
         recipient: &Address,
         time: Duration,
@@ -45,7 +46,7 @@ impl Upstream {
 
     async fn ask(
         &self,
-        target: usize,
+        target: &Endpoint,
         sender: &ReversePath,
         recipient: &Address,
     ) -> Result<(), RehearsalError> {

@@ -22,6 +22,7 @@ use wavegate::{
     delivery,
     event::{Event, Observer},
     generation::{self, Surroundings},
+    names::Resolved,
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
     queue::Queue,
@@ -158,6 +159,7 @@ impl Setup {
             queue,
             known: &HashMap::new(),
             tls: Arc::default(),
+            names: Resolved::default(),
         };
         let relay = generation::assemble(read(spill), around).unwrap();
         let conductor = deliver_spooled(&relay);
@@ -247,6 +249,7 @@ impl Sim {
             Some(&current),
             &known,
             Arc::default(),
+            &Resolved::default(),
         ));
     }
 
