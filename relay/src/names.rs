@@ -284,32 +284,32 @@ pub struct Placement {
 /// What the targets of an upstream stand for now.
 pub fn place(targets: &[Target], names: &[Name]) -> Placement {
     let mut endpoints: Vec<Placed> = Vec::new();
-    let mut seen = HashSet::new();
-    let mut add = |placed: Placed| {
-        if seen.insert(placed.endpoint.address) {
-            endpoints.push(placed);
-        }
-    };
     for target in targets {
         match target.address() {
-            Some(address) => add(Placed { endpoint: address.into(), rank: 0 }),
+            Some(address) => add(&mut endpoints, Placed { endpoint: address.into(), rank: 0 }),
             None => {
                 let name = names.iter().find(|name| name.target == *target);
                 let name = name.filter(|name| !matches!(name.state, State::Denied { .. }));
-                name.into_iter().flat_map(Name::endpoints).for_each(&mut add);
+                let found = name.into_iter().flat_map(Name::endpoints);
+                found.for_each(|placed| add(&mut endpoints, placed));
             }
         }
     }
-    let desperate = seen.is_empty();
-    if desperate {
-        for placed in names.iter().flat_map(Name::endpoints) {
-            if seen.insert(placed.endpoint.address) {
-                endpoints.push(placed);
-            }
-        }
+    if !endpoints.is_empty() {
+        return Placement { endpoints, desperate: false };
     }
-    let desperate = desperate && !endpoints.is_empty();
+    names.iter().flat_map(Name::endpoints).for_each(|placed| add(&mut endpoints, placed));
+    let desperate = !endpoints.is_empty();
     Placement { endpoints, desperate }
+}
+
+/// An address that several name is used as early as any of them says.
+fn add(endpoints: &mut Vec<Placed>, placed: Placed) {
+    let address = placed.endpoint.address;
+    match endpoints.iter_mut().find(|one| one.endpoint.address == address) {
+        Some(known) => known.rank = known.rank.min(placed.rank),
+        None => endpoints.push(placed),
+    }
 }
 
 /// The names of a configuration that is about to be taken.
