@@ -67,7 +67,8 @@ pub struct Upstream {
 
 struct State {
     targets: Vec<TargetHealth>,
-    next_target: usize,
+    /// Counts choices of a target: equal ones take turns.
+    turn: usize,
     /// What targets that have gone all offered, until the present ones have been asked.
     assumed: Option<Extensions>,
     in_use: usize,
@@ -230,7 +231,7 @@ impl Upstream {
         });
         let state = State {
             targets: targets.collect(),
-            next_target: 0,
+            turn: usize::MAX,
             assumed: None,
             in_use: 0,
             idle: Vec::new(),
@@ -536,14 +537,14 @@ impl Upstream {
     /// avoided only when there is no other.
     fn choose_target(&self, avoid: Option<&Endpoint>, tried: &[Endpoint]) -> Option<Endpoint> {
         let mut state = self.lock();
-        let (count, start) = (state.targets.len(), state.next_target);
-        state.next_target = (start + 1) % count.max(1);
-        let usable = (0..count)
-            .filter_map(|step| state.targets.get((start + step) % count))
-            .filter(|one| !one.is_ejected() && !tried.contains(one.endpoint()));
-        // The first of equal ones.
-        let chosen = usable.min_by_key(|one| (Some(one.endpoint()) == avoid, one.rank()));
-        chosen.map(|one| one.endpoint().clone())
+        state.turn = state.turn.wrapping_add(1);
+        let usable =
+            state.targets.iter().filter(|one| !one.is_ejected() && !tried.contains(one.endpoint()));
+        let order = |one: &TargetHealth| (Some(one.endpoint()) == avoid, one.rank());
+        let best = usable.clone().map(order).min()?;
+        let equals = || usable.clone().filter(|one| order(one) == best);
+        let chosen = equals().nth(state.turn % equals().count())?;
+        Some(chosen.endpoint().clone())
     }
 
     /// Connects and greets; the health of the target learns from it.
