@@ -181,7 +181,8 @@ fn what_does_not_exist_is_refused_at_start_at_reload_and_by_the_check() {
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    assert_eq!(check(&[]).0, Some(0), "it asks nobody");
+    let asked = dns.asked();
+    assert_eq!((check(&[]).0, dns.asked()), (Some(0), asked), "it asks nobody");
     let (code, said) = check(&["--resolve"]);
     assert_eq!(code, Some(78));
     assert!(said.contains("null MX"), "{said}");
