@@ -233,3 +233,29 @@ async fn an_upstream_that_has_not_changed_keeps_its_targets_over_a_reload() {
     assert!(std::sync::Arc::ptr_eq(&before, &sim.upstream("cloud")));
     assert_eq!(targets(&sim), ["192.0.2.1:25"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_let_out_to_an_upstream_without_a_target() {
+    let names = MemoryNames::default();
+    names.silent(true);
+    let sim = Setup {
+        targets: "\"mail.cloud.example:25\"",
+        names: names.clone(),
+        migration: "probe_every = '1s'\nextend_by = '10s'",
+        plan: plan("1s", "05:00:02", "05:00:03"),
+        ..Setup::default()
+    }
+    .build();
+    sim.keep_house();
+    sim.until(2500).await;
+    assert!(acme(&sim, "held").await.starts_with("250 2.0.0 queued as "));
+    sim.until(60_000).await;
+    assert_eq!(sim.spooled(), 1);
+    assert!(sim.log.count(&["ProbesFailed", "mail.cloud.example:25 has no answer"]) >= 1);
+    assert!(sim.log.count(&["Extended"]) >= 1 && sim.log.count(&["Releasing"]) == 0);
+    let sink = sim.sink_at("192.0.2.1:25");
+    names.silent(false);
+    names.host(HOST, &["192.0.2.1"], 60);
+    sim.until(at(3, 0)).await;
+    assert_eq!((sink.names(), sim.spooled()), (vec!["held".to_owned()], 0));
+}

@@ -229,7 +229,7 @@ fn an_address_is_one_endpoint_whoever_names_it() {
     let a = of("a", &[("192.0.2.1:25", 0), ("192.0.2.2:25", 1)]);
     let b = of("b", &[("192.0.2.2:25", 0)]);
     let targets = [a.target().clone(), "192.0.2.1:25".parse::<SocketAddr>().unwrap().into()];
-    assert_eq!(addresses(&targets, &[a.clone()]), ["192.0.2.1:25", "192.0.2.2:25"]);
+    assert_eq!(addresses(&targets, std::slice::from_ref(&a)), ["192.0.2.1:25", "192.0.2.2:25"]);
     let targets = [a.target().clone(), b.target().clone()];
     let placed = place(&targets, &[a, b]).endpoints;
     let ranks: Vec<_> = placed.iter().map(|one| one.rank).collect();
