@@ -17,6 +17,7 @@ use wavegate::{
     gate::{self, Subject},
     generation::{self, Surroundings},
     message::Source,
+    names::Resolved,
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
     queue::Queue,
@@ -48,6 +49,7 @@ fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
         spill: &config.relay.state_dir.clone(),
         known: &HashMap::new(),
         tls: Arc::default(),
+        names: Resolved::default(),
     };
     Ok(generation::assemble(config, around)?)
 }

@@ -16,6 +16,7 @@ use crate::{
     decision::AttemptOutcome,
     event::Event,
     limits::{Charge, LimitError, Permit},
+    names::Endpoint,
     parcel::Message,
     relay::{Generation, Relay, with_policies},
     spool::Mark,
@@ -157,7 +158,7 @@ impl Job {
         let (mut avoid, mut fresh) = (None, false);
         let mut last = "no connection".to_owned();
         for _ in 0..ROUNDS {
-            let mut lease = match self.lease(avoid, fresh).await {
+            let mut lease = match self.lease(avoid.as_ref(), fresh).await {
                 Ok(lease) => lease,
                 Err(error) => {
                     refund(permit);
@@ -191,8 +192,8 @@ impl Job {
                 }
             }
             let reused = lease.is_reused();
-            let target = lease.connection().target();
-            *at = self.upstream.config.targets.get(target).copied();
+            let target = lease.connection().endpoint().clone();
+            *at = Some(target.address);
             match self.transact(&mut lease, &mut attempt).await {
                 Ok(settled) => {
                     drop(attempt);
@@ -207,7 +208,7 @@ impl Job {
                     // A pooled connection may just have been old; a fresh one tells of its target.
                     fresh = reused;
                     if !reused {
-                        self.upstream.report_failure(target, &error);
+                        self.upstream.report_failure(&target, &error);
                         avoid = Some(target);
                     }
                     let upstream = &self.upstream.config.name;
@@ -220,7 +221,7 @@ impl Job {
         End::Failed(last)
     }
 
-    async fn lease(&mut self, avoid: Option<usize>, fresh: bool) -> Result<Lease, LeaseError> {
+    async fn lease(&mut self, avoid: Option<&Endpoint>, fresh: bool) -> Result<Lease, LeaseError> {
         if let Some(lease) = self.lease.take() {
             return Ok(lease);
         }
@@ -240,9 +241,11 @@ impl Job {
 
     /// The attempt is over without a reply: gives back what it holds.
     fn over(&self, mut lease: Lease, permit: Option<Permit>, end: &End) {
-        let target = lease.connection().target();
         match end {
-            End::InDoubt(error) => self.upstream.report_failure(target, &error.to_string()),
+            End::InDoubt(error) => {
+                let target = lease.connection().endpoint();
+                self.upstream.report_failure(target, &error.to_string());
+            }
             End::Held(_) => {
                 if lease.connection().client().abandon() {
                     lease.release();
@@ -257,9 +260,8 @@ impl Job {
     }
 
     async fn settled(&self, mut lease: Lease, settled: &Settled) {
-        let target = lease.connection().target();
         if lease.connection().client().is_ready() {
-            self.upstream.report_success(target, None);
+            self.upstream.report_success(lease.connection().endpoint(), None);
             lease.release();
         }
         self.learn(&settled.reply).await;

@@ -120,6 +120,9 @@ enum ConfigCommand {
         /// The configuration.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Look up the names of upstreams too. Nothing else asks the network.
+        #[arg(long)]
+        resolve: bool,
         /// For programs.
         #[arg(long)]
         json: bool,
@@ -194,7 +197,9 @@ pub fn main() -> ExitCode {
 fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
     match command {
         Command::Run { config } => run(config),
-        Command::Config(ConfigCommand::Check { config, json }) => check::check(config, *json, out),
+        Command::Config(ConfigCommand::Check { config, resolve, json }) => {
+            check::check(config, *resolve, *json, out)
+        }
         Command::Plan(command) => plan::plan(command, out),
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),

@@ -530,7 +530,10 @@ pub fn tell_waits(
 pub fn wait_after(end: &End, upstream: &Upstream, now: Timestamp) -> Wait {
     match end {
         End::NoConnection(
-            LeaseError::AllDown { .. } | LeaseError::Busy { .. } | LeaseError::QueueFull { .. },
+            LeaseError::AllDown { .. }
+            | LeaseError::NoTarget { .. }
+            | LeaseError::Busy { .. }
+            | LeaseError::QueueFull { .. },
         ) => Wait::Upstream(upstream.config.name.as_str().into()),
         End::Limited(LimitError::Reached { scope, key }) => {
             Wait::Limit { scope: scope.as_str().into(), key: key.as_str().into() }

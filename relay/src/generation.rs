@@ -14,9 +14,13 @@ use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig, S
 
 use crate::{
     body::BodyStore,
-    config::{self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, TlsMode, Verify},
+    config::{
+        self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, Target, TlsMode, UpstreamConfig,
+        Verify,
+    },
     event::Observer,
     limits::Limits,
+    names::Resolved,
     policy::{Hook, PolicyHost, PolicySet},
     queue::Queue,
     relay::{Generation, ListenerSettings, Relay},
@@ -43,17 +47,19 @@ pub struct Surroundings<'a> {
     pub known: &'a HashMap<SocketAddr, Extensions>,
     /// Certificates and keys. A listener whose own are not there has no TLS.
     pub tls: Arc<Loaded>,
+    /// What the names of upstreams stand for.
+    pub names: Resolved,
 }
 
 /// Makes a relay with its first generation. Nothing of it runs yet.
 pub fn assemble(config: Config, around: Surroundings<'_>) -> Result<Arc<Relay>, Diagnostics> {
-    let Surroundings { world, host, observer, spill, queue, known, tls } = around;
+    let Surroundings { world, host, observer, spill, queue, known, tls, names } = around;
     let policies = load_policies(&host, &config)?;
     let bounds = &config.limits;
     let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock), queue.lives());
     let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
     let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
-    let first = build(&world, config, policies, None, known, tls);
+    let first = build(&world, config, policies, None, known, tls, &names);
     Ok(Relay::new(world, waves, limits, bodies, queue, host, observer, first))
 }
 
@@ -105,20 +111,27 @@ pub fn build(
     previous: Option<&Generation>,
     known: &HashMap<SocketAddr, Extensions>,
     tls: Arc<Loaded>,
+    names: &Resolved,
 ) -> Generation {
     let hostname: Arc<str> = config.relay.hostname.as_str().into();
     let mut upstreams = BTreeMap::new();
     for upstream in &config.upstreams {
-        let kept = previous
-            .filter(|previous| previous.config.relay.hostname == config.relay.hostname)
-            .and_then(|previous| previous.upstream(&upstream.name))
-            .filter(|kept| kept.config == *upstream)
-            .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)));
+        let kept =
+            previous.and_then(|previous| unchanged(previous, &config, upstream, &tls, names));
         let upstream = kept.cloned().unwrap_or_else(|| {
             let known = |address| known.get(&address).copied();
             let connector = tls.connector(&upstream.name).cloned();
             let (world, hostname) = (world.clone(), Arc::clone(&hostname));
-            Upstream::new(upstream.clone(), world, hostname, &known, connector)
+            let (naming, names) = (names.naming.clone(), names.names(upstream));
+            Upstream::with_names(
+                upstream.clone(),
+                world,
+                hostname,
+                &known,
+                connector,
+                naming,
+                names,
+            )
         });
         upstreams.insert(upstream.config.name.as_str().into(), upstream);
     }
@@ -143,7 +156,25 @@ pub fn build(
         upstreams,
         listeners,
         tls,
+        naming: names.naming.clone(),
     }
+}
+
+/// The upstream of an earlier generation that one of this configuration would be no other than.
+pub fn unchanged<'a>(
+    previous: &'a Generation,
+    config: &Config,
+    upstream: &UpstreamConfig,
+    tls: &Loaded,
+    names: &Resolved,
+) -> Option<&'a Arc<Upstream>> {
+    let is_named = upstream.targets.iter().any(Target::is_name);
+    Some(&previous.config.relay.hostname)
+        .filter(|hostname| **hostname == config.relay.hostname)
+        .and_then(|_| previous.upstream(&upstream.name))
+        .filter(|kept| kept.config == *upstream)
+        .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)))
+        .filter(|kept| !is_named || same(kept.naming(), names.naming.as_ref()))
 }
 
 fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {

@@ -25,6 +25,7 @@ pub mod parcel;
 pub mod spool;
 pub mod portable;
 pub mod policy;
+pub mod names;
 pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;

@@ -28,6 +28,9 @@ use crate::config::LogFormat;
 /// Characters of one value in JSON: a line stays below what the journal takes in one piece (48 KiB).
 const VALUE: usize = 8000;
 
+/// The resolver's own lines.
+const QUIET: &str = "hickory=off";
+
 /// Whether lines are JSON. One a process, as standard error is.
 static JSON: AtomicBool = AtomicBool::new(false);
 
@@ -42,6 +45,12 @@ pub fn start() {
         .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
         .with_env_var("WAVEGATE_LOG")
         .from_env_lossy();
+    // What comes back to a question could be anybody's, as often as he likes: `names` says what
+    // matters of it. A longer name in the variable (`hickory_net=debug`) goes before this.
+    let filter = match QUIET.parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let journal = is_journal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

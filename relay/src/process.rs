@@ -9,6 +9,7 @@ mod reload;
 mod watch;
 
 use std::{
+    collections::HashSet,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -31,6 +32,7 @@ use crate::{
     learned,
     listener::Bound,
     logging,
+    names::{self, Naming, Resolved},
     policy::{HostOptions, PolicyHost},
     queue::{Found, OpenedQueue, Queue},
     relay::Relay,
@@ -196,6 +198,12 @@ impl Running {
         let warnings = config.warnings.iter().chain(&tls.warnings);
         warnings.for_each(|warning| tracing::warn!("{warning}"));
         service.check(&config)?;
+        // The control thread's, which goes on asking.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::system("start the control thread"))?;
+        let names = resolve(&config, &world, &runtime)?;
         let service = Arc::new(service);
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;
@@ -212,6 +220,7 @@ impl Running {
             queue,
             known: &learned::load(&state_dir),
             tls: Arc::new(tls),
+            names,
         };
         let relay = generation::assemble(config, around)?;
         check_waves(&relay)?;
@@ -231,10 +240,6 @@ impl Running {
         let reloader = Reloader::new(path, &relay, workers, bound, doors, Arc::clone(&service))?;
         let addresses = reloader.addresses();
         let thread = std::thread::Builder::new().name("control".into());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(StartError::system("start the control thread"))?;
         let requested = requests.clone();
         let signals = {
             let _within = runtime.enter();
@@ -264,6 +269,18 @@ impl Running {
             .map_err(StartError::system("start the control thread"))?;
         Ok(Self { relay, addresses, admin: admin_address, api: api_address, requests, control })
     }
+}
+
+/// Looks up the names of the first generation.
+fn resolve(
+    config: &Config,
+    world: &World,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<Resolved, StartError> {
+    let naming = Naming::open(world, &config.resolver, None);
+    let names = runtime.block_on(names::resolve(config, naming, &HashSet::new(), &[]))?;
+    names.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(names)
 }
 
 /// Starts the event log, where one is wanted.

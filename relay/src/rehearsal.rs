@@ -42,6 +42,7 @@ use crate::{
     delivery,
     event::Observer,
     generation::{self, Surroundings},
+    names::Resolved,
     plan::{Plan, Timestamp},
     policy::{HostError, HostOptions, PolicyHost},
     queue::Queue,
@@ -177,6 +178,7 @@ async fn play(
         spill,
         known: &HashMap::new(),
         tls: Arc::default(),
+        names: Resolved::default(),
     };
     let relay = generation::assemble(config, around).map_err(RehearsalError::Policies)?;
     start(&relay);

@@ -22,6 +22,7 @@ use crate::{
     config::{Config, ListenerConfig},
     event::{Event, Observer},
     limits::Limits,
+    names::Naming,
     policy::{PolicyHost, PolicySet, WorkerPolicies},
     queue::Queue,
     tls::Loaded,
@@ -49,6 +50,8 @@ pub struct Generation {
     pub tls: Arc<Loaded>,
     /// An upstream wants to be asked about recipients.
     pub verifies: bool,
+    /// Who says what names stand for.
+    pub naming: Option<Arc<Naming>>,
 }
 
 /// What all sessions share.

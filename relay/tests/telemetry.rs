@@ -282,7 +282,7 @@ async fn ready_means_bound_and_not_stopping() {
     let generation = admin.relay.generation();
     let legacy = generation.upstream("legacy").unwrap();
     for _ in 0..legacy.config.eject_after {
-        legacy.report_failure(0, "refused");
+        legacy.report_failure(&legacy.targets()[0], "refused");
     }
     let answer = admin.get("/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");

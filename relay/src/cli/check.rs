@@ -3,6 +3,7 @@
 //! It changes nothing: the state directory is looked at and not made.
 
 use std::{
+    collections::HashSet,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,11 +18,12 @@ use super::{
 };
 use crate::{
     api::Keys,
-    config::{self, Config, Diagnostic, Severity},
+    config::{self, Config, Diagnostic, Diagnostics, Severity, UpstreamConfig},
     generation,
+    names::{self, Naming, Resolved},
     policy::{HostOptions, PolicyHost, PolicySet},
     tls,
-    world::{SystemClock, WallClock as _},
+    world::{SystemClock, WallClock as _, World},
 };
 
 /// Waves that the summary names; it is read on a screen.
@@ -58,6 +60,9 @@ struct Listener {
 struct Upstream {
     name: String,
     targets: Vec<String>,
+    /// What the names among them stand for, where that was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    addresses: Option<Vec<String>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,8 +84,13 @@ struct Wave {
 }
 
 /// Checks a configuration and prints what was found.
-pub(super) fn check(path: &Path, as_json: bool, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let findings = find(path)?;
+pub(super) fn check(
+    path: &Path,
+    resolve: bool,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<u8> {
+    let findings = find(path, resolve)?;
     match as_json {
         true => json(out, &findings)?,
         false => print(&findings, out)?,
@@ -105,7 +115,7 @@ pub(super) fn own_cache(config: &Config) -> Option<PathBuf> {
     ours.then(|| state_dir.join("compiled"))
 }
 
-fn find(path: &Path) -> anyhow::Result<Findings> {
+fn find(path: &Path, resolve: bool) -> anyhow::Result<Findings> {
     let file = path.display().to_string();
     let config = match config::read(path) {
         Ok(config) => config,
@@ -124,10 +134,20 @@ fn find(path: &Path) -> anyhow::Result<Findings> {
         Ok(loaded) => diagnostics.extend(loaded.warnings),
         Err(found) => diagnostics.extend(found.0),
     }
+    let mut names = None;
+    if resolve {
+        match look_up(&config)? {
+            Ok(found) => {
+                diagnostics.extend(found.warnings.iter().cloned());
+                names = Some(found);
+            }
+            Err(found) => diagnostics.extend(found.0),
+        }
+    }
     let host = policy_host(&config)?;
     let policies = generation::load_policies(&host, &config);
     let summary = match policies {
-        Ok(policies) => Some(summary(&config, &policies)),
+        Ok(policies) => Some(summary(&config, &policies, names.as_ref())),
         Err(found) => {
             diagnostics.extend(found.0);
             None
@@ -135,6 +155,14 @@ fn find(path: &Path) -> anyhow::Result<Findings> {
     };
     let ok = !diagnostics.iter().any(Diagnostic::is_error);
     Ok(Findings { ok, file, diagnostics, summary: summary.filter(|_| ok) })
+}
+
+/// Looks up all names, as a relay that starts does.
+fn look_up(config: &Config) -> anyhow::Result<Result<Resolved, Diagnostics>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::new(exit::OS, error.to_string()))?;
+    let naming = Naming::open(&World::real(), &config.resolver, None);
+    Ok(runtime.block_on(names::resolve(config, naming, &HashSet::new(), &[])))
 }
 
 /// Whether the relay, run by this user, could use its state directory. One that is missing has
@@ -161,9 +189,13 @@ fn state_dir(path: &Path) -> Result<(), Diagnostic> {
     }
 }
 
-fn summary(config: &Config, policies: &PolicySet) -> Summary {
+fn summary(config: &Config, policies: &PolicySet, names: Option<&Resolved>) -> Summary {
     let texts = |items: &[_]| items.iter().map(ToString::to_string).collect();
-    let addresses = |items: &[_]| items.iter().map(ToString::to_string).collect();
+    let targets = |items: &[_]| items.iter().map(ToString::to_string).collect();
+    let addresses = |one: &UpstreamConfig| {
+        let found = names::place(&one.targets, &names?.names(one)).endpoints;
+        Some(found.iter().map(|placed| placed.endpoint.address.to_string()).collect())
+    };
     Summary {
         listeners: config
             .listeners
@@ -177,7 +209,11 @@ fn summary(config: &Config, policies: &PolicySet) -> Summary {
         upstreams: config
             .upstreams
             .iter()
-            .map(|one| Upstream { name: one.name.clone(), targets: addresses(&one.targets) })
+            .map(|one| Upstream {
+                name: one.name.clone(),
+                targets: targets(&one.targets),
+                addresses: addresses(one),
+            })
             .collect(),
         policies: policies
             .policies()
@@ -222,7 +258,10 @@ fn print(findings: &Findings, out: &mut dyn Write) -> io::Result<()> {
         field(out, label("listeners", index), text)?;
     }
     for (index, one) in summary.upstreams.iter().enumerate() {
-        let text = format!("{} at {}", one.name, list(&one.targets));
+        let mut text = format!("{} at {}", one.name, list(&one.targets));
+        if let Some(addresses) = one.addresses.as_ref().filter(|found| **found != one.targets) {
+            text.push_str(&format!(", now {}", list(addresses)));
+        }
         field(out, label("upstreams", index), text)?;
     }
     for (index, one) in summary.policies.iter().enumerate() {
@@ -257,7 +296,7 @@ mod tests {
         let file = dir.path().join("relay.toml");
         std::fs::write(&file, config).unwrap();
         let mut out = Vec::new();
-        let code = check(&file, as_json, &mut out).unwrap();
+        let code = check(&file, false, as_json, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         (code, text.replace(&dir.path().display().to_string(), "DIR"), dir)
     }

@@ -22,6 +22,7 @@ use crate::{
     gate::{self, Note, Subject},
     generation::{self, Surroundings},
     message::{MessageId, Source},
+    names::Resolved,
     plan::Timestamp,
     queue::Queue,
     relay::Relay,
@@ -82,6 +83,7 @@ fn relay(config: Config, at: Timestamp) -> Result<Arc<Relay>, Failed> {
         spill: &config.relay.state_dir.clone(),
         known: &HashMap::new(),
         tls: Arc::default(),
+        names: Resolved::default(),
     };
     generation::assemble(config, around)
         .map_err(|found| Failed::new(exit::CONFIG, format!("the policies:\n{found}")))

@@ -9,6 +9,7 @@ use wavegate_smtp::{Address, ReversePath};
 use super::status::ProbeStatus;
 use crate::{
     config::Config,
+    names::Endpoint,
     plan::{Instance, Timestamp},
     relay::Relay,
     upstream::Upstream,
@@ -42,7 +43,8 @@ struct Rounds {
 pub(super) struct Question {
     instance: String,
     upstream: Arc<Upstream>,
-    target: usize,
+    /// None where it has none: then nothing can be asked.
+    target: Option<Endpoint>,
     sender: ReversePath,
     recipient: Address,
 }
@@ -123,7 +125,11 @@ pub(super) fn questions(relay: &Relay, record: &Record) -> Vec<Question> {
         let after = state.plan.after(index).or(migration.map(|one| &*one.after));
         let Some(upstream) = after.and_then(|name| generation.upstream(name)) else { continue };
         let (sender, recipient) = addresses(instance, &generation.config);
-        questions.extend((0..upstream.config.targets.len()).map(|target| Question {
+        let targets = upstream.targets();
+        // One that has none is no reason to let mail out.
+        let nowhere = targets.is_empty().then_some(None);
+        let targets = targets.into_iter().map(Some).chain(nowhere);
+        questions.extend(targets.map(|target| Question {
             instance: instance.name.clone(),
             upstream: Arc::clone(upstream),
             target,
@@ -169,13 +175,19 @@ pub(super) async fn ask(
 impl Question {
     async fn ask(self, relay: &Relay, time: Duration) -> ProbeStatus {
         let Self { instance, upstream, target, sender, recipient } = self;
-        let answer = upstream.rehearse(target, &sender, &recipient, time).await;
+        let error = match &target {
+            Some(target) => {
+                let answer = upstream.rehearse(target, &sender, &recipient, time).await;
+                answer.err().map(|error| error.to_string())
+            }
+            None => Some(upstream.names_trouble().unwrap_or_else(|| "it has none".to_owned())),
+        };
         ProbeStatus {
             instance,
             upstream: upstream.config.name.clone(),
-            target: upstream.config.targets[target].to_string(),
-            ok: answer.is_ok(),
-            error: answer.err().map(|error| error.to_string()),
+            target: target.map_or_else(|| "none".to_owned(), |target| target.address.to_string()),
+            ok: error.is_none(),
+            error,
             at: super::report::time(relay.waves.now()),
         }
     }

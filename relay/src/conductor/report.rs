@@ -77,7 +77,9 @@ fn upstream(status: &crate::upstream::UpstreamStatus) -> UpstreamStatus {
         in_use: status.in_use,
         waiting: status.waiting,
         answered: status.answered,
-        last_error: down().find_map(|target| target.last_error.clone()),
+        last_error: down()
+            .find_map(|target| target.last_error.clone())
+            .or_else(|| status.trouble.clone()),
     }
 }
 

@@ -98,7 +98,9 @@ fn check_addresses(draft: &Draft, report: &Report) {
         ours.push((address, place, what));
     }
     for target in draft.upstreams.iter().flat_map(|(_, places)| &places.targets) {
-        let own = ours.iter().find(|(own, ..)| reaches(target.value, *own));
+        // Where a name leads is not known yet: `names` looks.
+        let Some(address) = target.value.address() else { continue };
+        let own = ours.iter().find(|(own, ..)| reaches(address, *own));
         if let Some((_, other, what)) = own {
             report.error(
                 &target.place,
@@ -272,6 +274,16 @@ pub fn check_state_dir(path: &Path) -> Result<(), Diagnostic> {
 }
 
 impl Config {
+    /// What of this relay answers at an address, where one surely does.
+    pub fn own_address(&self, address: SocketAddr) -> Option<String> {
+        let listeners = self.listeners.iter();
+        let listeners = listeners.map(|one| (one.address, format!("listener \"{}\"", one.name)));
+        let admin = self.admin.iter().map(|one| (one.address, "[admin]".to_owned()));
+        let api = self.api.iter().map(|one| (one.address, "[api]".to_owned()));
+        let mut all = listeners.chain(admin).chain(api);
+        all.find(|(own, _)| reaches(address, *own)).map(|(_, what)| what)
+    }
+
     /// Where mail goes that no routing policy has an opinion of.
     pub fn default_upstream(&self) -> Option<&str> {
         self.upstreams.iter().find(|upstream| upstream.default).map(|one| one.name.as_str())

@@ -12,6 +12,7 @@ mod plan;
 mod policy;
 mod reader;
 mod relay;
+mod target;
 mod tls;
 mod values;
 
@@ -31,9 +32,10 @@ pub use self::{
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
     policy::BUILTIN_POLICIES,
+    target::{NamePlace, Target},
 };
 
-use crate::plan::Plan;
+use crate::{plan::Plan, world::ResolverSettings};
 
 /// One checked configuration with its plan.
 #[derive(Clone, Debug)]
@@ -48,6 +50,10 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// `[[upstream]]`, at least one, names unique.
     pub upstreams: Vec<UpstreamConfig>,
+    /// The names among their targets, and where each stands.
+    pub names: Vec<NamePlace>,
+    /// `[resolver]`.
+    pub resolver: ResolverConfig,
     /// `[migration]`.
     pub migration: Option<MigrationConfig>,
     /// What of `[migration]` says how waves are conducted.
@@ -204,6 +210,32 @@ impl Default for SpoolConfig {
     }
 }
 
+/// `[resolver]`: how the names of targets are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolverConfig {
+    /// `servers`, `timeout`, `attempts`, `max_ttl`: whom to ask, and how.
+    pub settings: ResolverSettings,
+    /// `min_ttl`: no name is looked up more often; also the first pause where nobody answered.
+    pub min_ttl: Duration,
+    /// `keep`: how long the last good answer is used beyond its TTL where there is no other.
+    pub keep: Duration,
+}
+
+impl Default for ResolverConfig {
+    fn default() -> Self {
+        Self {
+            settings: ResolverSettings {
+                servers: Vec::new(),
+                timeout: Duration::from_secs(2),
+                attempts: 2,
+                max_ttl: Duration::from_secs(3600),
+            },
+            min_ttl: Duration::from_secs(5),
+            keep: Duration::from_secs(3600),
+        }
+    }
+}
+
 /// `[[listener]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
@@ -290,8 +322,8 @@ pub enum TlsVersion {
 pub struct UpstreamConfig {
     /// Unique name.
     pub name: String,
-    /// Addresses; at least one. (Host names come with the issue on the wire.)
-    pub targets: Vec<SocketAddr>,
+    /// Addresses and names; at least one.
+    pub targets: Vec<Target>,
     /// How messages are handed over.
     pub handoff: Handoff,
     /// Where mail goes that no routing policy has an opinion of. At most one; an only upstream

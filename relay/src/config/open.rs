@@ -7,12 +7,12 @@ use std::{
 };
 
 use super::{
-    Config, Diagnostic, Diagnostics, PluginSource, check,
+    Config, Diagnostic, Diagnostics, PluginSource, UpstreamConfig, check,
     diagnostic::{Place, Report},
     lock,
     plan::{self, Known},
     reader::{self, Document, Section},
-    relay,
+    relay, target,
 };
 use crate::{
     plan::{Plan, Timestamp},
@@ -194,6 +194,8 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         PluginSource::File(path) => Some(path.clone()),
         PluginSource::Builtin(_) => None,
     });
+    let of_names = |(one, at): &(UpstreamConfig, _)| target::places(&one.name, at);
+    let names = draft.upstreams.iter().flat_map(of_names).collect();
     let mut upstreams: Vec<_> = draft.upstreams.into_iter().map(|(upstream, _)| upstream).collect();
     if let [only] = &mut upstreams[..] {
         only.default = true;
@@ -206,6 +208,8 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         spool: draft.spool,
         listeners: draft.listeners.into_iter().map(|(listener, _)| listener).collect(),
         upstreams,
+        names,
+        resolver: draft.resolver,
         conduct: draft.migration.as_ref().map(|one| one.conduct.clone()).unwrap_or_default(),
         migration: draft.migration.and_then(|migration| migration.config()),
         policies: draft.policies.into_iter().map(|(policy, _)| policy).collect(),

@@ -14,11 +14,12 @@ use wavegate_smtp::Address;
 
 use super::{
     Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
-    Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig,
-    TableConfig, Unmatched, UpstreamConfig, Verify, api,
+    Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, ResolverConfig,
+    SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
+    target::{self, Target},
     tls,
     values::{self, one_of, quote},
 };
@@ -52,6 +53,7 @@ pub(super) struct Draft {
     pub(super) spool: SpoolConfig,
     pub(super) listeners: Vec<(ListenerConfig, ListenerPlaces)>,
     pub(super) upstreams: Vec<(UpstreamConfig, UpstreamPlaces)>,
+    pub(super) resolver: ResolverConfig,
     pub(super) migration: Option<Migration>,
     pub(super) policies: Vec<(PolicyConfig, Option<Place>)>,
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
@@ -71,7 +73,7 @@ pub(super) struct ListenerPlaces {
 pub(super) struct UpstreamPlaces {
     pub(super) name: Option<Place>,
     pub(super) default: Place,
-    pub(super) targets: Vec<Located<SocketAddr>>,
+    pub(super) targets: Vec<Located<Target>>,
 }
 
 /// `[migration]`, where both names are there.
@@ -107,6 +109,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let listeners = listeners.map(|one| read_listener(one, base)).collect();
     let upstreams = root.sections("upstream").into_iter();
     let upstreams = upstreams.map(|one| read_upstream(one, base)).collect();
+    let resolver = root.section("resolver").map(target::resolver).unwrap_or_default();
     let migration = root.section("migration").map(read_migration);
     let policies = root.sections("policy").into_iter().map(|one| policy::read(one, base)).collect();
     let tables = root.sections("table").into_iter().map(policy::read_table).collect();
@@ -123,6 +126,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         spool,
         listeners,
         upstreams,
+        resolver,
         migration,
         policies,
         tables,
@@ -362,7 +366,8 @@ fn check_allow(section: &Section<'_>, list: &[Located<IpNet>]) {
 fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, UpstreamPlaces) {
     let example = "a name, such as \"legacy\"";
     let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
-    let targets = read_targets(&section);
+    let targets = target::targets(&section);
+    let named = !targets.is_empty() && targets.iter().all(|found| found.value.is_name());
     section.choice("type", "a type of upstream", &[("smtp", ())]);
     let handoff = section.choice(
         "handoff",
@@ -391,7 +396,7 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
     let retry_first = section.duration("retry_first", seconds(60), MS..=DAY);
     let upstream = UpstreamConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
-        targets: targets.iter().map(|found| found.value).collect(),
+        targets: targets.iter().map(|found| found.value.clone()).collect(),
         handoff: handoff.map_or(Handoff::Auto, |found| found.value),
         default: section.boolean("default", false),
         connections,
@@ -411,7 +416,7 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
         retry_max: section.duration("retry_max", HOUR.max(retry_first), retry_first..=7 * DAY),
         expire: section.duration("expire", 5 * DAY, seconds(1)..=60 * DAY),
         bounces: bounces.map_or(Bounces::Send, |found| found.value),
-        tls: tls::upstream(&section, base),
+        tls: tls::upstream(&section, base, named),
         extensions,
         size,
     };
@@ -431,25 +436,6 @@ fn small(
     bounds: RangeInclusive<usize>,
 ) -> u32 {
     u32::try_from(section.integer(key, default, bounds)).unwrap_or(u32::MAX)
-}
-
-fn read_targets(section: &Section<'_>) -> Vec<Located<SocketAddr>> {
-    let example = "[\"127.0.0.1:2601\"]";
-    section.require("targets", &format!("addresses, such as {example}"));
-    let targets = section.list("targets", "\"127.0.0.1:2601\"", |text| {
-        let address = values::address(text)?;
-        if address.port() == 0 {
-            return Err(format!("{} has port 0; give the upstream's port", quote(text)));
-        }
-        if address.ip().is_unspecified() {
-            return Err(format!("{} is no host's address; give the upstream's", quote(text)));
-        }
-        Ok(address)
-    });
-    if let Some(value) = section.empty_list("targets") {
-        value.error(format!("is empty; give at least one address, such as {example}"));
-    }
-    targets.unwrap_or_default()
 }
 
 fn read_extensions(section: &Section<'_>) -> (Option<Vec<String>>, Option<u64>) {

@@ -221,7 +221,7 @@ fn the_examples_name_every_key() {
             assert!(spelled.iter().any(|spelled| text.contains(spelled)), "{key} of {}", one.key);
         }
     }
-    assert_eq!(sections, 22, "{found}");
+    assert_eq!(sections, 23, "{found}");
 }
 
 #[test]

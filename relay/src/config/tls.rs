@@ -70,7 +70,9 @@ const MODES: [(&str, Option<UpstreamTlsMode>); 4] = [
 ];
 
 /// Reads `tls` of an upstream: a mode, or a table with more.
-pub(super) fn upstream(section: &Section<'_>, base: &Path) -> Option<UpstreamTls> {
+///
+/// Where all targets are `named`, each has a name to verify.
+pub(super) fn upstream(section: &Section<'_>, base: &Path, named: bool) -> Option<UpstreamTls> {
     let value = section.get("tls")?;
     let what = "a way to use TLS";
     let tls = if value.get().is_table() {
@@ -87,10 +89,10 @@ pub(super) fn upstream(section: &Section<'_>, base: &Path) -> Option<UpstreamTls
         let verify = mode != UpstreamTlsMode::Opportunistic;
         Some(UpstreamTls { mode, ca: None, name: None, verify, identity: None })
     }?;
-    if tls.verify && tls.name.is_none() {
+    if tls.verify && tls.name.is_none() && !named {
         value.error(
             "needs `name`, what the targets are called in their certificate: `tls = { mode = \
-             \"required\", name = \"mx.example.net\" }`",
+             \"required\", name = \"mx.example.net\" }`; or give names as targets, not addresses",
         );
     }
     Some(tls)

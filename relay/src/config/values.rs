@@ -127,7 +127,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     let what = if text.parse::<IpAddr>().is_ok() {
         "has no port"
     } else if text.ends_with(|c: char| c.is_ascii_digit()) && domain_of(text) {
-        "is a host name, which this version does not look up"
+        "is a host name, which is not looked up here"
     } else {
         "is not an address"
     };

@@ -18,7 +18,7 @@ use crate::{
     queue::{self, Ended},
     replies::{marked, relay_reply},
     scheduler::Wait,
-    upstream::Upstream,
+    upstream::{LeaseError, Upstream},
     world::Deadline,
 };
 
@@ -142,7 +142,12 @@ impl Incoming<'_> {
                     true => error,
                     false => format!("upstream {name}: {error}"),
                 };
-                let reply = relay_reply(451, Enhanced(4, 4, 1), &text);
+                let detail = match end {
+                    // A directory server fails (RFC 3463 X.4.3).
+                    End::NoConnection(LeaseError::NoTarget { .. }) => 3,
+                    _ => 1,
+                };
+                let reply = relay_reply(451, Enhanced(4, 4, detail), &text);
                 Told::of_all(recipients, reply, Outcome::Deferred)
             }
             End::NoConnection(_) | End::Failed(_) | End::Limited(_) => {

@@ -14,11 +14,12 @@ use wavegate_smtp::Extensions;
 use super::StartError;
 use crate::{
     api::{Doors, Keys},
-    config::{self, Checks, Config, Diagnostic, Diagnostics, When},
+    config::{self, Checks, Config, Diagnostic, Diagnostics, UpstreamConfig, When},
     event::Event,
     generation, learned,
     listener::Bound,
     logging,
+    names::{self, Name, Naming, Resolved},
     plan::Timestamp,
     policy::Condemnation,
     relay::{Generation, Relay},
@@ -121,11 +122,13 @@ impl Reloader {
         self.check_begun(&current.config, &config)?;
         self.service.check(&config)?;
         let keys = config.api.as_ref().map(Keys::load).transpose()?;
+        let names = self.resolve(&config, &current, &tls, runtime)?;
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let fresh = bind_missing(&config, &state.bound, &self.service)?;
         let learned = self.learned();
         let (world, tls) = (&self.relay.world, Arc::new(tls));
-        let next = generation::build(world, config, policies, Some(&current), &learned, tls);
+        let next =
+            generation::build(world, config, policies, Some(&current), &learned, tls, &names);
         let number = next.number;
         logging::set(next.config.relay.log);
         self.relay.replace(next);
@@ -136,6 +139,29 @@ impl Reloader {
         self.move_listeners(&mut state, fresh);
         self.move_upstreams(&mut state, runtime);
         Ok(number)
+    }
+
+    /// Looks up the names of upstreams that are new or have changed: those of others are in force,
+    /// and what has become of them keeps no other change from being taken.
+    fn resolve(
+        &self,
+        config: &Config,
+        current: &Generation,
+        tls: &tls::Loaded,
+        runtime: &Handle,
+    ) -> Result<Resolved, Diagnostics> {
+        let in_force = current.naming.as_ref();
+        let naming = Naming::open(&self.relay.world, &config.resolver, in_force);
+        let same = Resolved::later(Arc::clone(&naming));
+        let is_same = |one: &&UpstreamConfig| {
+            generation::unchanged(current, config, one, tls, &same).is_some()
+        };
+        let same = config.upstreams.iter().filter(is_same).map(|one| one.name.clone()).collect();
+        let known: Vec<Name> =
+            current.upstreams.values().flat_map(|upstream| upstream.known_names()).collect();
+        let names = runtime.block_on(names::resolve(config, naming, &same, &known))?;
+        names.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        Ok(names)
     }
 
     /// What needs a restart is refused rather than ignored.

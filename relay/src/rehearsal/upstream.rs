@@ -41,7 +41,8 @@ pub(super) fn redirect(number: usize, upstream: &mut UpstreamConfig) {
     for (place, target) in (1_u16..).zip(&mut upstream.targets) {
         // Of a network in memory nobody but this rehearsal knows.
         let number = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
-        *target = SocketAddr::from((Ipv4Addr::new(127, 1, number[0], number[1]), place));
+        let address = Ipv4Addr::new(127, 1, number[0], number[1]);
+        *target = SocketAddr::from((address, place)).into();
     }
 }
 
@@ -70,7 +71,8 @@ pub(super) fn play(
         next: Arc::new(Mutex::new(Instant::now())),
     };
     for target in &upstream.targets {
-        let mut clients = network.listen(*target);
+        let Some(address) = target.address() else { continue };
+        let mut clients = network.listen(address);
         let played = played.clone();
         tokio::spawn(async move {
             while let Some(stream) = clients.recv().await {

@@ -363,6 +363,38 @@ fn upstreams(families: &mut Families, generation: &Generation) {
             family.value(&labels, f64::from(u8::from(target.up)));
         }
     }
+    names(families, &all);
+}
+
+/// What names stand for, and how old that is.
+fn names(families: &mut Families, all: &[(UpstreamStatus, usize)]) {
+    let mut family = families.gauge(
+        "wavegate_upstream_targets",
+        "Targets that there are now; 0 where names stand for nothing.",
+    );
+    for (status, _) in all {
+        family.count(&[("upstream", &status.name)], status.targets.len() as u64);
+    }
+    let mut family = families.counter(
+        "wavegate_resolver_lookups_total",
+        "Names of the upstream that were looked up, by what came of it.",
+    );
+    for (status, _) in all {
+        let names = &status.names;
+        let results =
+            [("answered", names.answered), ("denied", names.denied), ("no_answer", names.silent)];
+        for (result, count) in results {
+            family.count(&[("upstream", &status.name), ("result", result)], count);
+        }
+    }
+    let mut family = families.gauge(
+        "wavegate_resolver_stale_seconds",
+        "Age of the last good answer, while a name has no newer one; 0 while all have.",
+    );
+    for (status, _) in all {
+        let stale = status.names.stale.map_or(0.0, |age| age.as_secs_f64());
+        family.value(&[("upstream", &status.name)], stale);
+    }
 }
 
 /// What the host counted, for every policy name that was ever loaded.

@@ -1,7 +1,7 @@
 //! What sessions with an upstream begin with: whom to believe, what to show.
 
 use std::{
-    net::SocketAddr,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,9 +37,11 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// What a target is called.
-    pub fn name(&self, target: SocketAddr) -> ServerName<'static> {
-        self.name.clone().unwrap_or_else(|| ServerName::from(target.ip()))
+    /// What a target is called: as configured, else as the host that it was found by, else by its
+    /// address.
+    pub fn name(&self, host: Option<&str>, address: IpAddr) -> ServerName<'static> {
+        let of_host = || ServerName::try_from(host?.to_owned()).ok();
+        self.name.clone().or_else(of_host).unwrap_or_else(|| ServerName::from(address))
     }
 }
 

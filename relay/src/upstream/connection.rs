@@ -4,7 +4,6 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io::{self, IoSlice},
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -20,6 +19,7 @@ use wavegate_smtp::{Client, ClientError, ClientEvent, Extensions, Reply, Upgrade
 use crate::{
     config::UpstreamTlsMode,
     message::Secured,
+    names::Endpoint,
     tls::Connector,
     world::{Deadline, Stream, TlsError, World},
 };
@@ -75,7 +75,7 @@ pub enum ConnectionError {
 pub struct Connection {
     stream: Option<Stream>,
     client: Client,
-    target: usize,
+    endpoint: Endpoint,
     home: usize,
     messages: u32,
     idle_since: Instant,
@@ -105,31 +105,30 @@ impl Connection {
     /// Connects, waits for the greeting, says EHLO; under TLS where that is wanted.
     pub async fn open(
         world: &World,
-        address: SocketAddr,
+        endpoint: &Endpoint,
         hostname: &Arc<str>,
-        target: usize,
         time: Duration,
         tls: Option<&Connector>,
     ) -> Result<(Self, Extensions), ConnectionError> {
         let opening = async {
-            let stream = world.network.connect(address).await?;
+            let stream = world.network.connect(endpoint.address).await?;
             let mut connection = Self {
                 stream: Some(stream),
                 client: Client::new(Arc::clone(hostname)).starttls(upgrade(tls)),
-                target,
+                endpoint: endpoint.clone(),
                 home: current_worker(),
                 messages: 0,
                 idle_since: Instant::now(),
                 deadline: Deadline::default(),
             };
             if let Some(tls) = tls.filter(|tls| tls.mode == UpstreamTlsMode::Implicit) {
-                connection.secure(tls, address).await?;
+                connection.secure(tls).await?;
             }
             loop {
                 match (connection.event(time).await?, tls) {
                     (ClientEvent::Ready(extensions), _) => return Ok((connection, extensions)),
                     (ClientEvent::StartTls, Some(tls)) => {
-                        connection.secure(tls, address).await?;
+                        connection.secure(tls).await?;
                         connection.client.secured();
                     }
                     (ClientEvent::NoTls(None), _) => return Err(ConnectionError::NotOffered),
@@ -149,9 +148,11 @@ impl Connection {
     }
 
     /// Takes the TLS handshake.
-    async fn secure(&mut self, tls: &Connector, address: SocketAddr) -> Result<(), TlsError> {
+    async fn secure(&mut self, tls: &Connector) -> Result<(), TlsError> {
         let stream = self.stream.as_mut().ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
-        stream.begin_client_tls(Arc::clone(&tls.config), tls.name(address))?;
+        let Endpoint { address, host } = &self.endpoint;
+        let name = tls.name(host.as_deref(), address.ip());
+        stream.begin_client_tls(Arc::clone(&tls.config), name)?;
         poll_fn(|cx| stream.poll_handshake(cx)).await
     }
 
@@ -165,9 +166,9 @@ impl Connection {
         &mut self.client
     }
 
-    /// Index of its target.
-    pub fn target(&self) -> usize {
-        self.target
+    /// Where it goes.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// The worker whose reactor it is in.

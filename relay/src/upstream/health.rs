@@ -1,17 +1,21 @@
 //! The health of targets: ejection of those that fail, probes that let them back, and what
 //! they offer. Probes are connections of their own, so that no message pays for finding out.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 use wavegate_smtp::{Extension, Extensions};
 
-use super::Upstream;
-use crate::config::UpstreamConfig;
+use super::{Connection, State, Upstream};
+use crate::{
+    config::UpstreamConfig,
+    names::{Endpoint, Placed},
+};
 
 /// What is known of one target.
 pub struct TargetHealth {
-    address: SocketAddr,
+    endpoint: Endpoint,
+    rank: usize,
     failures: u32,
     ejected: bool,
     pause: Duration,
@@ -36,15 +40,29 @@ pub struct TargetStatus {
 const ERROR_TEXT: usize = 200;
 
 impl TargetHealth {
-    pub(super) fn new(address: SocketAddr, extensions: Option<Extensions>) -> Self {
+    pub(super) fn new(placed: Placed, extensions: Option<Extensions>) -> Self {
         Self {
-            address,
+            endpoint: placed.endpoint,
+            rank: placed.rank,
             failures: 0,
             ejected: false,
             pause: Duration::ZERO,
             extensions,
             last_error: None,
         }
+    }
+
+    /// The same target, which may go earlier or later than before.
+    pub(super) fn ranked(self, rank: usize) -> Self {
+        Self { rank, ..self }
+    }
+
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(super) fn rank(&self) -> usize {
+        self.rank
     }
 
     pub(super) fn is_ejected(&self) -> bool {
@@ -57,7 +75,7 @@ impl TargetHealth {
 
     pub(super) fn status(&self) -> TargetStatus {
         TargetStatus {
-            address: self.address,
+            address: self.endpoint.address,
             up: !self.ejected,
             last_error: self.last_error.clone(),
             extensions: self.extensions,
@@ -82,18 +100,40 @@ pub(super) fn common_extensions(targets: &[TargetHealth]) -> Option<Extensions> 
     targets.iter().filter_map(|target| target.extensions).reduce(Extensions::intersection)
 }
 
+impl State {
+    /// What is known of a target; none where it is no target any more.
+    fn health(&mut self, endpoint: &Endpoint) -> Option<&mut TargetHealth> {
+        self.targets.iter_mut().find(|health| health.endpoint == *endpoint)
+    }
+
+    /// Whether an idle connection there is worth keeping: it is a target, and none that goes
+    /// before it may be used.
+    pub(super) fn is_wanted(&self, endpoint: &Endpoint) -> bool {
+        let Some(one) = self.targets.iter().find(|one| one.endpoint == *endpoint) else {
+            return false;
+        };
+        let usable = self.targets.iter().filter(|other| !other.ejected);
+        usable.map(|other| other.rank).min().is_none_or(|best| one.rank <= best)
+    }
+
+    /// Takes out the idle connections that are not worth keeping.
+    pub(super) fn unwanted(&mut self) -> Vec<Connection> {
+        let idle = std::mem::take(&mut self.idle);
+        let (kept, gone) = idle.into_iter().partition(|one| self.is_wanted(one.endpoint()));
+        self.idle = kept;
+        gone
+    }
+}
+
 impl Upstream {
     /// A target did what it should.
-    pub fn report_success(&self, target: usize, extensions: Option<Extensions>) {
+    pub fn report_success(&self, target: &Endpoint, extensions: Option<Extensions>) {
         let mut state = self.lock();
-        let health = &mut state.targets[target];
+        let Some(health) = state.health(target) else { return };
         if health.failures == 0 && !health.ejected && extensions.is_none() {
             return;
         }
-        if health.ejected {
-            self.recovered.notify_waiters();
-            tracing::info!(upstream = self.config.name, target = %health.address, "target is back");
-        }
+        let is_back = health.ejected;
         health.failures = 0;
         health.ejected = false;
         health.pause = Duration::ZERO;
@@ -101,12 +141,21 @@ impl Upstream {
         if extensions.is_some() {
             health.extensions = extensions;
         }
+        // Those behind it have had their time.
+        let gone = if is_back { state.unwanted() } else { Vec::new() };
+        drop(state);
+        if is_back {
+            self.recovered.notify_waiters();
+            let address = target.address;
+            tracing::info!(upstream = self.config.name, target = %address, "target is back");
+        }
+        gone.into_iter().for_each(Connection::quit);
     }
 
     /// A target failed: it refused the connection, broke it, or did not speak SMTP.
-    pub fn report_failure(&self, target: usize, error: &str) {
+    pub fn report_failure(&self, target: &Endpoint, error: &str) {
         let mut state = self.lock();
-        let health = &mut state.targets[target];
+        let Some(health) = state.health(target) else { return };
         health.failures = health.failures.saturating_add(1);
         health.last_error = Some(error.chars().take(ERROR_TEXT).collect());
         if health.failures < self.config.eject_after || health.ejected {
@@ -114,43 +163,48 @@ impl Upstream {
         }
         health.ejected = true;
         tracing::warn!(
-            upstream = self.config.name, target = %health.address, error,
+            upstream = self.config.name, target = %target.address, error,
             "target is ejected after {} failures in a row", health.failures
         );
-        state.idle.retain(|connection| connection.target() != target);
+        state.idle.retain(|connection| connection.endpoint() != target);
         drop(state);
         self.wake_watchers.notify_waiters();
     }
 
     /// Asks a target at start what it offers, and an ejected one whether it is back, with
-    /// growing pauses. Runs until it is dropped.
-    async fn watch_target(self: Arc<Self>, target: usize) {
+    /// growing pauses. Runs until it is dropped, or the target has gone.
+    async fn watch_target(self: Arc<Self>, target: Endpoint) {
         loop {
             // Registered before the look, so that no wake-up is missed in between.
             let wake = self.wake_watchers.notified();
-            match self.reason_to_probe(target) {
-                None => wake.await,
-                Some(Reason::Ejected) => {
-                    tokio::time::sleep(self.next_pause(target)).await;
-                    self.probe(target).await;
+            let Some(reason) = self.reason_to_probe(&target) else { return };
+            match reason {
+                Reason::None => wake.await,
+                Reason::Ejected => {
+                    tokio::time::sleep(self.next_pause(&target)).await;
+                    self.probe(&target).await;
                 }
-                Some(Reason::Unknown) => {
-                    if !self.probe(target).await {
-                        tokio::time::sleep(self.next_pause(target)).await;
+                Reason::Unknown => {
+                    if !self.probe(&target).await {
+                        tokio::time::sleep(self.next_pause(&target)).await;
                     }
                 }
             }
         }
     }
 
-    fn reason_to_probe(&self, target: usize) -> Option<Reason> {
-        let state = self.lock();
-        let health = &state.targets[target];
+    fn reason_to_probe(&self, target: &Endpoint) -> Option<Reason> {
+        let mut state = self.lock();
+        let health = state.health(target)?;
         let unknown = health.extensions.is_none() && self.config.extensions.is_none();
-        if health.ejected { Some(Reason::Ejected) } else { unknown.then_some(Reason::Unknown) }
+        Some(match (health.ejected, unknown) {
+            (true, _) => Reason::Ejected,
+            (false, true) => Reason::Unknown,
+            (false, false) => Reason::None,
+        })
     }
 
-    async fn probe(&self, target: usize) -> bool {
+    async fn probe(&self, target: &Endpoint) -> bool {
         match self.dial(target).await {
             Ok((connection, extensions)) => {
                 connection.quit();
@@ -166,33 +220,56 @@ impl Upstream {
 
     /// The pause before the next probe: doubled, bounded, and spread by up to a quarter, so
     /// that many relays do not knock at once.
-    fn next_pause(&self, target: usize) -> Duration {
+    fn next_pause(&self, target: &Endpoint) -> Duration {
         let mut state = self.lock();
-        let health = &mut state.targets[target];
+        let Some(health) = state.health(target) else { return Duration::ZERO };
         let doubled = health.pause.saturating_mul(2).max(self.config.eject_for);
         health.pause = doubled.min(self.config.eject_max);
         let spread = u32::try_from(self.world.entropy.next() % 250).unwrap_or(0);
         health.pause + health.pause / 1000 * spread
     }
 
-    /// The housekeeping of this upstream: watchers of targets, and the closing of idle
-    /// connections. Runs until it is dropped.
+    /// The housekeeping of this upstream: watchers of its targets, the looking up of its names,
+    /// and the closing of idle connections. Runs until it is dropped.
     pub async fn housekeeping(self: Arc<Self>) {
-        let mut watchers = tokio::task::JoinSet::new();
-        for target in 0..self.config.targets.len() {
-            watchers.spawn(Arc::clone(&self).watch_target(target));
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut watched: HashMap<Endpoint, AbortHandle> = HashMap::new();
+        if self.has_names() {
+            tasks.spawn(Arc::clone(&self).follow_names());
         }
         let period = (self.config.idle_timeout / 2).max(Duration::from_millis(100));
         let mut tick = tokio::time::interval_at(Instant::now() + period, period);
         loop {
-            tick.tick().await;
-            self.expire_idle();
+            // Registered before the look, so that no exchange is missed in between.
+            let exchanged = self.exchanged.notified();
+            let targets = self.targets();
+            watched.retain(|target, watcher| {
+                let stays = targets.contains(target);
+                if !stays {
+                    watcher.abort();
+                }
+                stays
+            });
+            for target in targets {
+                watched.entry(target).or_insert_with_key(|target| {
+                    tasks.spawn(Arc::clone(&self).watch_target(target.clone()))
+                });
+            }
+            tokio::select! {
+                biased;
+                () = exchanged => {}
+                // Watchers that have ended are not kept.
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                _ = tick.tick() => self.expire_idle(),
+            }
         }
     }
 }
 
 /// Why a target is probed.
 enum Reason {
+    /// There is none.
+    None,
     /// It was ejected and may be back.
     Ejected,
     /// It never said what it offers.

@@ -3,10 +3,13 @@
 //! A *slot* is the right to have one connection open; an upstream has `connections` of them.
 //! Whoever finds no slot waits in line for one, first come first served; a connection or slot
 //! that comes free goes to the first in line. Idle connections are used again, most recent
-//! first. Nothing here knows of gates, instances or windows.
+//! first. Targets of a lower rank go before others; where names are configured they come and go
+//! (`names`). Nothing here knows of gates, instances or windows.
 
 pub mod connection;
 pub mod health;
+mod names;
+mod pool;
 mod rehearsal;
 mod verify;
 
@@ -19,20 +22,21 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 use wavegate_smtp::Extensions;
 
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
+pub use names::NamesStatus;
+pub use pool::Lease;
 pub use rehearsal::RehearsalError;
 pub use verify::VerifyError;
 
+use self::pool::{Grant, Slot, Waiter};
 use crate::{
     config::UpstreamConfig,
     event::TlsFailure,
+    names::{Endpoint, Name, Naming, place},
     tls::{Connector, Counts},
     world::World,
 };
@@ -50,6 +54,12 @@ pub struct Upstream {
     world: World,
     hostname: Arc<str>,
     state: Mutex<State>,
+    /// Who says what its names stand for, and what is known of them.
+    naming: Option<Arc<Naming>>,
+    names: Mutex<Vec<Name>>,
+    lookups: names::Lookups,
+    /// Wakes housekeeping when targets were exchanged.
+    exchanged: Notify,
     /// Wakes the watchers of targets when one was ejected.
     wake_watchers: Notify,
     /// Wakes those who wait until a target may be used again.
@@ -59,28 +69,14 @@ pub struct Upstream {
 
 struct State {
     targets: Vec<TargetHealth>,
-    next_target: usize,
+    /// Counts choices of a target: equal ones take turns.
+    turn: usize,
+    /// What targets that have gone all offered, until the present ones have been asked.
+    assumed: Option<Extensions>,
     in_use: usize,
     idle: Vec<Connection>,
     waiters: VecDeque<Waiter>,
     retired: bool,
-}
-
-struct Waiter {
-    ticket: u64,
-    grant: oneshot::Sender<Grant>,
-}
-
-/// What a waiter is given.
-struct Grant {
-    slot: Slot,
-    connection: Option<Connection>,
-}
-
-/// The right to have one connection open, given back when dropped.
-struct Slot {
-    /// None once the slot is accounted for elsewhere.
-    upstream: Option<Arc<Upstream>>,
 }
 
 #[derive(Default)]
@@ -119,8 +115,12 @@ pub struct UpstreamStatus {
     pub waited: u64,
     /// Messages that it answered, whatever it said, since the relay knows it.
     pub answered: u64,
-    /// Its targets.
+    /// Its targets now.
     pub targets: Vec<TargetStatus>,
+    /// Figures of its names.
+    pub names: NamesStatus,
+    /// What is wrong with its names.
+    pub trouble: Option<String>,
     /// What all targets that ever answered offer; none when no one ever did.
     pub extensions: Option<Extensions>,
 }
@@ -135,6 +135,14 @@ pub enum LeaseError {
         upstream: String,
         /// What the last failure was.
         last: String,
+    },
+    /// There is none: its names stand for nothing, or nobody says for what.
+    #[error("upstream {upstream} has no target: {why}")]
+    NoTarget {
+        /// The upstream.
+        upstream: String,
+        /// What is wrong with its names.
+        why: String,
     },
     /// All connections stayed busy.
     #[error("upstream {upstream}: all {connections} connections are busy (connections)")]
@@ -164,16 +172,16 @@ pub enum LeaseError {
     },
 }
 
-/// A connection in use. Dropped without `release`, it is closed.
-pub struct Lease {
-    slot: Slot,
-    connection: Option<Connection>,
-    reused: bool,
+impl State {
+    /// What all targets that ever answered offer.
+    fn offered(&self) -> Option<Extensions> {
+        health::common_extensions(&self.targets).or(self.assumed)
+    }
 }
 
 impl Upstream {
-    /// An upstream that has not been asked anything yet. `known` are the extensions of its
-    /// targets as learned earlier, in the order of the targets.
+    /// An upstream whose targets are addresses, and that has not been asked anything yet. `known`
+    /// are the extensions of its targets as learned earlier.
     pub fn new(
         config: UpstreamConfig,
         world: World,
@@ -181,11 +189,28 @@ impl Upstream {
         known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
         connector: Option<Arc<Connector>>,
     ) -> Arc<Self> {
-        let targets =
-            config.targets.iter().map(|address| TargetHealth::new(*address, known(*address)));
+        Self::with_names(config, world, hostname, known, connector, None, Vec::new())
+    }
+
+    /// An upstream among whose targets are names, with what is known of them. Its housekeeping
+    /// looks them up again, if `naming` says how.
+    pub fn with_names(
+        config: UpstreamConfig,
+        world: World,
+        hostname: Arc<str>,
+        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
+        connector: Option<Arc<Connector>>,
+        naming: Option<Arc<Naming>>,
+        names: Vec<Name>,
+    ) -> Arc<Self> {
+        let targets = place(&config.targets, &names).endpoints.into_iter().map(|placed| {
+            let known = known(placed.endpoint.address);
+            TargetHealth::new(placed, known)
+        });
         let state = State {
             targets: targets.collect(),
-            next_target: 0,
+            turn: usize::MAX,
+            assumed: None,
             in_use: 0,
             idle: Vec::new(),
             waiters: VecDeque::new(),
@@ -198,6 +223,10 @@ impl Upstream {
             world,
             hostname,
             state: Mutex::new(state),
+            naming,
+            names: Mutex::new(names),
+            lookups: names::Lookups::default(),
+            exchanged: Notify::new(),
             wake_watchers: Notify::new(),
             recovered: Notify::new(),
             stats: Stats::default(),
@@ -207,8 +236,12 @@ impl Upstream {
     /// What every target that ever answered offers, unless the configuration says; none when no
     /// target ever answered.
     pub fn extensions(&self) -> Option<Extensions> {
-        health::configured_extensions(&self.config)
-            .or_else(|| health::common_extensions(&self.lock().targets))
+        health::configured_extensions(&self.config).or_else(|| self.lock().offered())
+    }
+
+    /// Who says what its names stand for.
+    pub fn naming(&self) -> Option<&Arc<Naming>> {
+        self.naming.as_ref()
     }
 
     /// Whether no target may be tried now.
@@ -224,7 +257,7 @@ impl Upstream {
         self: &Arc<Self>,
         deadline: Instant,
         queue: usize,
-        avoid: Option<usize>,
+        avoid: Option<&Endpoint>,
         fresh: bool,
     ) -> Result<Lease, LeaseError> {
         let grant = match self.try_grant(avoid, fresh) {
@@ -259,7 +292,11 @@ impl Upstream {
                 Ok(lease) => return Some(lease),
                 Err(LeaseError::Busy { .. } | LeaseError::QueueFull { .. }) => {}
                 // The targets that are not ejected yet do not answer.
-                Err(LeaseError::AllDown { .. } | LeaseError::Connect { .. }) => {
+                Err(
+                    LeaseError::AllDown { .. }
+                    | LeaseError::NoTarget { .. }
+                    | LeaseError::Connect { .. },
+                ) => {
                     tokio::time::sleep(self.config.eject_for).await;
                 }
             }
@@ -291,14 +328,14 @@ impl Upstream {
     }
 
     /// A connection to a target, beside the pool.
-    async fn dial(&self, target: usize) -> Result<(Connection, Extensions), ConnectionError> {
+    async fn dial(&self, target: &Endpoint) -> Result<(Connection, Extensions), ConnectionError> {
         let Self { config, world, hostname, .. } = self;
-        let (address, time) = (config.targets[target], config.connect_timeout);
+        let time = config.connect_timeout;
         let connector = self.connector.as_deref();
         if config.tls.is_some() && connector.is_none() {
             return Err(ConnectionError::NotOffered);
         }
-        let opened = Connection::open(world, address, hostname, target, time, connector).await;
+        let opened = Connection::open(world, target, hostname, time, connector).await;
         match &opened {
             Ok((connection, _)) => match connection.secured() {
                 Some(secured) => self.tls.begin(secured),
@@ -318,6 +355,7 @@ impl Upstream {
 
     /// Figures for telemetry.
     pub fn status(&self) -> UpstreamStatus {
+        let (names, trouble) = (self.names_status(), self.names_trouble());
         let state = self.lock();
         let stats = &self.stats;
         UpstreamStatus {
@@ -332,8 +370,9 @@ impl Upstream {
             waited: stats.waited.load(Ordering::Relaxed),
             answered: stats.answered.load(Ordering::Relaxed),
             targets: state.targets.iter().map(TargetHealth::status).collect(),
-            extensions: health::configured_extensions(&self.config)
-                .or_else(|| health::common_extensions(&state.targets)),
+            extensions: health::configured_extensions(&self.config).or_else(|| state.offered()),
+            names,
+            trouble,
         }
     }
 
@@ -378,75 +417,22 @@ impl Upstream {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(self: &Arc<Self>) -> Slot {
-        Slot { upstream: Some(Arc::clone(self)) }
-    }
-
-    /// An idle connection or a free slot, if nobody stands in line for it.
-    fn try_grant(self: &Arc<Self>, avoid: Option<usize>, fresh: bool) -> Option<Grant> {
-        let mut state = self.lock();
-        if !state.waiters.is_empty() {
-            return None;
-        }
-        let here = connection::current_worker();
-        let usable = |c: &Connection| !fresh && Some(c.target()) != avoid;
-        let at = state
-            .idle
-            .iter()
-            .rposition(|c| usable(c) && c.home() == here)
-            .or_else(|| state.idle.iter().rposition(usable));
-        if let Some(at) = at {
-            let connection = state.idle.remove(at);
-            state.in_use += 1;
-            return Some(Grant { slot: self.slot(), connection: Some(connection) });
-        }
-        if state.in_use + state.idle.len() >= self.config.connections {
-            // An idle connection that is not wanted gives its place to a new one.
-            state.idle.pop()?;
-        }
-        state.in_use += 1;
-        Some(Grant { slot: self.slot(), connection: None })
-    }
-
-    async fn wait(&self, deadline: Instant, queue: usize) -> Result<Grant, LeaseError> {
-        let ticket = self.stats.ticket.fetch_add(1, Ordering::Relaxed);
-        let (sender, mut receiver) = oneshot::channel();
-        {
-            let mut state = self.lock();
-            if state.waiters.len() >= queue {
-                let upstream = self.config.name.clone();
-                return Err(LeaseError::QueueFull { upstream, limit: queue });
-            }
-            state.waiters.push_back(Waiter { ticket, grant: sender });
-        }
-        self.stats.waited.fetch_add(1, Ordering::Relaxed);
-        tokio::select! {
-            biased;
-            grant = &mut receiver => {
-                if let Ok(grant) = grant { return Ok(grant) }
-            }
-            () = tokio::time::sleep_until(deadline) => {
-                self.lock().waiters.retain(|waiter| waiter.ticket != ticket);
-                // It may have been granted in the same moment.
-                if let Ok(grant) = receiver.try_recv() { return Ok(grant) }
-            }
-        }
-        let upstream = self.config.name.clone();
-        Err(LeaseError::Busy { upstream, connections: self.config.connections })
-    }
-
     /// Opens a connection, to another target when one fails, each target at most once.
-    async fn open(self: &Arc<Self>, slot: Slot, avoid: Option<usize>) -> Result<Lease, LeaseError> {
+    async fn open(
+        self: &Arc<Self>,
+        slot: Slot,
+        avoid: Option<&Endpoint>,
+    ) -> Result<Lease, LeaseError> {
         let mut tried = Vec::new();
         let mut last = None;
         while let Some(target) = self.choose_target(avoid, &tried) {
-            match self.connect(target).await {
+            match self.connect(&target).await {
                 Ok(connection) => {
                     return Ok(Lease { slot, connection: Some(connection), reused: false });
                 }
                 Err(source) => {
                     let upstream = self.config.name.clone();
-                    let target = self.config.targets[target];
+                    let target = target.address;
                     last = Some(LeaseError::Connect { upstream, target, source });
                 }
             }
@@ -456,29 +442,34 @@ impl Upstream {
     }
 
     fn all_down(&self) -> LeaseError {
+        let upstream = self.config.name.clone();
         let state = self.lock();
+        if state.targets.is_empty() {
+            drop(state);
+            let why = self.names_trouble().unwrap_or_else(|| "it has none".to_owned());
+            return LeaseError::NoTarget { upstream, why };
+        }
         let last = state.targets.iter().filter_map(TargetHealth::last_error).next_back();
         let last = last.unwrap_or("no target was tried").to_owned();
-        LeaseError::AllDown { upstream: self.config.name.clone(), last }
+        LeaseError::AllDown { upstream, last }
     }
 
-    /// The next healthy target in turn; one to be avoided only when there is no other.
-    fn choose_target(&self, avoid: Option<usize>, tried: &[usize]) -> Option<usize> {
+    /// The next healthy target in turn, among those of the lowest rank that there is; one to be
+    /// avoided only when there is no other.
+    fn choose_target(&self, avoid: Option<&Endpoint>, tried: &[Endpoint]) -> Option<Endpoint> {
         let mut state = self.lock();
-        let count = state.targets.len();
-        let start = state.next_target;
-        state.next_target = (start + 1) % count;
-        let candidates = (0..count).map(|step| (start + step) % count);
-        let usable = |i: &usize| !tried.contains(i) && !state.targets[*i].is_ejected();
-        candidates
-            .clone()
-            .filter(usable)
-            .find(|i| Some(*i) != avoid)
-            .or_else(|| candidates.clone().find(usable))
+        state.turn = state.turn.wrapping_add(1);
+        let usable =
+            state.targets.iter().filter(|one| !one.is_ejected() && !tried.contains(one.endpoint()));
+        let order = |one: &TargetHealth| (Some(one.endpoint()) == avoid, one.rank());
+        let best = usable.clone().map(order).min()?;
+        let equals = || usable.clone().filter(|one| order(one) == best);
+        let chosen = equals().nth(state.turn % equals().count())?;
+        Some(chosen.endpoint().clone())
     }
 
     /// Connects and greets; the health of the target learns from it.
-    async fn connect(&self, target: usize) -> Result<Connection, ConnectionError> {
+    async fn connect(&self, target: &Endpoint) -> Result<Connection, ConnectionError> {
         match self.dial(target).await {
             Ok((connection, extensions)) => {
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
@@ -489,82 +480,6 @@ impl Upstream {
                 self.stats.failed.fetch_add(1, Ordering::Relaxed);
                 self.report_failure(target, &error.to_string());
                 Err(error)
-            }
-        }
-    }
-
-    /// A connection or a slot has come free: the first in line gets it.
-    fn hand_on(self: &Arc<Self>, mut connection: Option<Connection>) {
-        let mut state = self.lock();
-        while let Some(waiter) = state.waiters.pop_front() {
-            let grant = Grant { slot: self.slot(), connection };
-            match waiter.grant.send(grant) {
-                Ok(()) => return,
-                Err(grant) => {
-                    // Its receiver is gone. The slot is still ours to give: not to be dropped.
-                    connection = grant.dissolve();
-                }
-            }
-        }
-        state.in_use -= 1;
-        if let Some(connection) = connection
-            && !state.retired
-            && state.idle.len() < self.config.idle_connections
-        {
-            state.idle.push(connection);
-        }
-    }
-}
-
-impl Grant {
-    /// Takes the grant apart without giving the slot back.
-    fn dissolve(self) -> Option<Connection> {
-        let Self { slot, connection } = self;
-        slot.forget();
-        connection
-    }
-}
-
-impl Slot {
-    /// The slot is accounted for elsewhere.
-    fn forget(mut self) {
-        self.upstream = None;
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(upstream) = self.upstream.take() {
-            upstream.hand_on(None);
-        }
-    }
-}
-
-impl Lease {
-    /// The connection.
-    pub fn connection(&mut self) -> &mut Connection {
-        match &mut self.connection {
-            Some(connection) => connection,
-            None => unreachable!("a lease has its connection until it is released"),
-        }
-    }
-
-    /// Whether the connection carried something before: then its death says nothing of its
-    /// target's health.
-    pub fn is_reused(&self) -> bool {
-        self.reused
-    }
-
-    /// Gives the connection back, ready for the next message.
-    pub fn release(mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let upstream = self.slot.upstream.take();
-        if let Some(upstream) = upstream {
-            if connection.messages() >= upstream.config.messages_per_connection {
-                connection.quit();
-                upstream.hand_on(None);
-            } else {
-                upstream.hand_on(Some(connection.idle_from(Instant::now())));
             }
         }
     }

@@ -9,6 +9,7 @@ use wavegate_smtp::{
 };
 
 use super::{ConnectionError, Upstream};
+use crate::names::Endpoint;
 
 /// Why a target would not take the mail.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ impl Upstream {
     /// Asks a target whether it would take mail from `sender` to `recipient`, within `time`.
     pub async fn rehearse(
         &self,
-        target: usize,
+        target: &Endpoint,
         sender: &ReversePath,
         recipient: &Address,
         time: Duration,
@@ -50,7 +51,7 @@ impl Upstream {
 
     async fn ask(
         &self,
-        target: usize,
+        target: &Endpoint,
         sender: &ReversePath,
         recipient: &Address,
     ) -> Result<(), RehearsalError> {

@@ -40,7 +40,7 @@ impl Upstream {
             let mut lease = self.lease(deadline, queue, None, fresh).await?;
             let reused = lease.is_reused();
             let connection = lease.connection();
-            let target = connection.target();
+            let endpoint = connection.endpoint().clone();
             connection.client().rehearse(mail, rcpt)?;
             let asked = loop {
                 match connection.event(self.config.reply_timeout).await {
@@ -63,7 +63,7 @@ impl Upstream {
                 // A pooled connection may just have been old.
                 Err(_) if reused => fresh = true,
                 Err(error) => {
-                    self.report_failure(target, &error.to_string());
+                    self.report_failure(&endpoint, &error.to_string());
                     return Err(error);
                 }
             }

@@ -2,6 +2,8 @@
 //! in a second. Part of the library so that every crate's tests can use it, and `wavegate
 //! explain`, which asks about any time and connects to nobody.
 
+mod names;
+
 use std::{
     collections::HashMap,
     io,
@@ -13,6 +15,8 @@ use std::{
 };
 
 use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
+
+pub use names::MemoryNames;
 
 use super::{BootClock, BoxFuture, Entropy, Network, Stream, WallClock, World};
 use crate::plan::Timestamp;
@@ -114,6 +118,7 @@ impl World {
             clock: Arc::clone(&clock) as _,
             boot: clock,
             network: Arc::new(network),
+            names: Arc::new(MemoryNames::default()),
             entropy: Arc::new(Entropy::new(seed)),
         }
     }

@@ -1,10 +1,12 @@
-//! The outside world as the relay sees it: time, entropy, network. Floor 1.
+//! The outside world as the relay sees it: time, entropy, network, names. Floor 1.
 //!
 //! Everything above takes these from a [`World`], so that the whole relay also runs under
 //! simulated time over a network in memory (`memory`). Monotonic time is
 //! `tokio::time::Instant`, which tests can pause; nothing else may be asked for the time.
 
+mod hickory;
 pub mod memory;
+pub mod resolver;
 pub mod stream;
 pub mod timer;
 pub mod tls;
@@ -20,6 +22,8 @@ use std::{
     },
 };
 
+pub use hickory::HickoryResolvers;
+pub use resolver::{Resolver, ResolverSettings, Resolvers};
 pub use stream::Stream;
 pub use timer::Deadline;
 pub use tls::TlsError;
@@ -61,6 +65,8 @@ pub struct World {
     pub boot: Arc<dyn BootClock>,
     /// Outgoing connections.
     pub network: Arc<dyn Network>,
+    /// Who says what names stand for.
+    pub names: Arc<dyn Resolvers>,
     /// Where random numbers come from.
     pub entropy: Arc<Entropy>,
 }
@@ -72,6 +78,7 @@ impl World {
             clock: Arc::new(SystemClock),
             boot: Arc::new(SystemBoot),
             network: Arc::new(TcpNetwork),
+            names: Arc::new(HickoryResolvers),
             entropy: Arc::new(Entropy::new(getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15))),
         }
     }

@@ -22,6 +22,7 @@ use wavegate::{
     delivery,
     event::{Event, Observer},
     generation::{self, Surroundings},
+    names::{Naming, Resolved},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
     queue::Queue,
@@ -29,7 +30,7 @@ use wavegate::{
     upstream::Upstream,
     world::{
         World,
-        memory::{MemoryNetwork, SimulatedClock},
+        memory::{MemoryNames, MemoryNetwork, SimulatedClock},
     },
 };
 
@@ -88,6 +89,10 @@ pub struct Setup {
     pub limits: &'static str,
     pub legacy: &'static str,
     pub cloud: &'static str,
+    /// The targets of `cloud`.
+    pub targets: &'static str,
+    /// Whoever is asked for names; what is not there does not exist.
+    pub names: MemoryNames,
     /// Of `[migration]`. Without more, nobody is probed: most tests count connections.
     pub migration: &'static str,
     pub policies: String,
@@ -128,6 +133,8 @@ impl Default for Setup {
             limits: "",
             legacy: "",
             cloud: "",
+            targets: "\"127.0.0.1:2602\", \"127.0.0.1:2603\"",
+            names: MemoryNames::default(),
             migration: "probe = false",
             policies: THREE_POLICIES.to_owned(),
             plan: plan("60s", "05:30:00", "06:15:00"),
@@ -142,7 +149,10 @@ impl Setup {
         self.write(directory.path());
         let network = MemoryNetwork::default();
         let clock = Arc::new(SimulatedClock::new(START));
-        let world = World::with_clock(network.clone(), Arc::clone(&clock), self.seed);
+        let world = World {
+            names: Arc::new(self.names.clone()),
+            ..World::with_clock(network.clone(), Arc::clone(&clock), self.seed)
+        };
         let compiled = Some(cache().join("compiled"));
         let host = PolicyHost::new(compiled, HostOptions::simulation(self.seed)).unwrap();
         let begun = Instant::now();
@@ -150,6 +160,8 @@ impl Setup {
         let observer = Arc::clone(&log) as Arc<dyn Observer>;
         let spill = directory.path();
         let queue = Queue::in_memory(Arc::clone(&world.clock));
+        let config = read(spill);
+        let names = Resolved::later(Naming::open(&world, &config.resolver, None));
         let around = Surroundings {
             world,
             host,
@@ -158,20 +170,21 @@ impl Setup {
             queue,
             known: &HashMap::new(),
             tls: Arc::default(),
+            names,
         };
-        let relay = generation::assemble(read(spill), around).unwrap();
+        let relay = generation::assemble(config, around).unwrap();
         let conductor = deliver_spooled(&relay);
         Sim { relay, conductor, clock, network, log, begun, directory }
     }
 
     fn write(&self, directory: &Path) {
-        let Self { relay, limits, legacy, cloud, migration, policies, plan, .. } = self;
+        let Self { relay, limits, legacy, cloud, targets, migration, policies, plan, .. } = self;
         let text = format!(
             "[relay]\nhostname = \"edge-1.example.net\"\nplan = \"waves.toml\"\n{relay}\n\
              [limits]\n{limits}\n\
              [[listener]]\naddress = \"127.0.0.1:2525\"\nallow = [\"10.0.0.0/8\"]\n\
              [[upstream]]\nname = \"legacy\"\ntargets = [\"127.0.0.1:2601\"]\n{legacy}\n\
-             [[upstream]]\nname = \"cloud\"\ntargets = [\"127.0.0.1:2602\", \"127.0.0.1:2603\"]\n\
+             [[upstream]]\nname = \"cloud\"\ntargets = [{targets}]\n\
              {cloud}\n[migration]\nbefore = \"legacy\"\nafter = \"cloud\"\n{migration}\n\
              {policies}\n"
         );
@@ -216,6 +229,11 @@ impl Sim {
         Sink::start(&self.network, port, self.begun)
     }
 
+    /// One at an address of its own.
+    pub fn sink_at(&self, address: &str) -> Sink {
+        Sink::start_at(&self.network, address.parse().unwrap(), self.begun)
+    }
+
     /// A connected client that has said EHLO.
     pub async fn sender(&self, client: &str) -> Sender {
         Sender::connect(&self.relay, client).await
@@ -240,6 +258,7 @@ impl Sim {
         let policies = generation::load_policies(&self.relay.policy_host, &config).unwrap();
         let world = &self.relay.world;
         let known = HashMap::new();
+        let naming = Naming::open(world, &config.resolver, current.naming.as_ref());
         self.relay.replace(generation::build(
             world,
             config,
@@ -247,6 +266,7 @@ impl Sim {
             Some(&current),
             &known,
             Arc::default(),
+            &Resolved::later(naming),
         ));
     }
 

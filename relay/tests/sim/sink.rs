@@ -117,6 +117,10 @@ pub struct Sink {
 
 impl Sink {
     pub fn start(network: &MemoryNetwork, port: u16, begun: Instant) -> Self {
+        Self::start_at(network, SocketAddr::from(([127, 0, 0, 1], port)), begun)
+    }
+
+    pub fn start_at(network: &MemoryNetwork, address: SocketAddr, begun: Instant) -> Self {
         let state = State {
             script: Box::new(|_, _| Act::GO),
             recipients: Box::new(|_| None),
@@ -131,7 +135,6 @@ impl Sink {
             quits: Vec::new(),
             closings: Vec::new(),
         };
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let state = Arc::new(Mutex::new(state));
         let sink = Self { state, network: network.clone(), address, begun };
         sink.listen();

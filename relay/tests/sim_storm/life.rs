@@ -13,6 +13,7 @@ use tokio::{task::AbortHandle, time::Instant};
 use wavegate::{
     event::Observer,
     generation::{self, Surroundings},
+    names::Resolved,
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
     queue::{Queue, Snapshot},
@@ -190,6 +191,7 @@ impl<'a> Life<'a> {
             queue: opened.queue,
             known: &HashMap::new(),
             tls: Arc::default(),
+            names: Resolved::default(),
         };
         let relay = generation::assemble(sim::read(storm.directory.path()), around).unwrap();
         // What could not be written down of a freeze is forgotten with the process.
@@ -271,6 +273,7 @@ impl<'a> Life<'a> {
             Some(&current),
             &known,
             Arc::default(),
+            &Resolved::default(),
         );
         self.relay.replace(next);
         let mut book = self.storm.record.lock();

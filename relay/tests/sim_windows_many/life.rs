@@ -17,6 +17,7 @@ use wavegate::{
     },
     event::Observer,
     generation::{self, Surroundings},
+    names::Resolved,
     policy::{HostOptions, PolicyHost},
     queue::Queue,
     relay::Relay,
@@ -200,6 +201,7 @@ impl<'a> Life<'a> {
             queue: opened.queue,
             known: &HashMap::new(),
             tls: Arc::default(),
+            names: Resolved::default(),
         };
         let relay = generation::assemble(sim::read(world.directory.path()), around).unwrap();
         // What could not be written down of a freeze is forgotten with the process.
@@ -321,6 +323,7 @@ impl<'a> Life<'a> {
             Some(&current),
             &known,
             Arc::default(),
+            &Resolved::default(),
         );
         self.relay.replace(next);
         self.world.book.lock().unwrap().tally.reloads += 1;

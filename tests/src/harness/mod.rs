@@ -13,6 +13,7 @@
 
 mod client;
 mod config;
+mod dns;
 mod monitor;
 mod promise;
 mod relay;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Client, smtp_reply};
 pub use config::{Config, now_ms, plan_of_held, rfc3339};
+pub use dns::{Dns, Mood};
 pub use monitor::{Metrics, http_get};
 pub use promise::{Watch, assert_promise};
 pub use relay::{Relay, binary};

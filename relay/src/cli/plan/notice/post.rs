@@ -220,7 +220,7 @@ async fn connect(
 ) -> Result<Connection, String> {
     let mut last = String::new();
     for &address in addresses {
-        match Connection::open(world, address, hostname, 0, CONNECT, None).await {
+        match Connection::open(world, &address.into(), hostname, CONNECT, None).await {
             Ok((mut connection, _)) => {
                 connection.client().restrict(Extensions::NONE);
                 return Ok(connection);
