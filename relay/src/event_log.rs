@@ -9,6 +9,7 @@ mod line;
 
 use std::{
     io,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -76,6 +77,15 @@ impl EventLog {
         let thread = thread.spawn(move || writing.run())?;
         let (lines, thread) = (Mutex::new(Some(lines)), Mutex::new(Some(thread)));
         Ok(Self { line, lines, shared, thread })
+    }
+
+    /// Whether its file can be written. Changes nothing but that there is one.
+    pub fn check(config: &EventLogConfig) -> io::Result<()> {
+        if let Some(directory) = config.file.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).append(true).mode(0o600).open(&config.file).map(drop)
     }
 
     /// Lines written, and lines left out, so far.

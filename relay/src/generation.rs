@@ -46,14 +46,23 @@ pub struct Surroundings<'a> {
 
 /// Makes a relay with its first generation. Nothing of it runs yet.
 pub fn assemble(config: Config, around: Surroundings<'_>) -> Result<Arc<Relay>, Diagnostics> {
+    let policies = load_policies(&around.host, &config)?;
+    Ok(assemble_with(config, policies, around))
+}
+
+/// The same, with policies that were loaded for this configuration: nothing can fail any more.
+pub fn assemble_with(
+    config: Config,
+    policies: Arc<PolicySet>,
+    around: Surroundings<'_>,
+) -> Arc<Relay> {
     let Surroundings { world, host, observer, spill, queue, known, tls } = around;
-    let policies = load_policies(&host, &config)?;
     let bounds = &config.limits;
     let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock), queue.lives());
     let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
     let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
     let first = build(&world, config, policies, None, known, tls);
-    Ok(Relay::new(world, waves, limits, bodies, queue, host, observer, first))
+    Relay::new(world, waves, limits, bodies, queue, host, observer, first)
 }
 
 /// Built-in policies by name.

@@ -53,6 +53,7 @@ pub mod control;
 pub mod api;
 pub mod learned;
 pub mod service;
+pub mod succession;
 pub mod process;
 pub mod rehearsal;
 pub mod cli;
