@@ -93,6 +93,11 @@ impl EventLog {
         (self.shared.written.load(Relaxed), self.shared.lost.load(Relaxed))
     }
 
+    /// Bytes of lines that wait.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Relaxed)
+    }
+
     /// Writes what waits, and takes no more.
     pub fn close(&self) {
         drop(self.lines.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -14,11 +14,13 @@ use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig, S
 
 use crate::{
     body::BodyStore,
+    budget::Budget,
     config::{self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, TlsMode},
     event::Observer,
     limits::Limits,
     policy::{Hook, PolicyHost, PolicySet},
     queue::Queue,
+    rates::Rates,
     relay::{Generation, ListenerSettings, Relay},
     tls::Loaded,
     upstream::Upstream,
@@ -60,9 +62,12 @@ pub fn assemble_with(
     let bounds = &config.limits;
     let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock), queue.lives());
     let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
-    let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
+    let rates = Rates::new(bounds.limit_keys);
+    let budget = Budget::new(bounds.memory_total);
+    let (message, all) = (bounds.message_memory, bounds.memory);
+    let bodies = BodyStore::new(spill, message, all, bounds.spill, &budget);
     let first = build(&world, config, policies, None, known, tls);
-    Relay::new(world, waves, limits, bodies, queue, host, observer, first)
+    Relay::new(world, waves, limits, rates, budget, bodies, queue, host, observer, first)
 }
 
 /// Built-in policies by name.

@@ -19,6 +19,7 @@ pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod tls;
 pub mod rotation;
+pub mod budget;
 pub mod body;
 pub mod parcel;
 pub mod spool;
@@ -28,6 +29,7 @@ pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
+pub mod rates;
 pub mod answer;
 pub mod scheduler;
 pub mod queue;

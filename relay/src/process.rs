@@ -5,6 +5,7 @@
 //! queue control, the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
 //! thread of its own while it lasts.
 
+mod memory;
 mod reload;
 mod start;
 mod upgrade;
@@ -252,6 +253,7 @@ impl Running {
         };
         let relay = generation::assemble_with(config, policies, around);
         check_waves(&relay)?;
+        memory::find(&relay);
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);
         let socket = bind_control(control::NAME, &state_dir)?;
@@ -377,6 +379,7 @@ impl Control {
         // Listeners are bound, the spool is open, signals are heard.
         service.ready("taking mail");
         tokio::spawn(Arc::clone(&service).keep(Arc::clone(&relay), pulse.clone(), status));
+        tokio::spawn(memory::keep(Arc::clone(&relay), Arc::clone(&closing), pulse.clone()));
         let sockets = upgrade::sockets(&reloader, &service, own);
         let incumbent = Incumbent { relay: Arc::clone(&relay), audit: Arc::clone(&audit), sockets };
         let mut children = upgrade::Children::default();

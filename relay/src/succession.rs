@@ -342,7 +342,11 @@ impl Predecessor {
     pub fn replace(mut self, more: Duration) -> Result<(), TakeOverError> {
         let io = |source| TakeOverError::Io { who: self.who.clone(), source };
         let waited = self.shutdown_timeout.saturating_add(more);
-        self.stream.write_all(READY).map_err(io)?;
+        match self.stream.write_all(READY) {
+            // It was killed, or has given us up: then it still owns the spool, which is found out.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            written => written.map_err(io)?,
+        }
         self.stream.set_read_timeout(Some(waited)).map_err(io)?;
         let mut word = [0; RELEASED.len()];
         match self.stream.read(&mut word) {

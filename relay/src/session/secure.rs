@@ -4,6 +4,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use super::{Broken, Next, Session};
 use crate::{
+    budget::{self, Level},
     event::{Event, TlsFailure},
     tls::Acceptor,
     world::TlsError,
@@ -28,8 +29,11 @@ impl HandshakeError {
 }
 
 impl Session {
-    /// What TLS sessions of the listener begin with now.
+    /// What TLS sessions of the listener begin with now; nothing where memory is at its end.
     pub(super) fn acceptor(&self) -> Option<Arc<Acceptor>> {
+        if self.relay.budget.level() == Level::Full {
+            return None;
+        }
         self.relay.look().tls.acceptor(&self.listener.name).cloned()
     }
 
@@ -37,6 +41,8 @@ impl Session {
     /// nobody could understand another word.
     pub(super) async fn secure(&mut self, acceptor: &Acceptor) -> Result<Next, Broken> {
         self.flush().await?;
+        self.tls = budget::HANDSHAKE;
+        self.weigh(0);
         self.deadline.set(self.relay.look().config.limits.tls_timeout);
         let begun = self.stream.begin_server_tls(Arc::clone(&acceptor.config));
         let shaken = match begun {
@@ -54,6 +60,8 @@ impl Session {
             (Ok(()), Some(secured)) => {
                 self.relay.emit(&Event::TlsBegun { listener, secured });
                 self.server.secured();
+                self.tls = budget::SECURED;
+                self.weigh(0);
                 self.deadline.set(self.patience());
                 return Ok(Next::Read);
             }
