@@ -63,11 +63,13 @@ fn what_is_charged_is_never_less_than_what_is_taken() {
         .admin()
         .section(IMPLICIT)
         .limits("tls_timeout = \"10min\"\nconnections_per_client = 20000\nmemory_total = \"4GiB\"");
-    let config = config.listener("name = \"listener-1\"");
-    let relay = Relay::start_logging(&config.to_string(), &TLS_FILES, "info");
-    warm(&relay);
-    let (at, implicit) = (relay.addr(), relay.listener("implicit"));
-    let check = |what: &str, count: u64, open: &dyn Fn() -> Client| {
+    let config = config.listener("name = \"listener-1\"").to_string();
+    let check = |what: &str, count: u64, open: &dyn Fn(SocketAddr, SocketAddr) -> Client| {
+        // A process for each kind: what one gives back would be there for the next.
+        let relay = Relay::start_logging(&config, &TLS_FILES, "info");
+        warm(&relay);
+        let (at, implicit) = (relay.addr(), relay.listener("implicit"));
+        let open = || open(at, implicit);
         // What the first of a kind makes is there for the others too.
         let first = open();
         let (before, memory) = (charged(&relay.metrics()), relay.memory());
@@ -81,23 +83,23 @@ fn what_is_charged_is_never_less_than_what_is_taken() {
         drop((first, clients));
         until("they have gone", || (relay.metrics().sum("connections", &[]) == 0.0).then_some(()));
     };
-    check("idle", 2000, &|| Client::greeted(at));
+    check("idle", 2000, &|at, _| Client::greeted(at));
     let tls = tls_client(&[&TLS13], None);
-    check("idle under TLS", 400, &|| {
+    check("idle under TLS", 400, &|_, implicit| {
         let mut client = Client::connect(implicit);
         client.begin_tls(&tls, "mx.example").unwrap();
         client.expect_reply("220");
         client
     });
     let half = half_a_handshake();
-    check("half a handshake", 150, &|| {
+    check("half a handshake", 150, &|_, implicit| {
         let mut client = Client::connect(implicit);
         client.send(&half);
         client.drained();
         client
     });
     let many = recipients(200);
-    check("recipients", 150, &|| {
+    check("recipients", 150, &|at, _| {
         let mut client = Client::greeted(at);
         client.expect("EHLO client.example", "250");
         client.expect("MAIL FROM:<a@example.com>", "250");
