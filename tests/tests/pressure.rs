@@ -1,6 +1,7 @@
 //! Too much at once: memory has a budget over everything, and clients have a rate. What was
 //! accepted is safe, operators get in, and the process stays within its bound.
 #![allow(clippy::unwrap_used, reason = "a test may stop here")]
+#![allow(clippy::cast_possible_truncation, reason = "bytes of memory, of which there are fewer")]
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -111,7 +112,7 @@ fn what_is_charged_is_never_less_than_what_is_taken() {
 
 #[allow(clippy::print_stderr, reason = "for whoever reads the output of a test")]
 fn report(what: &str, taken: u64, charged: u64) {
-    eprintln!("{what}: {taken} bytes each, {charged} charged");
+    eprintln!("{what}: {taken} bytes taken, {charged} charged");
 }
 
 /// A relay whose budget a reload can change.
@@ -213,7 +214,7 @@ fn idle_clients_are_sent_away_sooner_when_memory_is_short() {
 
 /// What hostile clients do; none where it was turned away.
 fn hostile(number: u64, at: SocketAddr, implicit: SocketAddr) -> Option<Client> {
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         let mut client = Client::connect(implicit);
         return client.try_send(&half_a_handshake()).then_some(client);
     }

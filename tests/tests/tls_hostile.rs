@@ -78,7 +78,7 @@ fn a_handshake_that_drips_gains_no_time() {
     dripping.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut drips = 0;
     for byte in hello(b"mx.example") {
-        if dripping.write_all(&[byte]).is_err() || matches!(dripping.read(&mut [0; 64]), Ok(_)) {
+        if dripping.write_all(&[byte]).is_err() || dripping.read(&mut [0; 64]).is_ok() {
             break;
         }
         drips += 1;
@@ -176,11 +176,7 @@ fn nobody_negotiates_again() {
     // Its way of asking for another handshake; then it reads to the end.
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"R\n").unwrap();
-    let output = until("the end", || {
-        child.try_wait().unwrap()?;
-        Some(())
-    });
-    let () = output;
+    until("the end", || child.try_wait().unwrap());
     drop(input);
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
