@@ -18,6 +18,8 @@ use std::{
 
 use tempfile::NamedTempFile;
 
+use crate::budget::{Budget, Level, Use};
+
 /// Bytes that are reserved for a message at its first byte; most marketing mail fits.
 const FIRST_RESERVE: usize = 16 * 1024;
 
@@ -30,6 +32,7 @@ pub struct BodyStore {
     message_memory: AtomicUsize,
     spill_limit: AtomicU64,
     spill_used: AtomicU64,
+    budget: Arc<Budget>,
 }
 
 /// Why a body could not be taken.
@@ -60,6 +63,7 @@ impl BodyStore {
         message_memory: usize,
         memory_limit: usize,
         spill_limit: u64,
+        budget: &Arc<Budget>,
     ) -> Arc<Self> {
         Arc::new(Self {
             directory: directory.to_owned(),
@@ -68,6 +72,7 @@ impl BodyStore {
             message_memory: message_memory.into(),
             spill_limit: spill_limit.into(),
             spill_used: 0.into(),
+            budget: Arc::clone(budget),
         })
     }
 
@@ -92,28 +97,33 @@ impl BodyStore {
     /// A body that is in the spool: a small one is read into memory, if there is room. One that
     /// cannot be read is found out when it is written to somebody.
     pub fn read(self: &Arc<Self>, stored: Arc<dyn Stored>) -> Body {
-        let body = Body { store: Arc::clone(self), place: Place::Stored(stored), reserved: 0 };
+        let body =
+            Body { store: Arc::clone(self), place: Place::Stored(stored), reserved: 0, beside: 0 };
         let length = usize::try_from(body.len()).unwrap_or(usize::MAX);
         if length > self.message_memory.load(Ordering::Relaxed) || !self.reserve_memory(length) {
             return body;
         }
         let mut bytes = vec![0; length];
         if body.read_full(0, &mut bytes).is_ok_and(|count| count == length) {
-            return Body { store: Arc::clone(self), place: Place::Memory(bytes), reserved: length };
+            let (store, place) = (Arc::clone(self), Place::Memory(bytes));
+            return Body { store, place, reserved: length, beside: 0 };
         }
-        self.memory_used.fetch_sub(length, Ordering::Relaxed);
+        self.give_memory(length);
         body
     }
 
-    /// Whether less than half of the memory for messages is in use: then one that is in the
-    /// spool may stay in memory too, for the attempt that comes at once.
+    /// Whether less than half of the memory for messages is in use, and the relay is not short of
+    /// memory: then one that is in the spool may stay in memory too, for the attempt that comes at
+    /// once.
     pub fn has_room(&self) -> bool {
         self.memory_used() < self.memory_limit.load(Ordering::Relaxed) / 2
+            && self.budget.level() == Level::Calm
     }
 
     /// Begins a body.
     pub fn writer(self: &Arc<Self>) -> BodyWriter {
-        let body = Body { store: Arc::clone(self), place: Place::Memory(Vec::new()), reserved: 0 };
+        let (store, place) = (Arc::clone(self), Place::Memory(Vec::new()));
+        let body = Body { store, place, reserved: 0, beside: 0 };
         BodyWriter { body }
     }
 
@@ -130,11 +140,16 @@ impl BodyStore {
     fn reserve_memory(&self, more: usize) -> bool {
         let limit = self.memory_limit.load(Ordering::Relaxed);
         let before = self.memory_used.fetch_add(more, Ordering::Relaxed);
-        if before.saturating_add(more) <= limit {
+        if before.saturating_add(more) <= limit && self.budget.try_take(Use::Messages, more) {
             return true;
         }
         self.memory_used.fetch_sub(more, Ordering::Relaxed);
         false
+    }
+
+    fn give_memory(&self, less: usize) {
+        self.memory_used.fetch_sub(less, Ordering::Relaxed);
+        self.budget.give(Use::Messages, less);
     }
 
     fn reserve_spill(&self, more: u64) -> Result<(), BodyError> {
@@ -164,6 +179,11 @@ impl BodyWriter {
         self.body.push(bytes)
     }
 
+    /// Memory that is held beside the bytes for as long as they are: the envelope.
+    pub fn accompany(&mut self, bytes: usize) {
+        self.body.accompany(bytes);
+    }
+
     /// The body as received.
     pub fn finish(self) -> Body {
         self.body
@@ -177,6 +197,8 @@ pub struct Body {
     place: Place,
     /// Bytes of the store's memory budget that this body holds.
     reserved: usize,
+    /// Bytes of what goes with it.
+    beside: usize,
 }
 
 #[derive(Debug)]
@@ -224,6 +246,12 @@ impl Body {
     /// Whether less than half of the memory for messages is in use.
     pub fn has_room(&self) -> bool {
         self.store.has_room()
+    }
+
+    /// Memory that is held beside the bytes for as long as they are: the envelope.
+    pub fn accompany(&mut self, bytes: usize) {
+        self.store.budget.take(Use::Messages, bytes);
+        self.beside += bytes;
     }
 
     /// The file that the body is in, where it has one of its own.
@@ -285,7 +313,7 @@ impl Body {
     fn spill(&mut self) -> Result<(), BodyError> {
         let file = NamedTempFile::new_in(&self.store.directory).map_err(|e| self.store.io(e))?;
         let old = std::mem::replace(&mut self.place, Place::Spill { file, length: 0 });
-        self.store.memory_used.fetch_sub(self.reserved, Ordering::Relaxed);
+        self.store.give_memory(self.reserved);
         self.reserved = 0;
         match old {
             Place::Memory(bytes) => self.append(&bytes),
@@ -305,7 +333,8 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        self.store.memory_used.fetch_sub(self.reserved, Ordering::Relaxed);
+        self.store.give_memory(self.reserved);
+        self.store.budget.give(Use::Messages, self.beside);
         if let Place::Spill { length, .. } = &self.place {
             self.store.spill_used.fetch_sub(*length, Ordering::Relaxed);
         }
@@ -331,8 +360,30 @@ mod tests {
 
     fn store(message: usize, memory: usize, spill: u64) -> (tempfile::TempDir, Arc<BodyStore>) {
         let directory = tempfile::tempdir().unwrap();
-        let store = BodyStore::new(directory.path(), message, memory, spill);
+        let budget = Budget::new(None);
+        let store = BodyStore::new(directory.path(), message, memory, spill, &budget);
         (directory, store)
+    }
+
+    #[test]
+    fn what_a_short_budget_does_not_give_spills_and_all_is_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let budget = Budget::new(Some(10 * FIRST_RESERVE));
+        let store = BodyStore::new(directory.path(), 1 << 20, 1 << 30, 1000, &budget);
+        let mut writers: Vec<_> = (0..8).map(|_| store.writer()).collect();
+        for writer in &mut writers {
+            writer.push(b"x").unwrap();
+            writer.accompany(100);
+        }
+        // Seven tenths for bodies, less what goes with them.
+        assert_eq!(store.memory_used(), 6 * FIRST_RESERVE);
+        assert_eq!((store.spill_used(), budget.used()), (2, 6 * FIRST_RESERVE + 800));
+        assert!(store.has_room());
+        budget.set(Use::Spool, FIRST_RESERVE);
+        assert!(!store.has_room());
+        budget.set(Use::Spool, 0);
+        drop(writers);
+        assert_eq!((budget.used(), store.memory_used()), (0, 0));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -79,11 +80,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the relay until SIGTERM; SIGHUP and changed files reload the configuration.
+    /// Run the relay until SIGTERM; SIGHUP and changed files reload the configuration, SIGUSR2
+    /// starts the program anew in its place.
     Run {
         /// The configuration, such as /etc/wavegate/relay.toml.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Take over from the relay that runs on the same state directory, if there is one: it
+        /// hands its sockets over and ends its sessions once this one could start.
+        #[arg(long)]
+        take_over: bool,
+        /// How long that one may take to end, beyond its `limits.shutdown_timeout`.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "take_over",
+              value_parser = clap::value_parser!(u32).range(1..=3600))]
+        wait: u32,
     },
     /// Look at a configuration without running it.
     #[command(subcommand)]
@@ -196,7 +206,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
     match command {
-        Command::Run { config } => run(config),
+        Command::Run { config, take_over, wait } => {
+            run(config, take_over.then(|| Duration::from_secs((*wait).into())))
+        }
         Command::Config(ConfigCommand::Check { config, resolve, json }) => {
             check::check(config, *resolve, *json, out)
         }
@@ -212,9 +224,9 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
     }
 }
 
-fn run(config: &Path) -> anyhow::Result<u8> {
+fn run(config: &Path, take_over: Option<Duration>) -> anyhow::Result<u8> {
     logging::start();
-    process::run(config)?;
+    process::run(config, take_over)?;
     Ok(0)
 }
 
@@ -304,6 +316,8 @@ mod tests {
         for line in [
             "wavegate",
             "wavegate run",
+            "wavegate run --config a --wait 5",
+            "wavegate run --config a --take-over --wait 0",
             "wavegate explain --config a --client 1.2.3 --from a@b.example --to c@d.example",
             "wavegate explain --config a --client 1.2.3.4 --from a@ --to c@d.example",
             "wavegate explain --config a --client 1.2.3.4 --from a@b.example --to <>",

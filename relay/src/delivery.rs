@@ -121,7 +121,8 @@ async fn load(
     let (relay, handle) = (Arc::clone(relay), taken.handle);
     let loading = move || {
         let (envelope, stored) = relay.queue.spool().load(handle)?;
-        let body = relay.bodies.read(stored);
+        let mut body = relay.bodies.read(stored);
+        body.accompany(envelope.weight() * 2);
         if body.as_memory().is_none() {
             // One that is written piece by piece is checked before its first piece goes out.
             relay.queue.spool().check(handle)?;

@@ -136,7 +136,21 @@ impl Progress {
     }
 }
 
+/// Bytes of memory that a recipient takes: a list has room for twice as many as there are, and the
+/// allocator rounds texts up.
+pub fn weight(recipient: &Rcpt) -> usize {
+    let texts = recipient.recipient.as_str().len();
+    let orcpt = recipient.orcpt.as_ref().map_or(0, |orcpt| orcpt.len());
+    2 * size_of::<Rcpt>() + 64 + texts + orcpt
+}
+
 impl Envelope {
+    /// Bytes of memory that it takes.
+    pub fn weight(&self) -> usize {
+        let own = size_of::<Self>() + self.mail.sender.as_str().len() + self.source.helo.len();
+        own + self.recipients.iter().map(weight).sum::<usize>()
+    }
+
     /// Bytes for the spool.
     pub fn encode(&self) -> Vec<u8> {
         encode(

@@ -59,6 +59,13 @@ pub enum Event<'a> {
         /// Why.
         reason: Refused,
     },
+    /// A client may not begin a message, or name another recipient, now.
+    TransactionRefused {
+        /// Where it came from.
+        client: IpAddr,
+        /// Why.
+        reason: Busy,
+    },
     /// A session was ended by the relay.
     SessionEnded {
         /// Where it came from.
@@ -516,12 +523,22 @@ pub enum Refused {
     Stopping,
     /// A proxy's header is missing or wrong.
     ProxyHeader,
+    /// The relay is short of memory (`limits.memory_total`).
+    Memory,
+    /// `limits.client_connection_rate`.
+    ClientRate,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::TooMany, Self::TooManyFromClient, Self::Stopping, Self::ProxyHeader];
+    pub const ALL: [Self; 6] = [
+        Self::TooMany,
+        Self::TooManyFromClient,
+        Self::Stopping,
+        Self::ProxyHeader,
+        Self::Memory,
+        Self::ClientRate,
+    ];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
@@ -530,6 +547,30 @@ impl Refused {
             Self::TooManyFromClient => "too_many_from_client",
             Self::Stopping => "stopping",
             Self::ProxyHeader => "proxy_header",
+            Self::Memory => "memory",
+            Self::ClientRate => "client_rate",
+        }
+    }
+}
+
+/// Why a message is not begun now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Busy {
+    /// The relay is short of memory (`limits.memory_total`).
+    Memory,
+    /// `limits.client_message_rate`.
+    ClientRate,
+}
+
+impl Busy {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Memory, Self::ClientRate];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::ClientRate => "client_rate",
         }
     }
 }

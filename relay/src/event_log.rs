@@ -9,6 +9,7 @@ mod line;
 
 use std::{
     io,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -78,9 +79,23 @@ impl EventLog {
         Ok(Self { line, lines, shared, thread })
     }
 
+    /// Whether its file can be written. Changes nothing but that there is one.
+    pub fn check(config: &EventLogConfig) -> io::Result<()> {
+        if let Some(directory) = config.file.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).append(true).mode(0o600).open(&config.file).map(drop)
+    }
+
     /// Lines written, and lines left out, so far.
     pub fn counts(&self) -> (u64, u64) {
         (self.shared.written.load(Relaxed), self.shared.lost.load(Relaxed))
+    }
+
+    /// Bytes of lines that wait.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting.load(Relaxed)
     }
 
     /// Writes what waits, and takes no more.

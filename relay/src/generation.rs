@@ -14,6 +14,7 @@ use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig, S
 
 use crate::{
     body::BodyStore,
+    budget::Budget,
     config::{
         self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, Target, TlsMode, UpstreamConfig,
         Verify,
@@ -23,6 +24,7 @@ use crate::{
     names::Resolved,
     policy::{Hook, PolicyHost, PolicySet},
     queue::Queue,
+    rates::Rates,
     relay::{Generation, ListenerSettings, Relay},
     replies,
     tls::Loaded,
@@ -53,14 +55,26 @@ pub struct Surroundings<'a> {
 
 /// Makes a relay with its first generation. Nothing of it runs yet.
 pub fn assemble(config: Config, around: Surroundings<'_>) -> Result<Arc<Relay>, Diagnostics> {
+    let policies = load_policies(&around.host, &config)?;
+    Ok(assemble_with(config, policies, around))
+}
+
+/// The same, with policies that were loaded for this configuration: nothing can fail any more.
+pub fn assemble_with(
+    config: Config,
+    policies: Arc<PolicySet>,
+    around: Surroundings<'_>,
+) -> Arc<Relay> {
     let Surroundings { world, host, observer, spill, queue, known, tls, names } = around;
-    let policies = load_policies(&host, &config)?;
     let bounds = &config.limits;
     let waves = Waves::new(Arc::clone(&config.plan), Arc::clone(&world.clock), queue.lives());
     let limits = Limits::new(bounds.limit_keys, bounds.direct_queue);
-    let bodies = BodyStore::new(spill, bounds.message_memory, bounds.memory, bounds.spill);
+    let rates = Rates::new(bounds.limit_keys);
+    let budget = Budget::new(bounds.memory_total);
+    let (message, all) = (bounds.message_memory, bounds.memory);
+    let bodies = BodyStore::new(spill, message, all, bounds.spill, &budget);
     let first = build(&world, config, policies, None, known, tls, &names);
-    Ok(Relay::new(world, waves, limits, bodies, queue, host, observer, first))
+    Relay::new(world, waves, limits, rates, budget, bodies, queue, host, observer, first)
 }
 
 /// Built-in policies by name.

@@ -20,6 +20,7 @@ pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod tls;
 pub mod rotation;
+pub mod budget;
 pub mod body;
 pub mod parcel;
 pub mod spool;
@@ -30,6 +31,7 @@ pub mod upstream;
 // Floor 3: what decides.
 pub mod waves;
 pub mod limits;
+pub mod rates;
 pub mod answer;
 pub mod scheduler;
 pub mod queue;
@@ -55,6 +57,7 @@ pub mod control;
 pub mod api;
 pub mod learned;
 pub mod service;
+pub mod succession;
 pub mod process;
 pub mod rehearsal;
 pub mod cli;

@@ -11,7 +11,12 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{event::Refused, relay::Relay};
+use crate::{
+    budget::{self, Level, Share, Use},
+    event::Refused,
+    rates::What,
+    relay::Relay,
+};
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -69,21 +74,32 @@ pub struct Counted {
     clients: Arc<Clients>,
     /// Whose it is; none while a proxy has not told.
     client: Option<IpAddr>,
+    /// Its memory, until there is a session that has it.
+    share: Share,
 }
 
 impl Clients {
-    /// Counts a connection, unless there are too many or the relay stops. Whose it is, is to be
-    /// said with [`Counted::of`].
-    pub fn admit(self: &Arc<Self>, relay: &Arc<Relay>) -> Result<Counted, Refused> {
+    /// Counts a connection, unless there are too many, the relay is short of memory, or it stops.
+    /// Whose it is, is to be said with [`Counted::of`].
+    pub fn admit(
+        self: &Arc<Self>,
+        relay: &Arc<Relay>,
+        begins_with_tls: bool,
+    ) -> Result<Counted, Refused> {
         if relay.is_stopping() {
             return Err(Refused::Stopping);
+        }
+        if relay.budget.level() >= Level::Closed {
+            return Err(Refused::Memory);
         }
         let limit = relay.generation().config.limits.connections;
         if relay.connections().fetch_add(1, Ordering::Relaxed) >= limit {
             relay.connections().fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::TooMany);
         }
-        Ok(Counted { relay: Arc::clone(relay), clients: Arc::clone(self), client: None })
+        let bytes = budget::SESSION + if begins_with_tls { budget::HANDSHAKE } else { 0 };
+        let share = relay.budget.share(Use::Sessions, bytes);
+        Ok(Counted { relay: Arc::clone(relay), clients: Arc::clone(self), client: None, share })
     }
 }
 
@@ -93,10 +109,20 @@ impl Counted {
         self.client.is_some()
     }
 
-    /// It is this client's, unless that has too many.
+    /// There is a session, which is charged for itself.
+    pub fn begun(&mut self) {
+        self.share.set(0);
+    }
+
+    /// It is this client's, unless that has too many, or comes too often.
     pub fn of(mut self, client: SocketAddr) -> Result<Self, Refused> {
         let client = client.ip().to_canonical();
-        let limit = self.relay.generation().config.limits.connections_per_client;
+        let generation = self.relay.generation();
+        let limits = &generation.config.limits;
+        if !self.relay.rates.admit(What::Connection, client, limits) {
+            return Err(Refused::ClientRate);
+        }
+        let limit = limits.connections_per_client;
         let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(client).or_insert(0);
         if *count >= limit {
@@ -131,6 +157,10 @@ pub fn refusal(reason: Refused) -> &'static [u8] {
             b"421 4.7.0 wavegate: too many connections, try again later\r\n"
         }
         Refused::Stopping => b"421 4.3.2 wavegate: relay is stopping, come back\r\n",
+        Refused::Memory => b"421 4.3.2 wavegate: the relay is short of memory, come back later\r\n",
+        Refused::ClientRate => {
+            b"421 4.7.0 wavegate: you connect too often (client_connection_rate), come back later\r\n"
+        }
         Refused::ProxyHeader => b"421 4.7.0 wavegate: a PROXY header is missing or wrong\r\n",
     }
 }

@@ -1,18 +1,21 @@
-//! The running process: starts everything from a configuration file, reloads it, stops it.
-//! Floor 4.
+//! The running process: starts everything from a configuration file, reloads it, stops it, or
+//! hands over to the next one. Floor 4.
 //!
 //! Workers carry mail; one more thread, the control thread, does all else: the admin pages,
 //! queue control, the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
 //! thread of its own while it lasts.
 
+mod memory;
 mod reload;
+mod start;
+mod upgrade;
 mod watch;
 
 use std::{
-    collections::HashSet,
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -22,28 +25,26 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
-    api::{self, Doors, Keys},
+    api::{self, Doors},
     audit::Audit,
     conductor::{Conductor, status::Source},
-    config::{self, Checks, Config, Diagnostic, Diagnostics, When},
+    config::{self, Checks, Diagnostics, When},
     control::{self, Control as Controls},
-    event_log::EventLog,
     generation::{self, Surroundings},
-    learned,
-    listener::Bound,
-    logging,
-    names::{self, Naming, Resolved},
-    policy::{HostOptions, PolicyHost},
-    queue::{Found, OpenedQueue, Queue},
+    learned, logging,
     relay::Relay,
-    service::{PassedError, Service},
-    spool::Shutdown,
+    service::{Inherited, PassedError, Service},
+    succession::{self, Incumbent, Successor, TakeOverError},
     telemetry::Telemetry,
     tls,
     worker::{Pulse, Workers},
     world::World,
 };
 use reload::Reloader;
+use start::{
+    bind_admin, bind_all, bind_api, bind_control, check_event_log, check_waves, controls, ours,
+    policy_host, prepare_state, resolve, start_event_log,
+};
 
 /// Requests to the control thread that may wait.
 const REQUESTS: usize = 16;
@@ -75,6 +76,12 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// Another process has the state directory and keeps it.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
+    /// The relay has stopped for a process that is not there any more.
+    #[error("the process that took over has gone: start one")]
+    SuccessorGone,
     /// The WebAssembly engine cannot be made.
     #[error("policy host: {0}")]
     Policies(#[from] crate::policy::HostError),
@@ -86,6 +93,7 @@ impl StartError {
         match self {
             Self::Config(_) | Self::Passed(_) => 78,
             Self::Bind { .. } => 69,
+            Self::TakeOver(_) | Self::SuccessorGone => 75,
             Self::System { .. } | Self::Policies(_) => 71,
         }
     }
@@ -107,8 +115,20 @@ enum Request {
     Reload(Option<oneshot::Sender<Result<u64, String>>>),
     /// The policies of this set failed too often.
     Condemned(crate::policy::Condemnation),
+    /// Start the program anew, to take over from this process.
+    Upgrade,
     /// Stop.
     Stop,
+}
+
+/// How a process is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Launch {
+    /// Whether it listens to signals.
+    pub signals: bool,
+    /// Whether it takes over from the relay that runs on its state directory, and how long that one
+    /// may take beyond its `limits.shutdown_timeout`.
+    pub take_over: Option<Duration>,
 }
 
 /// A running relay inside this process.
@@ -118,13 +138,15 @@ pub struct Running {
     admin: Option<SocketAddr>,
     api: Option<SocketAddr>,
     requests: mpsc::Sender<Request>,
-    control: JoinHandle<()>,
+    control: JoinHandle<Result<(), StartError>>,
 }
 
 /// Starts everything from a configuration file and blocks until SIGTERM or SIGINT. Reloads on
-/// SIGHUP and when a file that the configuration was read from changes.
-pub fn run(path: &Path) -> Result<(), StartError> {
-    let running = Running::launch(path, World::real(), Service::of_process()?, true)?;
+/// SIGHUP and when a file that the configuration was read from changes. With `take_over` a relay
+/// that runs on the same state directory ends for this one, see [`Launch`].
+pub fn run(path: &Path, take_over: Option<Duration>) -> Result<(), StartError> {
+    let launch = Launch { signals: true, take_over };
+    let running = Running::launch(path, World::real(), Service::of_process()?, launch)?;
     for (name, address) in running.addresses.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         tracing::info!(listener = name, %address, "listening");
     }
@@ -134,16 +156,16 @@ pub fn run(path: &Path) -> Result<(), StartError> {
     if let Some(address) = running.api {
         tracing::info!(%address, "the API is answered");
     }
-    if running.control.join().is_err() {
+    running.control.join().unwrap_or_else(|_| {
         tracing::error!("the control thread panicked");
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 impl Running {
     /// Starts a relay from a configuration file; it listens to no signals.
     pub fn start(path: &Path, world: World) -> Result<Self, StartError> {
-        Self::launch(path, world, Service::none(), false)
+        Self::launch(path, world, Service::none(), Launch::default())
     }
 
     /// The address of a listener; the real port where port 0 was configured.
@@ -187,29 +209,43 @@ impl Running {
     fn launch(
         path: &Path,
         world: World,
-        service: Service,
-        signals: bool,
+        mut service: Service,
+        launch: Launch,
     ) -> Result<Self, StartError> {
         let now = world.clock.now();
         let config = config::read_at(path, When { now, checks: Checks::Relay })?;
-        let files = signals.then(|| watch::Files::watch(&config.files)).flatten();
+        let files = launch.signals.then(|| watch::Files::watch(&config.files)).flatten();
         logging::set(config.relay.log);
         let tls = tls::load(&config, now, None)?;
         let warnings = config.warnings.iter().chain(&tls.warnings);
         warnings.for_each(|warning| tracing::warn!("{warning}"));
-        service.check(&config)?;
-        // The control thread's, which goes on asking.
+        // The control thread's, which goes on asking for names.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(StartError::system("start the control thread"))?;
         let names = resolve(&config, &world, &runtime)?;
-        let service = Arc::new(service);
         let state_dir = config.relay.state_dir.clone();
         let spill = prepare_state(&state_dir)?;
-        let queue = open_queue(&state_dir, &config, &world)?;
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
+        let policies = generation::load_policies(&host, &config)?;
+        // All that can fail comes before the relay that may run here is told to end.
+        let before = match launch.take_over {
+            Some(_) => upgrade::predecessor(&config, &mut service)?,
+            None => None,
+        };
+        service.check(&config)?;
+        let bound = bind_all(&config, &service)?;
+        let admin = bind_admin(&config, &service)?;
+        let api = bind_api(&config, &service)?;
+        check_event_log(&config)?;
+        service.forget_inherited();
+        let service = Arc::new(service);
+        if let (Some(before), Some(patience)) = (before, launch.take_over) {
+            upgrade::replace(before, patience)?;
+        }
+        let queue = ours(&state_dir, &config, &world, launch.take_over.is_some())?;
         let telemetry = Telemetry::new(Arc::clone(&world.clock));
         start_event_log(&config, &world, &telemetry)?;
         let around = Surroundings {
@@ -222,14 +258,13 @@ impl Running {
             tls: Arc::new(tls),
             names,
         };
-        let relay = generation::assemble(config, around)?;
+        let relay = generation::assemble_with(config, policies, around);
         check_waves(&relay)?;
+        memory::find(&relay);
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);
-        let bound = bind_all(&config, &service)?;
-        let admin = bind_admin(&config, &service)?;
-        let api = bind_api(&config, &service)?;
-        let socket = bind_control(&state_dir)?;
+        let socket = bind_control(control::NAME, &state_dir)?;
+        let door = bind_control(succession::NAME, &state_dir)?;
         let conductor = Conductor::new(&relay);
         let workers = Workers::start(&relay, &conductor, config.relay.workers)
             .map_err(StartError::system("start a worker"))?;
@@ -237,28 +272,33 @@ impl Running {
         let api_address = api.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
         let doors = api.as_ref().map(|(_, doors)| Arc::clone(doors));
         let pulse = workers.pulse();
+        let own = start::own_sockets(&config, admin.as_ref(), api.as_ref().map(|(one, _)| one))?;
         let reloader = Reloader::new(path, &relay, workers, bound, doors, Arc::clone(&service))?;
         let addresses = reloader.addresses();
         let thread = std::thread::Builder::new().name("control".into());
         let requested = requests.clone();
         let signals = {
             let _within = runtime.enter();
-            signals.then(watch::Signals::register).transpose()
+            launch.signals.then(watch::Signals::register).transpose()
         };
         let signals = signals.map_err(StartError::system("handle signals"))?;
         let seen = Arc::clone(&conductor);
         let status: Source = Arc::new(move || seen.status());
         telemetry.watch_waves(Arc::clone(&status));
-        let controls = controls(&relay, conductor, &state_dir);
+        let audit = Arc::new(Audit::new(&state_dir, Arc::clone(&relay.world.clock)));
+        let controls = controls(&relay, conductor, &audit);
         let control = Control {
             relay: Arc::clone(&relay),
-            reloader,
+            reloader: Arc::new(reloader),
             telemetry,
             status,
             admin,
             api,
+            own,
+            audit,
             controls,
             socket,
+            door,
             signals,
             files,
             service,
@@ -271,175 +311,20 @@ impl Running {
     }
 }
 
-/// Looks up the names of the first generation.
-fn resolve(
-    config: &Config,
-    world: &World,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<Resolved, StartError> {
-    let naming = Naming::open(world, &config.resolver, None);
-    let names = runtime.block_on(names::resolve(config, naming, &HashSet::new(), &[]))?;
-    names.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    Ok(names)
-}
-
-/// Starts the event log, where one is wanted.
-fn start_event_log(
-    config: &Config,
-    world: &World,
-    telemetry: &Telemetry,
-) -> Result<(), StartError> {
-    let Some(wanted) = &config.event_log else { return Ok(()) };
-    let (state_dir, clock) = (&config.relay.state_dir, Arc::clone(&world.clock));
-    let started = EventLog::start(wanted, state_dir, clock, &|| world.entropy.next());
-    let log = started.map_err(|error| {
-        let text = format!("event_log.file: cannot be written: {error}; make it possible");
-        StartError::Config(Diagnostics(vec![Diagnostic::of_file(wanted.file.display(), text)]))
-    })?;
-    telemetry.write_events(log);
-    Ok(())
-}
-
-/// Opens the spool, and tells what an earlier process left in it.
-fn open_queue(state_dir: &Path, config: &Config, world: &World) -> Result<Arc<Queue>, StartError> {
-    let directory = state_dir.join("spool");
-    let clock = Arc::clone(&world.clock);
-    let opened = Queue::open(&directory, &config.spool, clock, config.relay.workers);
-    let OpenedQueue { queue, found } = opened.map_err(|error| {
-        let place = directory.display();
-        StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, error.to_string())]))
-    })?;
-    for damage in &found.damage {
-        tracing::error!(%damage, "damage in the spool");
-    }
-    if let [wave, ..] = &found.unknown_waves[..] {
-        let text = format!(
-            "what is written of wave {wave} cannot be read, so it is not known whether its mail may \
-             go; start the version of the relay that wrote it"
-        );
-        let place = directory.display();
-        return Err(StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, text)])));
-    }
-    let Found { shutdown, messages, doubtful, .. } = found;
-    if messages > 0 || !matches!(shutdown, Shutdown::New | Shutdown::Clean) {
-        tracing::info!(messages, doubtful, ?shutdown, "the spool is open");
-    }
-    if let Some(reason) = queue.all_held() {
-        tracing::warn!(%reason, "everything is held");
-    }
-    Ok(queue)
-}
-
-/// What was written down of waves that have begun goes on, and the plan must know whose mail that
-/// is: else it would leave as mail of no instance.
-fn check_waves(relay: &Relay) -> Result<(), StartError> {
-    let config = Arc::clone(&relay.generation().config);
-    let place =
-        config.plan_file.as_ref().map_or("relay.plan".into(), |file| file.display().to_string());
-    for text in relay.waves.contradictions(&config.plan) {
-        tracing::warn!("{place}: {text}; until then it goes on as it began");
-    }
-    let lost = relay.waves.lost_instances().into_iter().map(|(wave, instance)| {
-        let text = format!(
-            "has no instance \"{instance}\", whose mail wave {wave} holds: nobody could say which \
-             mail that is; put the instance back until the wave is over"
-        );
-        Diagnostic::of_file(&place, text)
-    });
-    let lost: Vec<_> = lost.collect();
-    if lost.is_empty() { Ok(()) } else { Err(StartError::Config(Diagnostics(lost))) }
-}
-
-/// Makes the state directory fit for use; says where bodies spill.
-fn prepare_state(state_dir: &Path) -> Result<PathBuf, StartError> {
-    let one = |diagnostic: Diagnostic| StartError::Config(Diagnostics(vec![diagnostic]));
-    config::check_state_dir(state_dir).map_err(one)?;
-    let spill = state_dir.join("spill");
-    config::check_state_dir(&spill).map_err(one)?;
-    Ok(spill)
-}
-
-fn policy_host(
-    state_dir: &Path,
-    world: &World,
-    requests: &mpsc::Sender<Request>,
-) -> Result<Arc<PolicyHost>, StartError> {
-    let mut options = HostOptions::production(world.entropy.next());
-    let requests = requests.clone();
-    options.on_condemned = Some(Arc::new(move |condemnation| {
-        if requests.try_send(Request::Condemned(condemnation)).is_err() {
-            tracing::error!("condemned policies stay: the control thread is busy or gone");
-        }
-    }));
-    Ok(PolicyHost::new(Some(state_dir.join("compiled")), options)?)
-}
-
-fn bind_all(config: &Config, service: &Service) -> Result<Vec<Bound>, StartError> {
-    let bind = |listener: &config::ListenerConfig| {
-        let bound = service.bind(config, &listener.name, listener.address);
-        bound.map_err(|source| StartError::Bind {
-            what: format!("listener {}", listener.name),
-            address: listener.address,
-            source,
-        })
-    };
-    config.listeners.iter().map(bind).collect()
-}
-
-fn bind_admin(
-    config: &Config,
-    service: &Service,
-) -> Result<Option<std::net::TcpListener>, StartError> {
-    let Some(admin) = &config.admin else { return Ok(None) };
-    let address = admin.address;
-    service
-        .bind(config, "admin", address)
-        .map(|bound| Some(bound.socket))
-        .map_err(|source| StartError::Bind { what: "admin".into(), address, source })
-}
-
-/// The address of the API, and what lets clients in.
-fn bind_api(
-    config: &Config,
-    service: &Service,
-) -> Result<Option<(std::net::TcpListener, Arc<Doors>)>, StartError> {
-    let Some(api) = &config.api else { return Ok(None) };
-    let doors = Doors::new(Keys::load(api)?);
-    let address = api.address;
-    service
-        .bind(config, "api", address)
-        .map(|bound| Some((bound.socket, doors)))
-        .map_err(|source| StartError::Bind { what: "api".into(), address, source })
-}
-
-/// What operators may do.
-fn controls(relay: &Arc<Relay>, conductor: Arc<Conductor>, state_dir: &Path) -> Arc<Controls> {
-    let audit = Arc::new(Audit::new(state_dir, Arc::clone(&relay.world.clock)));
-    Controls::new(Arc::clone(relay), Arc::new(conductor), audit)
-}
-
-fn bind_control(state_dir: &Path) -> Result<control::Socket, StartError> {
-    control::Socket::bind(state_dir).map_err(|error| match error {
-        control::SocketError::Io { source, .. } => {
-            StartError::System { what: "make the control socket", source }
-        }
-        error => {
-            let place = state_dir.display();
-            StartError::Config(Diagnostics(vec![Diagnostic::of_file(place, error.to_string())]))
-        }
-    })
-}
-
 /// The control thread.
 struct Control {
     relay: Arc<Relay>,
-    reloader: Reloader,
+    reloader: Arc<Reloader>,
     telemetry: Arc<Telemetry>,
     status: Source,
     admin: Option<std::net::TcpListener>,
     api: Option<(std::net::TcpListener, Arc<Doors>)>,
+    /// Copies of those two for the next process.
+    own: Vec<Inherited>,
+    audit: Arc<Audit>,
     controls: Arc<Controls>,
     socket: control::Socket,
+    door: control::Socket,
     signals: Option<watch::Signals>,
     files: Option<watch::Files>,
     service: Arc<Service>,
@@ -452,14 +337,20 @@ impl Control {
         runtime: &tokio::runtime::Runtime,
         inbox: mpsc::Receiver<Request>,
         requests: mpsc::Sender<Request>,
-    ) {
-        runtime.block_on(self.serve(inbox, requests));
+    ) -> Result<(), StartError> {
+        let outcome = runtime.block_on(self.serve(inbox, requests));
         tracing::info!("stopped");
+        outcome
     }
 
-    async fn serve(self, mut inbox: mpsc::Receiver<Request>, requests: mpsc::Sender<Request>) {
-        let Self { relay, reloader, telemetry, status, admin, api, controls, socket, .. } = self;
-        let Self { signals, files, service, pulse, .. } = self;
+    async fn serve(
+        self,
+        mut inbox: mpsc::Receiver<Request>,
+        requests: mpsc::Sender<Request>,
+    ) -> Result<(), StartError> {
+        let Self { relay, reloader, telemetry, status, admin, api, own, audit, controls, .. } =
+            self;
+        let Self { socket, door, signals, files, service, pulse, .. } = self;
         let closing = Arc::clone(&telemetry);
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
@@ -480,69 +371,140 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the API is not served"),
             }
         }
-        // To the end of the runtime too; its file goes with it.
-        tokio::spawn(async move { control::serve(&socket, controls).await });
+        let controlled = tokio::spawn(async move { control::serve(&socket, controls).await });
         if let Some(signals) = signals {
             tokio::spawn(watch::signals(signals, requests.clone()));
         }
         if let Some(files) = files {
             tokio::spawn(watch::files(files, Arc::clone(&relay), requests));
         }
-        let reloader = Arc::new(reloader);
         reloader.keep_house();
         // Listeners are bound, the spool is open, signals are heard.
         service.ready("taking mail");
-        tokio::spawn(Arc::clone(&service).keep(Arc::clone(&relay), pulse, status));
-        let mut saving = tokio::time::interval(SAVING);
-        loop {
-            let request = tokio::select! {
-                biased;
-                request = inbox.recv() => request,
-                _ = saving.tick() => {
-                    reloader.save_learned();
-                    continue;
-                }
-            };
-            match request {
-                Some(Request::Reload(answer)) => {
-                    service.reloading();
-                    let outcome = reloader.reload_off_thread().await;
-                    service.ready(match &outcome {
-                        Ok(_) => "taking mail, the configuration was taken anew",
-                        Err(_) => "taking mail; the reload was REFUSED, the log says why",
-                    });
-                    if let Some(answer) = answer {
-                        // Whoever asked may have gone.
-                        let _ = answer.send(outcome);
+        tokio::spawn(Arc::clone(&service).keep(Arc::clone(&relay), pulse.clone(), status));
+        tokio::spawn(memory::keep(Arc::clone(&relay), Arc::clone(&closing), pulse.clone()));
+        let sockets = upgrade::sockets(&reloader, &service, own);
+        let incumbent = Incumbent { relay: Arc::clone(&relay), audit: Arc::clone(&audit), sockets };
+        let mut children = upgrade::Children::default();
+        let next = {
+            let mut successor = pin!(succession::successor(&door, &incumbent));
+            let mut saving = tokio::time::interval(SAVING);
+            loop {
+                let request = tokio::select! {
+                    biased;
+                    request = inbox.recv() => request,
+                    next = &mut successor => break Some(next),
+                    _ = saving.tick() => {
+                        reloader.save_learned();
+                        continue;
                     }
+                };
+                match request {
+                    Some(Request::Reload(answer)) => reload(&reloader, &service, answer).await,
+                    Some(Request::Condemned(condemnation)) => reloader.roll_back(condemnation),
+                    Some(Request::Upgrade) => children.start(),
+                    Some(Request::Stop) | None => break None,
                 }
-                Some(Request::Condemned(condemnation)) => reloader.roll_back(condemnation),
-                Some(Request::Stop) | None => break,
             }
-        }
+        };
         // Who waits for a reload, or asks for one from now on, hears that it stops.
         drop(inbox);
-        service.stopping();
-        drain(&relay, reloader, closing).await;
+        match &next {
+            Some(next) => {
+                tracing::info!(process = next.process, version = next.version, "handing over");
+                service.handing_over();
+            }
+            None => service.stopping(),
+        }
+        let ending = Ending { relay, reloader, telemetry: closing, audit, pulse };
+        ending.drain().await;
+        // From here on the state directory is the next process's, these files too.
+        controlled.abort();
+        let _ = controlled.await;
+        drop((door, incumbent));
+        ending.close(next, &service, &children).await
     }
 }
 
-/// Ends the sessions and the workers; upstreams are kept and monitors answered meanwhile.
-async fn drain(relay: &Relay, reloader: Arc<Reloader>, telemetry: Arc<Telemetry>) {
-    relay.stop();
-    reloader.save_learned();
-    let patience = relay.generation().config.limits.shutdown_timeout;
-    let queue = Arc::clone(&relay.queue);
-    let draining = tokio::task::spawn_blocking(move || {
-        reloader.stop(patience);
-        queue.save_accounts();
-        queue.close();
-        telemetry.close();
+async fn reload(
+    reloader: &Arc<Reloader>,
+    service: &Service,
+    answer: Option<oneshot::Sender<Result<u64, String>>>,
+) {
+    service.reloading();
+    let outcome = reloader.reload_off_thread().await;
+    service.ready(match &outcome {
+        Ok(_) => "taking mail, the configuration was taken anew",
+        Err(_) => "taking mail; the reload was REFUSED, the log says why",
     });
-    if draining.await.is_err() {
-        tracing::error!("stopping panicked");
+    if let Some(answer) = answer {
+        // Whoever asked may have gone.
+        let _ = answer.send(outcome);
     }
 }
 
+/// What is left to be done when the relay ends.
+struct Ending {
+    relay: Arc<Relay>,
+    reloader: Arc<Reloader>,
+    telemetry: Arc<Telemetry>,
+    audit: Arc<Audit>,
+    pulse: Pulse,
+}
+
+impl Ending {
+    /// Ends the sessions and the workers; upstreams are kept and monitors answered meanwhile.
+    async fn drain(&self) {
+        let reloader = Arc::clone(&self.reloader);
+        let closing = tokio::task::spawn_blocking(move || reloader.close_listeners());
+        // Nobody is taken from the kernel's queue any more, to be sent away at once: the next
+        // process may serve him. A worker that hangs is not waited for.
+        if closing.await.is_ok() {
+            let _ = tokio::time::timeout(CLOSING, self.pulse.answers()).await;
+        }
+        self.relay.stop();
+        self.reloader.save_learned();
+        let patience = self.relay.generation().config.limits.shutdown_timeout;
+        let reloader = Arc::clone(&self.reloader);
+        if tokio::task::spawn_blocking(move || reloader.stop(patience)).await.is_err() {
+            tracing::error!("stopping panicked");
+        }
+    }
+
+    /// Gives the spool up, and tells the next process, if there is one.
+    async fn close(
+        self,
+        next: Option<Successor>,
+        service: &Service,
+        children: &upgrade::Children,
+    ) -> Result<(), StartError> {
+        let Self { relay, telemetry, audit, .. } = self;
+        let process = next.as_ref().and_then(|next| next.process);
+        let closing = tokio::task::spawn_blocking(move || {
+            let queue = Arc::clone(&relay.queue);
+            queue.save_accounts();
+            telemetry.close();
+            let next = next.map(|next| next.written_down(&audit));
+            queue.close();
+            next
+        });
+        let next = closing.await.unwrap_or_else(|_| {
+            tracing::error!("closing the spool panicked");
+            None
+        });
+        let Some(next) = next else { return Ok(()) };
+        if !next.is_there() {
+            return Err(StartError::SuccessorGone);
+        }
+        if let Some(child) = children.is(process) {
+            service.succeeded_by(child);
+        }
+        next.tell().await;
+        Ok(())
+    }
+}
+
+/// How long workers may take to hear that nobody is let in any more.
+const CLOSING: Duration = Duration::from_secs(1);
 /// How often what upstreams offer is written down, if it changed.
 const SAVING: Duration = Duration::from_secs(10);

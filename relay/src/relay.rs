@@ -19,12 +19,14 @@ use wavegate_smtp::{Extension, Extensions, ServerConfig};
 
 use crate::{
     body::BodyStore,
+    budget::{Budget, Level},
     config::{Config, ListenerConfig},
     event::{Event, Observer},
     limits::Limits,
     names::Naming,
     policy::{PolicyHost, PolicySet, WorkerPolicies},
     queue::Queue,
+    rates::Rates,
     tls::Loaded,
     upstream::Upstream,
     waves::Waves,
@@ -62,6 +64,10 @@ pub struct Relay {
     pub waves: Arc<Waves>,
     /// The throttling table.
     pub limits: Arc<Limits>,
+    /// How often clients come.
+    pub rates: Rates,
+    /// The memory of all that grows with load.
+    pub budget: Arc<Budget>,
     /// Where bodies live.
     pub bodies: Arc<BodyStore>,
     /// The messages that wait.
@@ -135,6 +141,8 @@ impl Relay {
         world: World,
         waves: Arc<Waves>,
         limits: Arc<Limits>,
+        rates: Rates,
+        budget: Arc<Budget>,
         bodies: Arc<BodyStore>,
         queue: Arc<Queue>,
         policy_host: Arc<PolicyHost>,
@@ -145,6 +153,8 @@ impl Relay {
             world,
             waves,
             limits,
+            rates,
+            budget,
             bodies,
             queue,
             policy_host,
@@ -170,6 +180,8 @@ impl Relay {
         let config = Arc::clone(&next.config);
         let limits = &config.limits;
         self.limits.resize(limits.limit_keys, limits.direct_queue);
+        self.rates.resize(limits.limit_keys);
+        self.budget.resize(limits.memory_total);
         self.bodies.resize(limits.message_memory, limits.memory, limits.spill);
         self.waves.replace(Arc::clone(&config.plan));
         self.queue.spool().resize(&config.spool);
@@ -206,8 +218,11 @@ impl Relay {
     }
 
     /// Whether so many clients are connected that the relay is short with each: more than four
-    /// fifths of the cap.
+    /// fifths of the cap; or whether it is short of memory.
     pub fn is_under_stress(&self) -> bool {
+        if self.budget.level() > Level::Calm {
+            return true;
+        }
         let limit = self.look().config.limits.connections;
         self.connections.load(Ordering::Relaxed).saturating_mul(5) > limit.saturating_mul(4)
     }

@@ -26,8 +26,24 @@ use crate::{
 
 /// How often the status line is renewed where no watchdog asks for more.
 const STATUS: Duration = Duration::from_secs(10);
+/// How long a process that takes over may take to be ready, in microseconds: as long as a start
+/// (`TimeoutStartSec` of the unit).
+const STARTING_US: u32 = 15 * 60 * 1_000_000;
 /// Waves that a status line names; more are counted.
 const WAVES: usize = 3;
+
+/// A listening socket of the process that was there before this one.
+#[derive(Debug)]
+pub struct Inherited {
+    /// Whose it was: a listener, `admin` or `api`; or what the service manager calls it.
+    pub name: String,
+    /// The address as it was configured, which may have port 0.
+    pub configured: SocketAddr,
+    /// Whether the service manager had passed it.
+    pub passed: bool,
+    /// It.
+    pub socket: TcpListener,
+}
 
 /// A socket that was there before this process.
 #[derive(Debug)]
@@ -41,6 +57,8 @@ struct Passed {
 #[derive(Debug, Default)]
 pub struct Service {
     sockets: Vec<Passed>,
+    /// Those of the process before, until this one has bound its own.
+    inherited: Vec<Inherited>,
     watchdog: Option<Duration>,
     /// Whether anybody is told.
     told: bool,
@@ -71,7 +89,35 @@ impl Service {
         let passed = sd_notify::listen_fds_with_names()?;
         let sockets = passed.map(|(fd, name)| Passed::new(fd, name)).collect::<Result<_, _>>()?;
         let watchdog = sd_notify::watchdog_enabled().filter(|every| !every.is_zero());
-        Ok(Self { sockets, watchdog, told: std::env::var_os("NOTIFY_SOCKET").is_some() })
+        let told = std::env::var_os("NOTIFY_SOCKET").is_some();
+        Ok(Self { sockets, inherited: Vec::new(), watchdog, told })
+    }
+
+    /// Takes the sockets of the process that ran before. What the service manager had passed to
+    /// that one counts as passed to this one, where it has got nothing itself.
+    pub fn inherit(&mut self, sockets: Vec<Inherited>) -> io::Result<()> {
+        let (passed, own): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|one| one.passed);
+        if self.sockets.is_empty() {
+            for Inherited { name, socket, .. } in passed {
+                self.sockets.push(Passed { name, address: socket.local_addr()?, socket });
+            }
+        }
+        self.inherited = own;
+        Ok(())
+    }
+
+    /// What was inherited and is not used goes.
+    pub fn forget_inherited(&mut self) {
+        self.inherited.clear();
+    }
+
+    /// What the service manager passed, for the next process.
+    pub fn passed(&self) -> io::Result<Vec<Inherited>> {
+        let copy = |one: &Passed| {
+            let (name, configured) = (one.name.clone(), one.address);
+            Ok(Inherited { name, configured, passed: true, socket: one.socket.try_clone()? })
+        };
+        self.sockets.iter().map(copy).collect()
     }
 
     /// Whether every socket that was passed is one of the configuration's: a client that
@@ -95,7 +141,10 @@ impl Service {
             .find_map(|(number, one)| (*one == (name, address)).then_some(number));
         match number.and_then(|number| self.sockets.get(number)) {
             Some(passed) => listener::adopt(name, address, passed.socket.try_clone()?),
-            None => listener::bind(name, address),
+            None => match self.inherited.iter().find(|one| one.is_for(name, address)) {
+                Some(inherited) => listener::adopt(name, address, inherited.socket.try_clone()?),
+                None => listener::bind(name, address),
+            },
         }
     }
 
@@ -120,7 +169,11 @@ impl Service {
 
     /// Clients are served from now on.
     pub fn ready(&self, status: &str) {
-        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+        let mut states = vec![NotifyState::Ready, NotifyState::Status(status)];
+        // The process before may have had it wait for us.
+        let watchdog = self.watchdog.and_then(|every| u32::try_from(every.as_micros()).ok());
+        states.extend(watchdog.map(NotifyState::WatchdogUsec));
+        self.tell(&states);
     }
 
     /// The configuration is read anew; `ready` ends that, whatever came of it.
@@ -129,6 +182,23 @@ impl Service {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(error) => tracing::warn!(%error, "the service manager hears of no reload"),
         }
+    }
+
+    /// Another process takes over; the service goes on.
+    pub fn handing_over(&self) {
+        let text = "handing over to a new process: sessions end at their next message";
+        self.tell(&[NotifyState::Status(text)]);
+    }
+
+    /// From now on the service is that process, which this one has started. Its watchdog has
+    /// patience until that one is ready: it reads the spool.
+    pub fn succeeded_by(&self, process: u32) {
+        let mut states = Vec::new();
+        if self.watchdog.is_some() {
+            states.push(NotifyState::WatchdogUsec(STARTING_US));
+        }
+        states.push(NotifyState::MainPid(process));
+        self.tell(&states);
     }
 
     /// The relay stops.
@@ -172,6 +242,13 @@ impl Service {
         {
             tracing::warn!(%error, "the service manager cannot be told ($NOTIFY_SOCKET)");
         }
+    }
+}
+
+impl Inherited {
+    /// Whether it was bound for just this; another address needs a socket of its own.
+    fn is_for(&self, name: &str, address: SocketAddr) -> bool {
+        self.name == name && self.configured == address
     }
 }
 

@@ -6,6 +6,7 @@
 //! a client never paces an upstream.
 
 mod collect;
+mod pressure;
 mod secure;
 mod verify;
 pub mod stopping;
@@ -22,8 +23,9 @@ use tokio::{
 use wavegate_smtp::{BodyFacts, Closing, Enhanced, Rcpt, Reply, Server, ServerConfig, Step};
 
 use crate::{
+    budget::{self, Level, Share, Use},
     config::ListenerConfig,
-    event::{Ended, Event},
+    event::{Busy, Ended, Event},
     handoff,
     message::{MessageId, Source},
     relay::Relay,
@@ -35,6 +37,8 @@ use collect::Collected;
 
 /// Bytes read from a client at once.
 const READ: usize = 64 * 1024;
+/// The same while memory is at its end.
+const READ_FULL: usize = 4 * 1024;
 /// How long a message may be slow before `limits.data_rate` counts.
 const RATE_GRACE: Duration = Duration::from_secs(60);
 /// Under stress, deadlines for commands are this many times shorter.
@@ -63,6 +67,8 @@ pub struct Client {
     pub listener: Arc<ListenerConfig>,
     /// Protocol settings: those for clients that may relay differ from those for others.
     pub settings: Arc<ServerConfig>,
+    /// Its part of the memory.
+    pub share: Share,
 }
 
 impl Client {
@@ -75,7 +81,9 @@ impl Client {
         let may_relay = settings.config.allow.iter().any(|net| net.contains(&peer.ip()));
         let config = if may_relay { &settings.inside } else { &settings.outside };
         let listener = Arc::clone(&settings.config);
-        Some(Self { stream, peer, listener, settings: Arc::clone(config) })
+        let handshake = if listener.is_implicit_tls() { budget::HANDSHAKE } else { 0 };
+        let share = relay.budget.share(Use::Sessions, budget::SESSION + handshake);
+        Some(Self { stream, peer, listener, settings: Arc::clone(config), share })
     }
 }
 
@@ -115,6 +123,9 @@ struct Session {
     /// Input that came behind the end of a message, kept while that is handed off.
     pending: Vec<u8>,
     deadline: Deadline,
+    /// Its part of the memory, and what of that TLS has.
+    share: Share,
+    tls: usize,
 }
 
 /// What the session does next.
@@ -142,7 +153,7 @@ impl From<io::Error> for Broken {
 
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
-        let Client { stream, peer, listener, settings } = client;
+        let Client { stream, peer, listener, settings, share } = client;
         let mut deadline = Deadline::default();
         deadline.set(relay.look().config.limits.command_timeout);
         Self {
@@ -154,6 +165,8 @@ impl Session {
             message: None,
             pending: Vec::new(),
             deadline,
+            share,
+            tls: 0,
         }
     }
 
@@ -256,9 +269,11 @@ impl Session {
 
     /// Reads once and lets the state machine have it.
     async fn read(&mut self) -> Result<Next, Broken> {
+        // What is read at once may have to be kept: little, where memory is short.
+        let most = if self.relay.budget.level() == Level::Full { READ_FULL } else { READ };
         poll_fn(|cx| {
             SCRATCH.with_borrow_mut(|scratch| {
-                let mut buffer = ReadBuf::new(scratch);
+                let mut buffer = ReadBuf::new(&mut scratch[..most]);
                 match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                     Poll::Ready(result) => result?,
                     Poll::Pending => return self.poll_deadline(cx).map(Err),
@@ -266,7 +281,9 @@ impl Session {
                 if buffer.filled().is_empty() {
                     return Poll::Ready(Err(Broken::Gone));
                 }
-                Poll::Ready(self.take(buffer.filled()))
+                let next = self.take(buffer.filled());
+                self.weigh(0);
+                Poll::Ready(next)
             })
         })
         .await
@@ -276,6 +293,10 @@ impl Session {
     fn poll_deadline(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Broken> {
         if self.relay.is_stopping() && self.message.is_none() && self.server.output().is_empty() {
             return Poll::Ready(Broken::Ended(Ended::Stopping));
+        }
+        // A deadline that was set before the relay came under stress is as short as others.
+        if self.relay.is_under_stress() {
+            self.deadline.at_most(self.patience());
         }
         self.deadline.poll_passed(cx).map(|()| Broken::Ended(Ended::Timeout))
     }
@@ -310,12 +331,19 @@ impl Session {
                     source.extended = helo.extended;
                     self.server.accept_helo(self.relay.look().offered(&self.listener));
                 }
-                Step::Mail(mail) => {
-                    let id =
-                        MessageId::new(self.relay.waves.now(), self.relay.world.entropy.next());
-                    self.message = Some(Box::new(Collected::new(id, mail)));
-                    let text = format!("id {id}");
-                    self.server.reply(&relay_reply(250, Enhanced(2, 1, 0), &text));
+                Step::Mail(mail) => match self.busy() {
+                    Some(reason) => self.refuse_for_now(reason),
+                    None => {
+                        let (now, random) =
+                            (self.relay.waves.now(), self.relay.world.entropy.next());
+                        let id = MessageId::new(now, random);
+                        self.message = Some(Box::new(Collected::new(id, mail)));
+                        let text = format!("id {id}");
+                        self.server.reply(&relay_reply(250, Enhanced(2, 1, 0), &text));
+                    }
+                },
+                Step::Rcpt(_) if self.relay.budget.level() == Level::Full => {
+                    self.refuse_for_now(Busy::Memory);
                 }
                 Step::Rcpt(rcpt) => match &mut self.message {
                     Some(message)
@@ -386,8 +414,10 @@ impl Session {
             unreachable!("a message that ended had begun")
         };
         let id = message.id;
+        let parcel = message.into_parcel(facts);
+        self.weigh(budget::HANDOFF);
         // Boxed, so that a session that waits for commands is small.
-        let handed = match message.into_parcel(facts) {
+        let handed = match parcel {
             Ok(parcel) => {
                 let deadline = &mut self.deadline;
                 Box::pin(handoff::deliver(&self.relay, &self.source, id, parcel, deadline)).await
@@ -398,6 +428,7 @@ impl Session {
         self.deadline.set(self.patience());
         let pending = std::mem::take(&mut self.pending);
         let next = self.take(&pending);
+        self.weigh(0);
         // A client that has sent the next message too is told now what became of this one: the
         // next one's upstream may take its time.
         let waits = pending.is_empty() || matches!(next, Ok(Next::HandOff(_)));

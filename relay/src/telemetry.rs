@@ -31,7 +31,7 @@ use wavegate_smtp::MessageFault;
 use crate::{
     conductor::status::Source,
     config::Config,
-    event::{Ended, Event, Observer, Refused},
+    event::{Busy, Ended, Event, Observer, Refused},
     event_log::EventLog,
     world::WallClock,
 };
@@ -62,6 +62,7 @@ pub struct Telemetry {
     unmatched: Arc<Ledger>,
     gate: Histogram,
     refused: [AtomicU64; Refused::ALL.len()],
+    busy: [AtomicU64; Busy::ALL.len()],
     ended: [AtomicU64; Ended::ALL.len()],
     rejected: [AtomicU64; MessageFault::ALL.len()],
     replies_lost: AtomicU64,
@@ -88,6 +89,7 @@ impl Telemetry {
             listeners: Table::new(NAMES),
             gate: histogram(&GATE_SECONDS),
             refused: Default::default(),
+            busy: Default::default(),
             ended: Default::default(),
             rejected: Default::default(),
             replies_lost: AtomicU64::default(),
@@ -109,6 +111,11 @@ impl Telemetry {
     /// Has events written to an event log too, from now on. The first one stays.
     pub fn write_events(&self, log: EventLog) {
         let _ = self.events.set(log);
+    }
+
+    /// Bytes of lines that wait for the event log.
+    pub fn waiting(&self) -> usize {
+        self.events.get().map_or(0, EventLog::waiting)
     }
 
     /// Writes what waits for the event log, and closes it.
@@ -229,6 +236,9 @@ impl Telemetry {
             }
             Event::ConnectionRefused { reason, .. } => {
                 self.refused[*reason as usize].fetch_add(1, Relaxed);
+            }
+            Event::TransactionRefused { reason, .. } => {
+                self.busy[*reason as usize].fetch_add(1, Relaxed);
             }
             Event::SessionEnded { reason, .. } => {
                 self.ended[*reason as usize].fetch_add(1, Relaxed);

@@ -153,13 +153,21 @@ impl Waves {
     /// Instances of waves that have begun which the plan in force does not know: nobody can say
     /// which mail is theirs.
     pub fn lost_instances(&self) -> Vec<(String, String)> {
-        let (book, state) = (self.book(), self.current.load());
+        let mut held = self.held_instances();
+        let state = self.current.load();
+        held.retain(|(_, name)| state.index_of(name).is_none());
+        held
+    }
+
+    /// The instances whose mail a wave holds, each behind its wave.
+    pub fn held_instances(&self) -> Vec<(String, String)> {
+        let book = self.book();
         let begun = book.lives.values().filter(|life| life.record.stage.holds());
-        let lost = begun.flat_map(|life| {
-            let lost = life.record.members.iter().filter(|name| state.index_of(name).is_none());
-            lost.map(|name| (life.record.wave.clone(), name.clone())).collect::<Vec<_>>()
+        let held = begun.flat_map(|life| {
+            let members = life.record.members.iter();
+            members.map(|name| (life.record.wave.clone(), name.clone())).collect::<Vec<_>>()
         });
-        lost.collect()
+        held.collect()
     }
 
     /// The plan in force.

@@ -52,6 +52,8 @@ pub enum Command {
     Close(String),
     /// Serve this connection.
     Take(Box<Accepted>),
+    /// Sessions are to look whether they may wait for as long as they do.
+    Hurry,
     /// Say that you are there.
     Answer(oneshot::Sender<()>),
     /// End the sessions and stop, within the time given.
@@ -87,6 +89,14 @@ impl Pulse {
             }
         }
         true
+    }
+
+    /// Has all sessions look whether their clients may take as long as they do. A worker that has
+    /// no room for that has enough to do.
+    pub fn hurry(&self) {
+        for worker in &self.0 {
+            let _ = worker.try_send(Command::Hurry);
+        }
     }
 }
 
@@ -197,6 +207,7 @@ impl Worker {
                     }
                 }
                 Command::Take(accepted) => worker.take(*accepted),
+                Command::Hurry => stopping::wake_all(),
                 Command::Answer(answer) => {
                     // Whoever asked may have waited for long enough.
                     let _ = answer.send(());
@@ -235,9 +246,10 @@ impl Worker {
     fn accepted(self: &Arc<Self>, listener: &str, stream: TcpStream, peer: SocketAddr) {
         let shared = &self.shared;
         let generation = shared.relay.look();
-        let proxied =
-            generation.listener(listener).is_some_and(|one| one.config.has_proxy(peer.ip()));
-        let counted = shared.clients.admit(&shared.relay);
+        let listens = generation.listener(listener).map(|one| &one.config);
+        let proxied = listens.is_some_and(|one| one.has_proxy(peer.ip()));
+        let counted =
+            shared.clients.admit(&shared.relay, listens.is_some_and(|one| one.is_implicit_tls()));
         // A proxy's client is counted once it is known.
         let counted = counted.and_then(|one| if proxied { Ok(one) } else { one.of(peer) });
         let counted = match counted {
@@ -288,7 +300,7 @@ impl Worker {
         listener: &str,
         stream: TcpStream,
         peer: SocketAddr,
-        counted: Counted,
+        mut counted: Counted,
         session: Session,
     ) {
         let relay = Arc::clone(&self.shared.relay);
@@ -297,6 +309,7 @@ impl Worker {
         if counted.is_attributed() {
             let client = Client::new(&relay, listener, Stream::Tcp(stream), peer);
             let Some(client) = client else { return };
+            counted.begun();
             let serving = session::serve(relay, client);
             tokio::spawn(async move {
                 serving.await;
@@ -366,12 +379,13 @@ impl Newcomer {
                 return self.turn_away(Refused::ProxyHeader).await;
             }
         }
-        let counted = match counted.of(self.peer) {
+        let mut counted = match counted.of(self.peer) {
             Ok(counted) => counted,
             Err(reason) => return self.turn_away(reason).await,
         };
         let stream = Stream::Tcp(self.stream);
         if let Some(client) = Client::new(&self.relay, &self.listener, stream, self.peer) {
+            counted.begun();
             session::serve(self.relay, client).await;
         }
         drop(counted);

@@ -6,6 +6,7 @@ use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use wavegate::{
     body::BodyStore,
+    budget::Budget,
     config::SpoolConfig,
     envelope::{Envelope, LastWord, Progress},
     event::End,
@@ -39,7 +40,8 @@ impl Site {
         let disk = MemoryDisk::new();
         let clock = Arc::new(SimulatedClock::new(START));
         let queue = open(&disk, &clock);
-        let bodies = BodyStore::new(&std::env::temp_dir(), 1 << 20, 1 << 30, 1 << 20);
+        let bodies =
+            BodyStore::new(&std::env::temp_dir(), 1 << 20, 1 << 30, 1 << 20, &Budget::new(None));
         Self { disk, clock, queue, bodies, accepted: 0 }
     }
 

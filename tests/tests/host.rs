@@ -283,6 +283,69 @@ fn sockets_that_were_there_before_outlive_the_process() {
     assert!(greeting.starts_with("220 "), "{greeting}");
 }
 
+/// Whatever becomes of the test, it is ended.
+struct Process(Pid);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ended_already = kill(self.0, Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn a_new_process_takes_the_services_place_when_it_could_start() {
+    let sink = recording();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = socket.local_addr().unwrap();
+    let sockets = [("in", socket.as_fd())];
+    let watchdog = Some(Duration::from_secs(20));
+    let given = Given { sockets: &sockets, watchdog, ..Given::default() };
+    let mut service = Service::start(&config(sink.addr()), &given);
+    service.ready();
+    let good = fs::read_to_string(service.folder.path().join("relay.toml")).unwrap();
+    // It reads no broken file itself: what it runs with stays, and so does it.
+    fs::write(service.folder.path().join("relay.toml"), "[relay]\n").unwrap();
+    assert!(service.next().starts_with("RELOADING=1\n"));
+    service.ready();
+    service.signal(Signal::SIGUSR2);
+    let failed = "has not taken over";
+    until("the new process fails", || service.log().contains(failed).then_some(()));
+    Client::greeted(at).expect("QUIT", "221");
+    fs::write(service.folder.path().join("relay.toml"), good).unwrap();
+    assert!(service.next().starts_with("RELOADING=1\n"));
+    service.ready();
+
+    let mut half = Client::greeted(at);
+    half.expect("EHLO client.example", "250");
+    half.begin_data();
+    service.signal(Signal::SIGUSR2);
+    until("the hand-over", || service.log().contains("handing over").then_some(()));
+    // Nobody takes it now, and it is not refused.
+    let waiting = std::net::TcpStream::connect(at).unwrap();
+    half.send("Subject: x\r\n\r\nx\r\n.\r\n");
+    half.expect_reply("250");
+    half.expect_reply("421 4.3.2");
+    let heard = service.next();
+    let (patience, process) = heard.trim_end().split_once("\nMAINPID=").expect(&heard);
+    assert_eq!(patience, "WATCHDOG_USEC=900000000");
+    let new = Process(Pid::from_raw(process.parse().unwrap()));
+    assert_ne!(new.0, service.pid());
+    assert_eq!(service.ended().code(), Some(0));
+    let heard = service.next();
+    assert!(heard.starts_with("READY=1\nSTATUS=taking mail\nWATCHDOG_USEC=20000000"), "{heard}");
+    let mut reader = io::BufReader::new(waiting);
+    let mut greeting = String::new();
+    io::BufRead::read_line(&mut reader, &mut greeting).unwrap();
+    assert!(greeting.starts_with("220 "), "{greeting}");
+    // It has the service manager's socket for good: also when the listener goes and comes back.
+    kill(new.0, Signal::SIGHUP).unwrap();
+    assert!(service.next().starts_with("RELOADING=1\n"));
+    service.ready();
+    Client::greeted(at).expect("QUIT", "221");
+    kill(new.0, Signal::SIGTERM).unwrap();
+    until("its end", || service.next().starts_with("STOPPING=1\n").then_some(()));
+}
+
 #[test]
 fn a_socket_that_no_listener_wants_keeps_it_from_starting() {
     let sink = recording();

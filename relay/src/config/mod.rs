@@ -130,6 +130,8 @@ pub struct Limits {
     pub message_memory: usize,
     /// `memory`: bytes for the messages of all sessions together; beyond it they spill.
     pub memory: usize,
+    /// `memory_total`: bytes for all that grows with load; none: half of what the host has.
+    pub memory_total: Option<usize>,
     /// `spill`: bytes of spill files in all; beyond it `452 4.3.1`.
     pub spill: u64,
     /// `tls_timeout`: how long a TLS handshake may take.
@@ -154,8 +156,23 @@ pub struct Limits {
     pub spool_attempts: usize,
     /// `limit_keys`: cells in the throttling table.
     pub limit_keys: usize,
+    /// `client_connection_rate`: how often a client may connect.
+    pub client_connection_rate: Option<Rate>,
+    /// `client_message_rate`: how often it may begin a message.
+    pub client_message_rate: Option<Rate>,
+    /// `client_rate_exceptions`: networks whose clients may as often as they like.
+    pub client_rate_exceptions: Vec<IpNet>,
     /// `shutdown_timeout`: how long sessions may finish after SIGTERM.
     pub shutdown_timeout: Duration,
+}
+
+/// So many in a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many, and how many at once; at least 1.
+    pub count: u64,
+    /// In so many milliseconds; at least 1.
+    pub per_ms: u64,
 }
 
 impl Default for Limits {
@@ -166,6 +183,7 @@ impl Default for Limits {
             message_size: 50 * 1024 * 1024,
             message_memory: 256 * 1024,
             memory: 256 * 1024 * 1024,
+            memory_total: None,
             spill: 8 * 1024 * 1024 * 1024,
             tls_timeout: Duration::from_secs(10),
             command_timeout: Duration::from_secs(300),
@@ -177,6 +195,9 @@ impl Default for Limits {
             recipients: 1000,
             spool_attempts: 256,
             limit_keys: 100_000,
+            client_connection_rate: None,
+            client_message_rate: None,
+            client_rate_exceptions: Vec::new(),
             shutdown_timeout: Duration::from_secs(30),
         }
     }

@@ -14,8 +14,8 @@ use wavegate_smtp::Address;
 
 use super::{
     Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
-    Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, ResolverConfig,
-    SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api,
+    Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, Rate, RelayConfig,
+    ResolverConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -214,6 +214,7 @@ fn read_limits(section: Section<'_>) -> Limits {
         message_size: section.size("message_size", d.message_size, KIB..=TIB),
         message_memory: bytes(&section, "message_memory", d.message_memory, KIB..=64 * MIB),
         memory: bytes(&section, "memory", d.memory, MIB..=TIB),
+        memory_total: memory_total(&section),
         spill: section.size("spill", d.spill, MIB..=64 * TIB),
         tls_timeout: section.duration("tls_timeout", d.tls_timeout, TIMEOUT),
         command_timeout: section.duration("command_timeout", d.command_timeout, TIMEOUT),
@@ -225,6 +226,13 @@ fn read_limits(section: Section<'_>) -> Limits {
         recipients: section.integer("recipients", d.recipients, 100..=100_000),
         spool_attempts: section.integer("spool_attempts", d.spool_attempts, 1..=100_000),
         limit_keys: section.integer("limit_keys", d.limit_keys, 1..=10_000_000),
+        client_connection_rate: rate(&section, "client_connection_rate"),
+        client_message_rate: rate(&section, "client_message_rate"),
+        client_rate_exceptions: section
+            .list("client_rate_exceptions", "\"192.0.2.7\"", values::network)
+            .map_or(d.client_rate_exceptions, |list| {
+                list.into_iter().map(|found| found.value).collect()
+            }),
         shutdown_timeout: section.duration("shutdown_timeout", d.shutdown_timeout, TIMEOUT),
     };
     if section.report().errors() == errors {
@@ -232,6 +240,19 @@ fn read_limits(section: Section<'_>) -> Limits {
     }
     section.finish();
     limits
+}
+
+/// The process itself, before anybody connects, takes more than the least.
+const MEMORY_TOTAL: RangeInclusive<u64> = 16 * MIB..=TIB;
+
+fn memory_total(section: &Section<'_>) -> Option<usize> {
+    section.get("memory_total")?;
+    Some(bytes(section, "memory_total", 0, MEMORY_TOTAL))
+}
+
+fn rate(section: &Section<'_>, key: &'static str) -> Option<Rate> {
+    let found = section.parsed(key, "a rate in quotes, such as \"100/min\"", values::rate);
+    found.map(|found| found.value)
 }
 
 fn read_spool(section: Section<'_>) -> SpoolConfig {

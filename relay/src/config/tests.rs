@@ -117,13 +117,18 @@ fn values_in_every_spelling() {
     let relay = SAMPLE.replace(
         "[migration]",
         "[limits]\nmessage_size = '1MB'\nmessage_memory = 65536\ndirect_wait = '1s'\n\
-         command_timeout = '1h'\nmemory = '1GiB'\n[migration]",
+         command_timeout = '1h'\nmemory = '1GiB'\nmemory_total = '2GiB'\n\
+         client_connection_rate = '100/s'\nclient_message_rate = '5/10s'\n[migration]",
     );
     let dir = Dir::new(&[("relay.toml", &relay), ("waves.toml", &plan)]);
     let config = dir.read().unwrap();
     assert_eq!(config.limits.message_size, 1_000_000);
     assert_eq!(config.limits.message_memory, 65_536);
     assert_eq!(config.limits.memory, 1 << 30);
+    assert_eq!(config.limits.memory_total, Some(2 << 30));
+    let rate = |count, per_ms| Some(Rate { count, per_ms });
+    assert_eq!(config.limits.client_connection_rate, rate(100, 1000));
+    assert_eq!(config.limits.client_message_rate, rate(5, 10_000));
     assert_eq!(config.limits.direct_wait, Duration::from_secs(1));
     assert_eq!(config.limits.command_timeout, Duration::from_secs(3600));
     assert_eq!(config.plan.freeze_lead_ms, 120_000);

@@ -10,6 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
+use super::Rate;
 use crate::plan::Timestamp;
 
 /// Longest name of an instance, wave, upstream and so on: they become metric labels.
@@ -67,6 +68,24 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         None if unit == "m" => bad("minutes are min; "),
         None => bad(""),
     }
+}
+
+/// `"100/s"`, `"2000/min"`, `"5/10s"`: so many in a time, 1 s to a day.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    let read = || {
+        let (count, time) = text.split_once('/')?;
+        let count = count.parse().ok().filter(|count| (1..=1_000_000_000).contains(count))?;
+        let one = if time.starts_with(|first: char| first.is_ascii_digit()) { "" } else { "1" };
+        let time = duration(&format!("{one}{time}")).ok()?;
+        let per_ms = u64::try_from(time.as_millis()).ok()?;
+        (1000..=86_400_000).contains(&per_ms).then_some(Rate { count, per_ms })
+    };
+    read().ok_or_else(|| {
+        format!(
+            "{} is not a rate; write so many in a time (1s to 1d), such as \"100/min\" or \"5/10s\"",
+            quote(text)
+        )
+    })
 }
 
 /// A duration as one would write it.

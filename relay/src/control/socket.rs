@@ -55,8 +55,13 @@ pub struct Socket {
 impl Socket {
     /// Binds it. What an earlier process left is taken away, unless somebody answers there.
     pub fn bind(state_dir: &Path) -> Result<Self, SocketError> {
-        let path = state_dir.join(NAME);
-        let fresh = state_dir.join(format!("{NAME}{FRESH}"));
+        Self::bind_as(NAME, state_dir)
+    }
+
+    /// The same under another name.
+    pub fn bind_as(name: &str, state_dir: &Path) -> Result<Self, SocketError> {
+        let path = state_dir.join(name);
+        let fresh = state_dir.join(format!("{name}{FRESH}"));
         let length = path.as_os_str().len();
         let most = PATH_MOST - FRESH.len();
         if length > most {
@@ -84,7 +89,7 @@ impl Socket {
     }
 
     /// The listener, within a runtime.
-    pub(super) fn listener(&self) -> io::Result<tokio::net::UnixListener> {
+    pub(crate) fn listener(&self) -> io::Result<tokio::net::UnixListener> {
         tokio::net::UnixListener::from_std(self.socket.try_clone()?)
     }
 }

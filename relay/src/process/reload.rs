@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,7 +24,7 @@ use crate::{
     plan::Timestamp,
     policy::Condemnation,
     relay::{Generation, Relay},
-    service::Service,
+    service::{Inherited, Service},
     tls,
     upstream::Upstream,
     worker::Workers,
@@ -305,8 +306,25 @@ impl Reloader {
         }
     }
 
+    /// Accepts nobody any more. Blocks.
+    pub(super) fn close_listeners(&self) {
+        let state = self.lock();
+        if let Some(workers) = &state.workers {
+            state.bound.iter().for_each(|one| workers.close(&one.name));
+        }
+    }
+
+    /// The listening sockets, for the next process.
+    pub(super) fn sockets(&self) -> io::Result<Vec<Inherited>> {
+        let copy = |one: &Bound| {
+            let (name, configured) = (one.name.clone(), one.configured);
+            Ok(Inherited { name, configured, passed: false, socket: one.socket.try_clone()? })
+        };
+        self.lock().bound.iter().map(copy).collect()
+    }
+
     /// Ends the workers. Blocks. Who connects from now on is refused by the kernel, rather than
-    /// kept in its queue for nobody.
+    /// kept in its queue for nobody; where another process has the sockets too, it is his.
     pub(super) fn stop(&self, patience: Duration) {
         let (workers, bound) = {
             let mut state = self.lock();

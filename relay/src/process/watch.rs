@@ -27,6 +27,7 @@ pub(super) struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    upgrade: Signal,
 }
 
 impl Signals {
@@ -36,17 +37,19 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 }
 
-/// SIGHUP reloads; SIGTERM and SIGINT stop.
+/// SIGHUP reloads; SIGTERM and SIGINT stop; SIGUSR2 starts the program anew, to take over.
 pub(super) async fn signals(mut signals: Signals, requests: mpsc::Sender<Request>) {
     loop {
         let request = tokio::select! {
             _ = signals.hangup.recv() => Request::Reload(None),
             _ = signals.terminate.recv() => Request::Stop,
             _ = signals.interrupt.recv() => Request::Stop,
+            _ = signals.upgrade.recv() => Request::Upgrade,
         };
         if requests.send(request).await.is_err() {
             return;

@@ -7,6 +7,7 @@ use wavegate_smtp::{BodyFacts, Enhanced, Mail, Rcpt, Reply};
 
 use crate::{
     body::{BodyError, BodyStore, BodyWriter},
+    envelope,
     message::MessageId,
     parcel::Parcel,
 };
@@ -23,13 +24,22 @@ pub(super) struct Collected {
     body: Option<BodyWriter>,
     begun: Option<Instant>,
     bytes: u64,
+    /// Memory of the envelope.
+    weight: usize,
     /// Why the body could not be kept; the rest of it is only counted.
     failed: Option<BodyError>,
 }
 
 impl Collected {
     pub(super) fn new(id: MessageId, mail: Mail) -> Self {
-        Self { id, mail, recipients: Vec::new(), body: None, begun: None, bytes: 0, failed: None }
+        let weight = mail.sender.as_str().len() + size_of::<Self>();
+        let recipients = Vec::new();
+        Self { id, mail, recipients, body: None, begun: None, bytes: 0, weight, failed: None }
+    }
+
+    /// Bytes of memory, without those of the body.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
     }
 
     pub(super) fn recipients(&self) -> usize {
@@ -41,6 +51,7 @@ impl Collected {
     }
 
     pub(super) fn add_recipient(&mut self, rcpt: Rcpt) {
+        self.weight += envelope::weight(&rcpt);
         self.recipients.push(rcpt);
     }
 
@@ -69,7 +80,9 @@ impl Collected {
     /// The whole message, or why it could not be kept.
     pub(super) fn into_parcel(self, facts: BodyFacts) -> Result<Parcel, Reply> {
         match self.body {
-            Some(body) => {
+            Some(mut body) => {
+                // The spool's envelope is a copy, and its bytes are another.
+                body.accompany(self.weight * 3);
                 let Self { mail, recipients, .. } = self;
                 Ok(Parcel { mail, recipients, body: body.finish(), facts })
             }

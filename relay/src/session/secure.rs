@@ -4,6 +4,7 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use super::{Broken, Next, Session};
 use crate::{
+    budget::{self, Level},
     event::{Event, TlsFailure},
     message::Source,
     tls::Acceptor,
@@ -29,8 +30,11 @@ impl HandshakeError {
 }
 
 impl Session {
-    /// What TLS sessions of the listener begin with now.
+    /// What TLS sessions of the listener begin with now; nothing where memory is at its end.
     pub(super) fn acceptor(&self) -> Option<Arc<Acceptor>> {
+        if self.relay.budget.level() == Level::Full {
+            return None;
+        }
         self.relay.look().tls.acceptor(&self.listener.name).cloned()
     }
 
@@ -38,6 +42,8 @@ impl Session {
     /// nobody could understand another word.
     pub(super) async fn secure(&mut self, acceptor: &Acceptor) -> Result<Next, Broken> {
         self.flush().await?;
+        self.tls = budget::HANDSHAKE;
+        self.weigh(0);
         self.deadline.set(self.relay.look().config.limits.tls_timeout);
         let begun = self.stream.begin_server_tls(Arc::clone(&acceptor.config));
         let shaken = match begun {
@@ -58,6 +64,8 @@ impl Session {
                 // What was said before it is forgotten (RFC 3207 4.2).
                 let source = Arc::make_mut(&mut self.source);
                 *source = Source { secured: Some(secured), ..source.unsaid() };
+                self.tls = budget::SECURED;
+                self.weigh(0);
                 self.deadline.set(self.patience());
                 return Ok(Next::Read);
             }

@@ -170,6 +170,12 @@ impl Log {
                     tracing::warn!(%client, reason, suppressed, "a client was turned away");
                 }
             }
+            Event::TransactionRefused { client, reason } => {
+                if let Some(suppressed) = self.admit(&self.refused) {
+                    let reason = reason.as_str();
+                    tracing::warn!(%client, reason, suppressed, "a client is to come back later");
+                }
+            }
             Event::SessionEnded { client, reason } => {
                 tracing::debug!(%client, reason = reason.as_str(), "a session was ended");
             }

@@ -11,7 +11,8 @@ use super::{
     process, spool, waves,
 };
 use crate::{
-    event::{Ended, Outcome, Refused},
+    budget::Use,
+    event::{Busy, Ended, Outcome, Refused},
     event_log::EventLog,
     policy::{FailureKind, PolicyStats, TIME_BUCKETS_NS},
     relay::{Generation, Relay},
@@ -189,6 +190,14 @@ impl Telemetry {
             families.counter("wavegate_connections_refused_total", "Clients turned away at once.");
         for reason in Refused::ALL {
             let value = self.refused[reason as usize].load(Relaxed);
+            family.count(&[("reason", reason.as_str())], value);
+        }
+        let mut family = families.counter(
+            "wavegate_transactions_refused_total",
+            "Messages and recipients that were refused for now before their first byte.",
+        );
+        for reason in Busy::ALL {
+            let value = self.busy[reason as usize].load(Relaxed);
             family.count(&[("reason", reason.as_str())], value);
         }
         let mut family =
@@ -454,6 +463,27 @@ fn policies(families: &mut Families, relay: &Relay) {
     }
 }
 
+/// The budget over everything.
+fn memory(families: &mut Families, relay: &Relay) {
+    let budget = &relay.budget;
+    families
+        .gauge("wavegate_memory_limit_bytes", "Memory for all that grows with load.")
+        .count(&[], budget.limit() as u64);
+    let mut family = families.gauge(
+        "wavegate_memory_charged_bytes",
+        "What of it is in use, by whom: estimates that are never too low.",
+    );
+    for who in Use::ALL {
+        family.count(&[("use", who.as_str())], budget.used_by(who) as u64);
+    }
+    families
+        .gauge(
+            "wavegate_memory_pressure",
+            "0: none; 1: bodies go to files; 2: no new connections; 3: no new messages.",
+        )
+        .count(&[], budget.level() as u64);
+}
+
 /// The table of limits and the places for bodies.
 fn shared(families: &mut Families, relay: &Relay) {
     let limits = relay.limits.stats();
@@ -469,6 +499,7 @@ fn shared(families: &mut Families, relay: &Relay) {
     families
         .counter("wavegate_limits_blocked_total", "Attempts that gave up on a limit.")
         .count(&[], limits.blocked);
+    memory(families, relay);
     families
         .gauge("wavegate_message_memory_bytes", "Memory that holds messages.")
         .count(&[], relay.bodies.memory_used() as u64);

@@ -36,6 +36,13 @@ impl Deadline {
         }
     }
 
+    /// It passes after `time` from now, unless it passes before.
+    pub fn at_most(&mut self, time: Duration) {
+        if self.at > Instant::now() + time {
+            self.set(time);
+        }
+    }
+
     /// Forgets the runtime that it belongs to.
     pub fn detach(&mut self) {
         self.sleep = None;

@@ -114,6 +114,22 @@ impl Relay {
         self.child = spawn(self.folder(), &self.level);
     }
 
+    /// Starts the next process while this one runs: it is to take over. Logs to `log` from now on.
+    pub fn successor(&mut self, arguments: &[&str]) -> Child {
+        let old = self.folder().join(format!("log.{}", self.old_logs));
+        fs::rename(self.folder().join("log"), old).unwrap();
+        self.old_logs += 1;
+        spawn_with(self.folder(), &self.level, &[&["--take-over"], arguments].concat())
+    }
+
+    /// What a process that was to take over is from now on this relay's, once it listens. How the
+    /// one before it ended.
+    pub fn succeeded_by(&mut self, successor: Child) -> ExitStatus {
+        let mut before = std::mem::replace(&mut self.child, successor);
+        self.wait_ready();
+        until("the end of the process before", || before.try_wait().unwrap())
+    }
+
     /// Starts the next process in the same folder, which must end by itself: its exit code and
     /// what it said.
     pub fn restart_fails(&mut self) -> (Option<i32>, String) {
@@ -265,6 +281,11 @@ impl Relay {
         until("the relay's end", || self.child.try_wait().unwrap())
     }
 
+    /// Waits for its end; its folder stays for [`Relay::restart`].
+    pub fn wait_ended(&mut self) -> ExitStatus {
+        until("the relay's end", || self.child.try_wait().unwrap())
+    }
+
     /// Waits for its end.
     pub fn ended(mut self) -> ExitStatus {
         until("the relay's end", || self.child.try_wait().unwrap())
@@ -329,10 +350,15 @@ fn close_to_others(key: &Path) {
 }
 
 fn spawn(folder: &Path, level: &str) -> Child {
+    spawn_with(folder, level, &[])
+}
+
+fn spawn_with(folder: &Path, level: &str, arguments: &[&str]) -> Child {
     let log = File::create(folder.join("log")).unwrap();
     Command::new(binary())
         .args(["run", "--config"])
         .arg(folder.join("relay.toml"))
+        .args(arguments)
         .env("WAVEGATE_LOG", level)
         .env("NO_COLOR", "1")
         .stdin(Stdio::null())
