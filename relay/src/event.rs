@@ -103,6 +103,8 @@ pub enum Event<'a> {
         size: u64,
         /// Where it came from.
         client: IpAddr,
+        /// Where it wanted to go, before it was redirected here.
+        destination: Option<SocketAddr>,
         /// Name of the listener that took it.
         listener: &'a str,
         /// Envelope sender; empty for `<>`.
@@ -498,12 +500,22 @@ pub enum Refused {
     Stopping,
     /// A proxy's header is missing or wrong.
     ProxyHeader,
+    /// It connected to a listener itself to which connections are only redirected.
+    NotRedirected,
+    /// It is this relay itself.
+    Loop,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::TooMany, Self::TooManyFromClient, Self::Stopping, Self::ProxyHeader];
+    pub const ALL: [Self; 6] = [
+        Self::TooMany,
+        Self::TooManyFromClient,
+        Self::Stopping,
+        Self::ProxyHeader,
+        Self::NotRedirected,
+        Self::Loop,
+    ];
 
     /// The name in metrics.
     pub fn as_str(self) -> &'static str {
@@ -512,6 +524,8 @@ impl Refused {
             Self::TooManyFromClient => "too_many_from_client",
             Self::Stopping => "stopping",
             Self::ProxyHeader => "proxy_header",
+            Self::NotRedirected => "not_redirected",
+            Self::Loop => "loop",
         }
     }
 }

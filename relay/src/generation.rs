@@ -101,7 +101,7 @@ pub fn build(
     config: Config,
     policies: Arc<PolicySet>,
     previous: Option<&Generation>,
-    known: &HashMap<SocketAddr, Extensions>,
+    offers: &HashMap<SocketAddr, Extensions>,
     tls: Arc<Loaded>,
 ) -> Generation {
     let hostname: Arc<str> = config.relay.hostname.as_str().into();
@@ -113,9 +113,13 @@ pub fn build(
             .filter(|kept| kept.config == *upstream)
             .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)));
         let upstream = kept.cloned().unwrap_or_else(|| {
-            let known = |address| known.get(&address).copied();
+            let known = |address| offers.get(&address).copied();
             let connector = tls.connector(&upstream.name).cloned();
             let (world, hostname) = (world.clone(), Arc::clone(&hostname));
+            if upstream.original.is_some() {
+                let (config, known) = (upstream.clone(), offers.clone());
+                return Upstream::of_destinations(config, world, hostname, known, connector);
+            }
             Upstream::new(upstream.clone(), world, hostname, &known, connector)
         });
         upstreams.insert(upstream.config.name.as_str().into(), upstream);

@@ -1,6 +1,7 @@
 //! Listening sockets and the counting of clients. Floor 4.
 
 pub mod proxy;
+pub mod redirect;
 
 use std::{
     collections::HashMap,
@@ -132,5 +133,9 @@ pub fn refusal(reason: Refused) -> &'static [u8] {
         }
         Refused::Stopping => b"421 4.3.2 relay is stopping, come back\r\n",
         Refused::ProxyHeader => b"421 4.7.0 a PROXY header is missing or wrong\r\n",
+        Refused::NotRedirected => {
+            b"421 4.4.6 this port takes redirected connections only, not those made to it\r\n"
+        }
+        Refused::Loop => b"421 4.4.6 routing loop: this relay's own connection came back to it\r\n",
     }
 }

@@ -10,7 +10,13 @@ mod secure;
 pub mod stopping;
 
 use std::{
-    cell::RefCell, future::poll_fn, io, net::SocketAddr, pin::Pin, sync::Arc, task::Poll,
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -24,7 +30,7 @@ use crate::{
     config::ListenerConfig,
     event::{Ended, Event},
     handoff,
-    message::Source,
+    message::{Redirected, Source},
     relay::Relay,
     tls::Acceptor,
     world::{Deadline, Stream},
@@ -39,6 +45,9 @@ const RATE_GRACE: Duration = Duration::from_secs(60);
 const STRESS_FACTOR: u32 = 10;
 /// But not shorter than this.
 const STRESS_FLOOR: Duration = Duration::from_secs(5);
+
+/// Clients of this host, in `allow`.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 static STOPPING: Reply = Reply::fixed(421, Enhanced(4, 3, 2), "relay is stopping, come back");
 static TIMEOUT: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "timeout, closing");
@@ -57,6 +66,8 @@ pub struct Client {
     pub stream: Stream,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// Where it wanted to go, before it was redirected here.
+    pub destination: Option<SocketAddr>,
     /// The listener that took it.
     pub listener: Arc<ListenerConfig>,
     /// Protocol settings: those for clients that may relay differ from those for others.
@@ -73,7 +84,23 @@ impl Client {
         let may_relay = settings.config.allow.iter().any(|net| net.contains(&peer.ip()));
         let config = if may_relay { &settings.inside } else { &settings.outside };
         let listener = Arc::clone(&settings.config);
-        Some(Self { stream, peer, listener, settings: Arc::clone(config) })
+        let settings = Arc::clone(config);
+        Some(Self { stream, peer, destination: None, listener, settings })
+    }
+
+    /// The same, if it was redirected here.
+    pub fn redirected(mut self, relay: &Relay, how: Option<Redirected>) -> Self {
+        let Some(how) = how else { return self };
+        self.destination = Some(how.destination);
+        // A client on this host comes from whatever address it would have left by.
+        let is_allowed = |ip: IpAddr| self.listener.allow.iter().any(|net| net.contains(&ip));
+        if how.local && LOOPBACK.into_iter().any(is_allowed) {
+            let generation = relay.look();
+            if let Some(settings) = generation.listener(&self.listener.name) {
+                self.settings = Arc::clone(&settings.inside);
+            }
+        }
+        self
     }
 }
 
@@ -139,13 +166,13 @@ impl From<io::Error> for Broken {
 
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
-        let Client { stream, peer, listener, settings } = client;
+        let Client { stream, peer, destination, listener, settings } = client;
         let mut deadline = Deadline::default();
         deadline.set(relay.look().config.limits.command_timeout);
         Self {
             relay,
             stream,
-            source: Arc::new(Source::new(peer, &listener.name)),
+            source: Arc::new(Source { destination, ..Source::new(peer, &listener.name) }),
             listener,
             server: Server::new(settings),
             message: None,
@@ -304,7 +331,9 @@ impl Session {
                     let source = Arc::make_mut(&mut self.source);
                     source.helo = helo.name.into();
                     source.extended = helo.extended;
-                    self.server.accept_helo(self.relay.look().offered(&self.listener));
+                    let destination = self.source.destination;
+                    let offered = self.relay.look().offered(&self.listener, destination);
+                    self.server.accept_helo(offered);
                 }
                 Step::Mail(mail) => {
                     self.message = Some(Box::new(Collected::new(mail)));

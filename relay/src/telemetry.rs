@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     event::{Ended, Event, Observer, Refused},
     event_log::EventLog,
+    upstream::original,
     world::WallClock,
 };
 pub use ledger::Account;
@@ -158,7 +159,8 @@ impl Telemetry {
             }
             Event::Settled { instance, upstream, recipients, outcome, elapsed, .. } => {
                 self.ledger(*instance).settle(*outcome, *recipients);
-                let upstream = self.upstreams.of(upstream.unwrap_or(NONE));
+                // One for all its destinations: there may be many.
+                let upstream = self.upstreams.of(upstream.map_or(NONE, original::family));
                 upstream.settle(*outcome, *recipients);
                 upstream.handoff.observe(elapsed.as_secs_f64());
             }
@@ -170,7 +172,7 @@ impl Telemetry {
                 self.ledger(*instance).in_doubt.fetch_add(1, Relaxed);
             }
             Event::AttemptRetried { upstream, .. } => {
-                self.upstreams.of(upstream).retried.fetch_add(1, Relaxed);
+                self.upstreams.of(original::family(upstream)).retried.fetch_add(1, Relaxed);
             }
             Event::ReplyLost { delivered: true, .. } => {
                 self.replies_lost_delivered.fetch_add(1, Relaxed);

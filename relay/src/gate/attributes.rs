@@ -29,6 +29,11 @@ pub(super) fn collect(
                     push(&mut attributes, need, secured.version());
                 }
             }
+            "original-destination" => {
+                if let Some(destination) = subject.source.destination {
+                    push(&mut attributes, need, &destination.to_string());
+                }
+            }
             other => {
                 if let Some(wanted) = other.strip_prefix("header:") {
                     let headers = headers.get_or_insert_with(|| parse(subject.headers));

@@ -38,6 +38,10 @@ struct Played {
 /// share one.
 pub(super) fn redirect(number: usize, upstream: &mut UpstreamConfig) {
     upstream.tls = None;
+    if upstream.original.take().is_some() {
+        // Nobody redirects in a rehearsal: where all clients wanted to go is one place.
+        upstream.targets = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 1))];
+    }
     for (place, target) in (1_u16..).zip(&mut upstream.targets) {
         // Of a network in memory nobody but this rehearsal knows.
         let number = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();

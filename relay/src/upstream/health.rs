@@ -146,7 +146,9 @@ impl Upstream {
     fn reason_to_probe(&self, target: usize) -> Option<Reason> {
         let state = self.lock();
         let health = &state.targets[target];
-        let unknown = health.extensions.is_none() && self.config.extensions.is_none();
+        // What a child's destination offers is asked by who is to hear it.
+        let asks = self.config.extensions.is_none() && !self.is_child();
+        let unknown = health.extensions.is_none() && asks;
         if health.ejected { Some(Reason::Ejected) } else { unknown.then_some(Reason::Unknown) }
     }
 
@@ -178,6 +180,13 @@ impl Upstream {
     /// The housekeeping of this upstream: watchers of targets, and the closing of idle
     /// connections. Runs until it is dropped.
     pub async fn housekeeping(self: Arc<Self>) {
+        match self.config.original {
+            None => self.keep_targets().await,
+            Some(_) => self.keep_children().await,
+        }
+    }
+
+    pub(super) async fn keep_targets(self: Arc<Self>) {
         let mut watchers = tokio::task::JoinSet::new();
         for target in 0..self.config.targets.len() {
             watchers.spawn(Arc::clone(&self).watch_target(target));

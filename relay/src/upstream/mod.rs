@@ -7,10 +7,11 @@
 
 pub mod connection;
 pub mod health;
+pub mod original;
 mod rehearsal;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -26,6 +27,7 @@ use wavegate_smtp::Extensions;
 
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
+pub use original::Unplaced;
 pub use rehearsal::RehearsalError;
 
 use crate::{
@@ -53,6 +55,8 @@ pub struct Upstream {
     /// Wakes those who wait until a target may be used again.
     recovered: Notify,
     stats: Stats,
+    /// Of one with many destinations, which has no targets itself.
+    children: Option<original::Children>,
 }
 
 struct State {
@@ -169,6 +173,12 @@ pub struct Lease {
     reused: bool,
 }
 
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.config.name)
+    }
+}
+
 impl Upstream {
     /// An upstream that has not been asked anything yet. `known` are the extensions of its
     /// targets as learned earlier, in the order of the targets.
@@ -179,6 +189,29 @@ impl Upstream {
         known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
         connector: Option<Arc<Connector>>,
     ) -> Arc<Self> {
+        Arc::new(Self::make(config, world, hostname, known, connector))
+    }
+
+    /// One whose mail goes where its client wanted to go. `known` are the extensions of destinations
+    /// as learned earlier.
+    pub fn of_destinations(
+        config: UpstreamConfig,
+        world: World,
+        hostname: Arc<str>,
+        known: HashMap<std::net::SocketAddr, Extensions>,
+        connector: Option<Arc<Connector>>,
+    ) -> Arc<Self> {
+        let children = Some(original::Children::new(known));
+        Arc::new(Self { children, ..Self::make(config, world, hostname, &|_| None, connector) })
+    }
+
+    fn make(
+        config: UpstreamConfig,
+        world: World,
+        hostname: Arc<str>,
+        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
+        connector: Option<Arc<Connector>>,
+    ) -> Self {
         let targets =
             config.targets.iter().map(|address| TargetHealth::new(*address, known(*address)));
         let state = State {
@@ -189,7 +222,7 @@ impl Upstream {
             waiters: VecDeque::new(),
             retired: false,
         };
-        Arc::new(Self {
+        Self {
             config,
             connector,
             tls: Arc::default(),
@@ -199,7 +232,8 @@ impl Upstream {
             wake_watchers: Notify::new(),
             recovered: Notify::new(),
             stats: Stats::default(),
-        })
+            children: None,
+        }
     }
 
     /// What every target that ever answered offers, unless the configuration says; none when no
@@ -209,9 +243,9 @@ impl Upstream {
             .or_else(|| health::common_extensions(&self.lock().targets))
     }
 
-    /// Whether no target may be tried now.
+    /// Whether no target may be tried now. One with many destinations never is: each is for itself.
     pub fn is_down(&self) -> bool {
-        self.lock().targets.iter().all(TargetHealth::is_ejected)
+        self.children.is_none() && self.lock().targets.iter().all(TargetHealth::is_ejected)
     }
 
     /// A connection: an idle one, a new one, or the next that comes free before `deadline`.
@@ -316,6 +350,10 @@ impl Upstream {
 
     /// Figures for telemetry.
     pub fn status(&self) -> UpstreamStatus {
+        self.with_children(self.own_status())
+    }
+
+    fn own_status(&self) -> UpstreamStatus {
         let state = self.lock();
         let stats = &self.stats;
         UpstreamStatus {
@@ -344,11 +382,13 @@ impl Upstream {
         drop(state);
         self.recovered.notify_waiters();
         idle.into_iter().for_each(Connection::quit);
+        self.all_children().iter().for_each(|child| child.retire());
     }
 
     /// In force again, after a generation was given up.
     pub fn revive(&self) {
         self.lock().retired = false;
+        self.all_children().iter().for_each(|child| child.revive());
     }
 
     /// Closes connections that have been idle for longer than `idle_timeout`.

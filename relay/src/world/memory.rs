@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
 
-use super::{BootClock, BoxFuture, Entropy, Network, Stream, WallClock, World};
+use super::{BootClock, BoxFuture, Entropy, Network, Opening, Stream, WallClock, World};
 use crate::plan::Timestamp;
 
 /// Bytes that a pipe holds in each direction.
@@ -86,7 +86,7 @@ impl MemoryNetwork {
 }
 
 impl Network for MemoryNetwork {
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<(Stream, Option<Opening>)>> {
         Box::pin(async move {
             let listener = self
                 .listeners
@@ -97,7 +97,7 @@ impl Network for MemoryNetwork {
                 .ok_or(io::ErrorKind::ConnectionRefused)?;
             let (near, far) = tokio::io::duplex(PIPE);
             listener.send(far).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
-            Ok(Stream::Memory(near))
+            Ok((Stream::Memory(near), None))
         })
     }
 }
@@ -114,6 +114,7 @@ impl World {
             clock: Arc::clone(&clock) as _,
             boot: clock,
             network: Arc::new(network),
+            openings: Arc::default(),
             entropy: Arc::new(Entropy::new(seed)),
         }
     }

@@ -5,6 +5,7 @@
 //! `tokio::time::Instant`, which tests can pause; nothing else may be asked for the time.
 
 pub mod memory;
+pub mod opening;
 pub mod stream;
 pub mod timer;
 pub mod tls;
@@ -20,6 +21,7 @@ use std::{
     },
 };
 
+pub use opening::{Opening, Openings};
 pub use stream::Stream;
 pub use timer::Deadline;
 pub use tls::TlsError;
@@ -48,8 +50,9 @@ pub trait BootClock: Send + Sync {
 
 /// Outgoing connections. (Listening sockets are made by `listener`, which also takes streams.)
 pub trait Network: Send + Sync {
-    /// Connects to `address`. The caller bounds the time.
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>>;
+    /// Connects to `address`. The caller bounds the time, and keeps the opening, where there is one,
+    /// until the other side has greeted.
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<(Stream, Option<Opening>)>>;
 }
 
 /// Everything from outside, shared by the whole process.
@@ -61,6 +64,8 @@ pub struct World {
     pub boot: Arc<dyn BootClock>,
     /// Outgoing connections.
     pub network: Arc<dyn Network>,
+    /// Those of them that are being opened.
+    pub openings: Arc<Openings>,
     /// Where random numbers come from.
     pub entropy: Arc<Entropy>,
 }
@@ -68,10 +73,12 @@ pub struct World {
 impl World {
     /// The real one.
     pub fn real() -> Self {
+        let openings = Arc::new(Openings::default());
         Self {
             clock: Arc::new(SystemClock),
             boot: Arc::new(SystemBoot),
-            network: Arc::new(TcpNetwork),
+            network: Arc::new(TcpNetwork(Arc::clone(&openings))),
+            openings,
             entropy: Arc::new(Entropy::new(getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15))),
         }
     }
@@ -115,14 +122,19 @@ fn uptime(text: &str) -> Option<u64> {
 }
 
 /// The machine's network.
-pub struct TcpNetwork;
+pub struct TcpNetwork(Arc<Openings>);
 
 impl Network for TcpNetwork {
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<(Stream, Option<Opening>)>> {
         Box::pin(async move {
-            let stream = tokio::net::TcpStream::connect(address).await?;
+            let (stream, opening) = self.0.connect(address)?;
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            stream.writable().await?;
+            if let Some(error) = stream.take_error()? {
+                return Err(error);
+            }
             stream.set_nodelay(true)?;
-            Ok(Stream::Tcp(stream))
+            Ok((Stream::Tcp(stream), Some(opening)))
         })
     }
 }
