@@ -125,8 +125,7 @@ pub fn ask(
         instance: view,
         attributes: &attributes,
     };
-    // A notification of the relay itself does not go where the mail wanted to go that it reports on.
-    let destination = subject.source.destination.filter(|_| subject.on_behalf.is_none());
+    let destination = subject.source.destination;
     let mut gate = Gate { relay, generation, plan, transaction, destination, notes };
     let verdict = gate.freeze().unwrap_or_else(|| gate.route_and_throttle());
     Answer { instance, verdict }

@@ -325,6 +325,32 @@ fn a_wave_moves_an_instance_and_what_goes_back_goes_where_it_wanted_to() {
     assert_eq!(mail(), (1, 2, 3));
 }
 
+#[test]
+fn notifications_and_mail_that_was_not_redirected_go_to_the_fallback() {
+    let Some(net) = Net::make("fallback") else { return };
+    let one = server(&net.one, plain());
+    one.set_faults(faults_of(&["rcpt:*=550 5.1.1 no such user"]));
+    let cloud = within(&net.two, || sink_at(CLOUD.parse().unwrap(), Extensions::default(), &[]));
+    let text = config("extensions = []\nfallback = \"cloud\"\nhandoff = \"queued\"")
+        + "[[listener]]\nname = \"plain\"\naddress = \"127.0.0.1:2526\"\n";
+    let relay =
+        within(&net.relay, || Relay::start_with(&text, &[("waves.toml", INSTANCES.as_bytes())]));
+    apply(&net, &relay, RELAY_USER);
+    // Of an instance, and of none.
+    for (number, sender) in [(1, "a@acme.example"), (2, "a@nobody.example")] {
+        let said = send(&net, ONE_4, sender, "refused");
+        assert!(said.starts_with("250 2.0.0 queued as "), "{said}");
+        assert!(cloud.wait_messages(number, PATIENCE));
+        let notification = cloud.messages().pop().unwrap();
+        assert_eq!((&*notification.from, &*notification.to[0].address), ("", sender));
+    }
+    let mut client = within(&net.relay, || Client::greeted("127.0.0.1:2526".parse().unwrap()));
+    client.expect("EHLO client.example", "250");
+    assert!(client.small().starts_with("250"));
+    assert!(cloud.wait_messages(3, PATIENCE));
+    assert_eq!(one.counts().messages, 0);
+}
+
 /// An order, as an operator gives it.
 fn order(relay: &Relay, line: &str) -> (i32, String) {
     let mut command = Command::new(binary());

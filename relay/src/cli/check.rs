@@ -222,7 +222,10 @@ fn print(findings: &Findings, out: &mut dyn Write) -> io::Result<()> {
         field(out, label("listeners", index), text)?;
     }
     for (index, one) in summary.upstreams.iter().enumerate() {
-        let text = format!("{} at {}", one.name, list(&one.targets));
+        let text = match &one.targets[..] {
+            [] => format!("{} where the client wanted to go", one.name),
+            targets => format!("{} at {}", one.name, list(targets)),
+        };
         field(out, label("upstreams", index), text)?;
     }
     for (index, one) in summary.policies.iter().enumerate() {

@@ -125,7 +125,7 @@ fn ports(section: &Section<'_>) -> Vec<u16> {
             Some(port) => ports.push(port),
         }
     }
-    if section.empty_list("redirect_ports").is_some() {
+    if ports.is_empty() && elements.is_empty() {
         value.error("is empty; leave it out for 25, or give the ports that clients connect to");
     }
     ports
@@ -138,6 +138,7 @@ fn check_address(section: &Section<'_>, address: SocketAddr, traffic: Traffic) {
     let port = address.port();
     if port == 0 {
         value.error("has port 0, which no rule can redirect to; give a port of your choice");
+        return;
     }
     let reached = address.ip().is_unspecified()
         || (traffic == Traffic::Local && address.ip().is_loopback())

@@ -11,31 +11,31 @@ use nix::sched::{CloneFlags, setns};
 use wavegate_tests::tool;
 
 /// The servers, as clients name them.
-pub const ONE_4: &str = "10.77.2.2:25";
-pub const ONE_6: &str = "[fd77:2::2]:25";
-pub const TWO_4: &str = "10.77.3.2:25";
-pub const TWO_6: &str = "[fd77:3::2]:25";
+pub(crate) const ONE_4: &str = "10.77.2.2:25";
+pub(crate) const ONE_6: &str = "[fd77:2::2]:25";
+pub(crate) const TWO_4: &str = "10.77.3.2:25";
+pub(crate) const TWO_6: &str = "[fd77:3::2]:25";
 /// Where mail moves to, on the second server's host.
-pub const CLOUD: &str = "10.77.3.2:2600";
+pub(crate) const CLOUD: &str = "10.77.3.2:2600";
 /// The relay's own port, as its clients could name it.
-pub const RELAY_4: &str = "10.77.1.1:2525";
+pub(crate) const RELAY_4: &str = "10.77.1.1:2525";
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// One host, by the name of its namespace.
-pub struct Host(String);
+pub(crate) struct Host(String);
 
 /// All of them. They go when it is dropped.
-pub struct Net {
-    pub client: Host,
-    pub relay: Host,
-    pub one: Host,
-    pub two: Host,
+pub(crate) struct Net {
+    pub(crate) client: Host,
+    pub(crate) relay: Host,
+    pub(crate) one: Host,
+    pub(crate) two: Host,
 }
 
 impl Net {
     /// None where this machine is to do without (`nft` or `ip` in `WAVEGATE_SKIP`).
-    pub fn make(name: &str) -> Option<Self> {
+    pub(crate) fn make(name: &str) -> Option<Self> {
         tool::require("ip")?;
         tool::require("nft")?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -93,7 +93,7 @@ fn ip(arguments: &[&str]) {
 }
 
 /// Does something on a host. Sockets, threads and processes that it makes are and stay there.
-pub fn within<T: Send>(host: &Host, act: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn within<T: Send>(host: &Host, act: impl FnOnce() -> T + Send) -> T {
     let namespace = File::open(format!("/run/netns/{}", host.0)).unwrap();
     let act = move || {
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();

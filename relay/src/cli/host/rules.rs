@@ -32,6 +32,14 @@ impl FromStr for User {
     }
 }
 
+impl User {
+    /// As nftables reads it: a name that has a hyphen, too.
+    fn quoted(&self) -> String {
+        let is_number = self.0.bytes().all(|b| b.is_ascii_digit());
+        if is_number { self.0.clone() } else { format!("\"{}\"", self.0) }
+    }
+}
+
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -112,7 +120,7 @@ impl fmt::Display for Rules<'_> {
             writeln!(f, "    # What this host sends itself, but for the relay.")?;
             writeln!(f, "    chain output {{")?;
             writeln!(f, "        type nat hook output priority -100; policy accept;")?;
-            writeln!(f, "        meta skuid {} return", self.user)?;
+            writeln!(f, "        meta skuid {} return", self.user.quoted())?;
             writeln!(f, "        fib daddr type local return")?;
             for one in self.listeners.iter().filter(|one| one.redirect.traffic.is_local()) {
                 one.write(f, |family| Some(vec![family.any()]))?;
@@ -240,7 +248,7 @@ table inet wavegate {
     # What this host sends itself, but for the relay.
     chain output {
         type nat hook output priority -100; policy accept;
-        meta skuid mail-relay return
+        meta skuid "mail-relay" return
         fib daddr type local return
         # listener listener-1
         meta nfproto ipv4 tcp dport { 25, 587 } redirect to :2525
@@ -282,6 +290,7 @@ table inet wavegate {
         for good in ["wavegate", "_wave", "65534", "a.b-c_d"] {
             assert_eq!(good.parse::<User>().unwrap().to_string(), good);
         }
+        assert_eq!(User("65534".into()).quoted(), "65534");
         for bad in ["", "a b", "x;y", "-x", "a\nb", &"x".repeat(33)] {
             assert!(bad.parse::<User>().is_err(), "{bad:?}");
         }
