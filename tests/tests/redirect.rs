@@ -245,6 +245,26 @@ fn loops_and_direct_connections_are_refused() {
 }
 
 #[test]
+fn an_upstream_that_is_this_relay_is_a_loop() {
+    let Some(net) = Net::make("self") else { return };
+    let own = "10.77.2.1:2526";
+    let text = config("extensions = []")
+        .replace("before = \"today\"", "before = \"cloud\"")
+        .replace(&format!("\"{CLOUD}\"]"), &format!("\"{own}\"]\nhandoff = \"direct\""))
+        + "[[listener]]\nname = \"plain\"\naddress = \"0.0.0.0:2526\"\n";
+    let relay =
+        within(&net.relay, || Relay::start_with(&text, &[("waves.toml", INSTANCES.as_bytes())]));
+    let mut client = within(&net.relay, || Client::greeted("127.0.0.1:2526".parse().unwrap()));
+    client.expect("EHLO client.example", "250");
+    let said = client.small();
+    assert!(said.starts_with("451 4.4.1") && said.contains("came back to this relay"), "{said}");
+    assert!(metrics(&net).value("connections_refused_total{reason=\"loop\"}") >= 1.0);
+    // Others on this host, whose port and address may be like those of its own connections.
+    assert!(greeting(&net.relay, own).starts_with(RELAY));
+    assert!(relay.log().contains("reason=\"loop\""), "{}", relay.log());
+}
+
+#[test]
 fn rules_are_printed_applied_and_taken_away() {
     let Some(net) = Net::make("rules") else { return };
     let one = server(&net.one, plain());
