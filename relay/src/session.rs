@@ -10,13 +10,7 @@ mod secure;
 pub mod stopping;
 
 use std::{
-    cell::RefCell,
-    future::poll_fn,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    pin::Pin,
-    sync::Arc,
-    task::Poll,
+    cell::RefCell, future::poll_fn, io, net::SocketAddr, pin::Pin, sync::Arc, task::Poll,
     time::Duration,
 };
 
@@ -45,9 +39,6 @@ const RATE_GRACE: Duration = Duration::from_secs(60);
 const STRESS_FACTOR: u32 = 10;
 /// But not shorter than this.
 const STRESS_FLOOR: Duration = Duration::from_secs(5);
-
-/// Clients of this host, in `allow`.
-const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 static STOPPING: Reply = Reply::fixed(421, Enhanced(4, 3, 2), "relay is stopping, come back");
 static TIMEOUT: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "timeout, closing");
@@ -92,9 +83,7 @@ impl Client {
     pub fn redirected(mut self, relay: &Relay, how: Option<Redirected>) -> Self {
         let Some(how) = how else { return self };
         self.destination = Some(how.destination);
-        // A client on this host comes from whatever address it would have left by.
-        let is_allowed = |ip: IpAddr| self.listener.allow.iter().any(|net| net.contains(&ip));
-        if how.local && LOOPBACK.into_iter().any(is_allowed) {
+        if how.local && self.listener.allows_local() {
             let generation = relay.look();
             if let Some(settings) = generation.listener(&self.listener.name) {
                 self.settings = Arc::clone(&settings.inside);

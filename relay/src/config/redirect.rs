@@ -1,7 +1,7 @@
 //! Redirected traffic: what `[[listener]]` and `[[upstream]]` say of it, and what must hold between
 //! them. Floor 1.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -285,7 +285,15 @@ pub(super) fn fallbacks(draft: &Draft) -> impl Iterator<Item = &Located<String>>
     draft.upstreams.iter().filter_map(|(_, places)| places.original.fallback.as_ref())
 }
 
+/// What clients on this host come from, in `allow`, whatever address they would have left by.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
 impl ListenerConfig {
+    /// Whether a client on this host may relay that was redirected here.
+    pub fn allows_local(&self) -> bool {
+        self.allow.iter().any(|network| LOOPBACK.iter().any(|own| network.contains(own)))
+    }
+
     /// Whether mail that comes in here may go to this upstream.
     pub fn reaches(&self, upstream: &str) -> bool {
         self.upstreams.is_empty() || self.upstreams.iter().any(|name| name == upstream)

@@ -117,13 +117,16 @@ impl fmt::Display for Rules<'_> {
             writeln!(f, "    }}")?;
         }
         if self.listeners.iter().any(|one| one.redirect.traffic.is_local()) {
-            writeln!(f, "    # What this host sends itself, but for the relay.")?;
+            writeln!(
+                f,
+                "    # What this host sends itself, if `allow` lets it relay, but for the relay."
+            )?;
             writeln!(f, "    chain output {{")?;
             writeln!(f, "        type nat hook output priority -100; policy accept;")?;
             writeln!(f, "        meta skuid {} return", self.user.quoted())?;
             writeln!(f, "        fib daddr type local return")?;
             for one in self.listeners.iter().filter(|one| one.redirect.traffic.is_local()) {
-                one.write(f, |family| Some(vec![family.any()]))?;
+                one.write(f, |family| local_from(one.config, family))?;
             }
             writeln!(f, "    }}")?;
         }
@@ -147,7 +150,7 @@ impl Listener<'_> {
             }
             let to = family.of(&self.to);
             let Some(from) = from(family) else {
-                writeln!(f, "        # {}: `allow` names nobody else's network", family.name())?;
+                writeln!(f, "        # {}: `allow` names no such clients", family.name())?;
                 continue;
             };
             if to.is_empty() && !self.to.is_empty() {
@@ -170,6 +173,15 @@ fn forwarded_from(listener: &ListenerConfig, family: Family) -> Option<Vec<IpNet
     let networks = family.of(&listener.allow).into_iter();
     let others: Vec<_> = networks.filter(|network| !network.addr().is_loopback()).collect();
     (!others.is_empty()).then_some(others)
+}
+
+/// Whose connections are redirected that this host sends: all, where `allow` lets clients on this host
+/// relay; else those from an address of its own that `allow` names.
+fn local_from(listener: &ListenerConfig, family: Family) -> Option<Vec<IpNet>> {
+    match listener.allows_local() {
+        true => Some(vec![family.any()]),
+        false => forwarded_from(listener, family),
+    }
 }
 
 impl Family {
@@ -230,6 +242,8 @@ mod tests {
         allow = ['10.0.0.0/8', '10.1.0.0/16', '::1', '127.0.0.0/8']\n\
         [[listener]]\nname = 'four'\naddress = '127.0.0.1:2526'\nmode = 'redirect'\n\
         redirect_ports = [465]\nredirect_traffic = 'local'\nupstreams = ['some']\n\
+        [[listener]]\naddress = '[::]:2527'\nmode = 'redirect'\nallow = ['192.0.2.1']\n\
+        redirect_ports = [26]\nredirect_traffic = 'local'\n\
         [[upstream]]\nname = 'any'\ntype = 'original-destination'\ndefault = true\n\
         [[upstream]]\nname = 'some'\ntype = 'original-destination'\n\
         networks = ['198.51.100.0/24', '2001:db8::/32']\n";
@@ -243,9 +257,9 @@ table inet wavegate {
         fib daddr type local return
         # listener listener-1
         meta nfproto ipv4 ip saddr { 10.0.0.0/8 } tcp dport { 25, 587 } redirect to :2525
-        # IPv6: `allow` names nobody else's network
+        # IPv6: `allow` names no such clients
     }
-    # What this host sends itself, but for the relay.
+    # What this host sends itself, if `allow` lets it relay, but for the relay.
     chain output {
         type nat hook output priority -100; policy accept;
         meta skuid "mail-relay" return
@@ -255,6 +269,9 @@ table inet wavegate {
         meta nfproto ipv6 tcp dport { 25, 587 } redirect to :2525
         # listener four
         meta nfproto ipv4 ip daddr { 198.51.100.0/24 } tcp dport { 465 } redirect to :2526
+        # listener listener-3
+        meta nfproto ipv4 ip saddr { 192.0.2.1/32 } tcp dport { 26 } redirect to :2527
+        # IPv6: `allow` names no such clients
     }
 }
 "#;
