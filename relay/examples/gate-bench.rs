@@ -16,6 +16,7 @@ use wavegate::{
     event::Silent,
     gate::{self, Subject},
     generation::{self, Surroundings},
+    message::Source,
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
     queue::Queue,
@@ -64,12 +65,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plan = relay.waves.current();
     let set = &generation.policies;
     let recipients = ["someone@dest.example"];
+    let source = Source {
+        helo: "mta.mkt.acme.example".to_owned(),
+        ..Source::new(([127, 0, 0, 1], 4711).into(), "listener-1")
+    };
     let subject = Subject {
         id: "1KFCWC94AJ4G4Q61",
-        client: [127, 0, 0, 1].into(),
-        listener: "listener-1",
-        helo: "mta.mkt.acme.example",
-        secured: None,
+        source: &source,
         sender: "bounce-4711@mkt.acme.example",
         sender_domain: "mkt.acme.example",
         recipients: &recipients,
@@ -81,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let record = Transaction {
         id: subject.id,
         now: NOW,
-        client: subject.client,
+        client: subject.source.client,
         sender: subject.sender,
         recipients: subject.recipients,
         size: subject.size,

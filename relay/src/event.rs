@@ -155,6 +155,24 @@ pub enum Event<'a> {
         /// Why.
         error: &'a str,
     },
+    /// An upstream was asked about a recipient.
+    RecipientVerified {
+        /// The upstream.
+        upstream: &'a str,
+        /// The message that is to come.
+        id: MessageId,
+        /// What it said.
+        reply: &'a Reply,
+    },
+    /// An upstream could not be asked about a recipient, which was taken.
+    RecipientUnverified {
+        /// The upstream.
+        upstream: &'a str,
+        /// The message that is to come.
+        id: MessageId,
+        /// Why.
+        error: &'a str,
+    },
     /// A message is in the spool and stays there until somebody lets it go.
     Held {
         /// Its instance.

@@ -27,6 +27,7 @@ use crate::{
     plan::{Origin, Timestamp},
     policy::{Hook, PolicyFailure},
     relay::{Generation, Relay, with_policies},
+    replies::relay_reply,
     scheduler::Wait,
     upstream::{Unplaced, Upstream, original},
     waves::{InstanceState, PlanState},
@@ -198,11 +199,8 @@ impl Gate<'_> {
             }
             Unmatched::Refuse => {
                 self.note("-", "freeze", || "refuse: mail of no instance".to_owned());
-                Some(Verdict::Refuse(Reply::fixed(
-                    550,
-                    Enhanced(5, 7, 1),
-                    "this relay does not know the instance of this mail",
-                )))
+                let text = "this relay does not know the instance of this mail";
+                Some(Verdict::Refuse(relay_reply(550, Enhanced(5, 7, 1), text)))
             }
         }
     }
@@ -436,12 +434,4 @@ fn to_reply(reply: &PolicyReply) -> Reply {
     let class = class.unwrap_or(if reply.code >= 500 { 5 } else { 4 });
     let enhanced = Enhanced(class, parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     relay_reply(reply.code, enhanced, &reply.text)
-}
-
-/// A reply of one line; what cannot be in one is escaped.
-pub fn relay_reply(code: u16, enhanced: Enhanced, text: &str) -> Reply {
-    let clean: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect();
-    let fallback = || Reply::fixed(451, Enhanced(4, 3, 0), "try again later");
-    Reply::new(code, Some(enhanced), clean).unwrap_or_else(|_| fallback())
 }

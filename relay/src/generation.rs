@@ -14,12 +14,13 @@ use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig, S
 
 use crate::{
     body::BodyStore,
-    config::{self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, TlsMode},
+    config::{self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, TlsMode, Verify},
     event::Observer,
     limits::Limits,
     policy::{Hook, PolicyHost, PolicySet},
     queue::Queue,
     relay::{Generation, ListenerSettings, Relay},
+    replies,
     tls::Loaded,
     upstream::Upstream,
     waves::Waves,
@@ -91,6 +92,7 @@ pub fn load_policies(host: &PolicyHost, config: &Config) -> Result<Arc<PolicySet
         })
         .collect();
     config::check_hooks(config, &hooks)?;
+    config::check_needs(config, set.policies().iter().map(|policy| policy.needs()))?;
     Ok(set)
 }
 
@@ -137,6 +139,7 @@ pub fn build(
         })
         .collect();
     Generation {
+        verifies: config.upstreams.iter().any(|one| one.verify == Verify::Rcpt),
         number: previous.map_or(1, |previous| previous.number + 1),
         scopes: policies.policies().iter().map(|policy| policy.name().into()).collect(),
         config: Arc::new(config),
@@ -172,5 +175,6 @@ fn session_config(config: &Config, tls: Option<&ListenerTls>, may_relay: bool) -
             },
             _ => StartTls::Unavailable,
         },
+        mark: replies::MARK,
     }
 }

@@ -4,8 +4,11 @@
 //! Nothing is promised here before the upstream has promised or the spool has synced it.
 
 mod direct;
+mod verify;
 
 use std::{net::SocketAddr, sync::Arc};
+
+pub use verify::verify;
 
 use tokio::time::Instant;
 use wavegate_smtp::{Enhanced, Reply};
@@ -16,12 +19,13 @@ use crate::{
     delivery,
     envelope::{Envelope, LastWord, Progress},
     event::{Event, Outcome},
-    gate::{self, Subject, attributes, relay_reply},
+    gate::{self, Subject, attributes},
     message::{MessageId, Source, Trace},
     parcel::{Message, Parcel},
     plan::Timestamp,
     queue::NewMessage,
     relay::{Generation, Relay},
+    replies::relay_reply,
     scheduler::Wait,
     spool::{Receipt, SpoolError},
     waves::{InstanceState, PlanState},
@@ -76,12 +80,12 @@ struct Incoming<'a> {
 pub async fn deliver(
     relay: &Arc<Relay>,
     source: &Arc<Source>,
+    id: MessageId,
     parcel: Parcel,
     patience: &mut Deadline,
 ) -> Handed {
     let begun = Instant::now();
     let now = relay.waves.now();
-    let id = MessageId::new(now, relay.world.entropy.next());
     let generation = relay.generation();
     let plan = relay.waves.current_owned();
     let Answer { instance, verdict } = ask(relay, &generation, &plan, source, &parcel, id, now);

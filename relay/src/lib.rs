@@ -7,6 +7,7 @@
 // Floor 0: plain values and pure functions.
 pub mod plan;
 pub mod message;
+pub mod replies;
 pub mod envelope;
 pub mod notification;
 pub mod decision;

@@ -129,13 +129,15 @@ impl Drop for Counted {
 pub fn refusal(reason: Refused) -> &'static [u8] {
     match reason {
         Refused::TooMany | Refused::TooManyFromClient => {
-            b"421 4.7.0 too many connections, try again later\r\n"
+            b"421 4.7.0 wavegate: too many connections, try again later\r\n"
         }
-        Refused::Stopping => b"421 4.3.2 relay is stopping, come back\r\n",
-        Refused::ProxyHeader => b"421 4.7.0 a PROXY header is missing or wrong\r\n",
+        Refused::Stopping => b"421 4.3.2 wavegate: relay is stopping, come back\r\n",
+        Refused::ProxyHeader => b"421 4.7.0 wavegate: a PROXY header is missing or wrong\r\n",
         Refused::NotRedirected => {
-            b"421 4.4.6 this port takes redirected connections only, not those made to it\r\n"
+            b"421 4.4.6 wavegate: this port takes redirected connections only, not those made to it\r\n"
         }
-        Refused::Loop => b"421 4.4.6 routing loop: this relay's own connection came back to it\r\n",
+        Refused::Loop => {
+            b"421 4.4.6 wavegate: routing loop: this relay's own connection came back to it\r\n"
+        }
     }
 }

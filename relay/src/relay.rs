@@ -48,6 +48,8 @@ pub struct Generation {
     pub listeners: HashMap<String, ListenerSettings>,
     /// Certificates and keys.
     pub tls: Arc<Loaded>,
+    /// An upstream wants to be asked about recipients.
+    pub verifies: bool,
 }
 
 /// What all sessions share.
@@ -113,6 +115,11 @@ impl Generation {
             .with(Extension::Chunking)
             .with(Extension::EnhancedStatusCodes)
             .with_size(Some(size))
+    }
+
+    /// Whether an upstream wants to be asked about recipients.
+    pub fn verifies(&self) -> bool {
+        self.verifies
     }
 
     /// A listener by name.

@@ -7,6 +7,7 @@
 
 mod collect;
 mod secure;
+mod verify;
 pub mod stopping;
 
 use std::{
@@ -18,14 +19,15 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{BodyFacts, Closing, Enhanced, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{BodyFacts, Closing, Enhanced, Rcpt, Reply, Server, ServerConfig, Step};
 
 use crate::{
     config::ListenerConfig,
     event::{Ended, Event},
     handoff,
-    message::{Redirected, Source},
+    message::{MessageId, Redirected, Source},
     relay::Relay,
+    replies::relay_reply,
     tls::Acceptor,
     world::{Deadline, Stream},
 };
@@ -43,9 +45,9 @@ const STRESS_FLOOR: Duration = Duration::from_secs(5);
 static STOPPING: Reply = Reply::fixed(421, Enhanced(4, 3, 2), "relay is stopping, come back");
 static TIMEOUT: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "timeout, closing");
 static SLOW: Reply = Reply::fixed(421, Enhanced(4, 4, 2), "too slow, closing");
-static NO_TLS: Reply = Reply::fixed(454, Enhanced(4, 7, 0), "TLS is not available now");
+static NO_TLS: Reply = Reply::fixed(454, Enhanced(4, 7, 0), "wavegate: TLS is not available now");
 static TOO_MANY: Reply =
-    Reply::fixed(452, Enhanced(4, 5, 3), "too many recipients; send the rest again");
+    Reply::fixed(452, Enhanced(4, 5, 3), "wavegate: too many recipients; send the rest again");
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
@@ -135,6 +137,7 @@ struct Session {
 enum Next {
     Read,
     HandOff(BodyFacts),
+    Verify(Box<Rcpt>),
     Secure(Arc<Acceptor>),
     Close,
 }
@@ -187,6 +190,7 @@ impl Session {
             let step = match next {
                 Next::Read => self.flush_and_read().await,
                 Next::HandOff(facts) => Ok(self.hand_off(facts).await),
+                Next::Verify(rcpt) => Box::pin(self.verify(*rcpt)).await,
                 Next::Secure(acceptor) => Box::pin(self.secure(&acceptor)).await,
                 Next::Close => break,
             };
@@ -325,14 +329,21 @@ impl Session {
                     self.server.accept_helo(offered);
                 }
                 Step::Mail(mail) => {
-                    self.message = Some(Box::new(Collected::new(mail)));
-                    self.server.accept();
+                    let id =
+                        MessageId::new(self.relay.waves.now(), self.relay.world.entropy.next());
+                    self.message = Some(Box::new(Collected::new(id, mail)));
+                    let text = format!("id {id}");
+                    self.server.reply(&relay_reply(250, Enhanced(2, 1, 0), &text));
                 }
                 Step::Rcpt(rcpt) => match &mut self.message {
                     Some(message)
                         if message.recipients() >= self.relay.look().config.limits.recipients =>
                     {
                         self.server.reply(&TOO_MANY);
+                    }
+                    Some(_) if self.relay.look().verifies() => {
+                        self.pending.extend_from_slice(&input[at..]);
+                        return Ok(Next::Verify(Box::new(rcpt)));
                     }
                     Some(message) => {
                         message.add_recipient(rcpt);
@@ -392,11 +403,12 @@ impl Session {
         let Some(message) = self.message.take() else {
             unreachable!("a message that ended had begun")
         };
+        let id = message.id;
         // Boxed, so that a session that waits for commands is small.
         let handed = match message.into_parcel(facts) {
             Ok(parcel) => {
                 let deadline = &mut self.deadline;
-                Box::pin(handoff::deliver(&self.relay, &self.source, parcel, deadline)).await
+                Box::pin(handoff::deliver(&self.relay, &self.source, id, parcel, deadline)).await
             }
             Err(refusal) => handoff::Handed::refused(refusal),
         };

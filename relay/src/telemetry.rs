@@ -174,6 +174,17 @@ impl Telemetry {
             Event::AttemptRetried { upstream, .. } => {
                 self.upstreams.of(original::family(upstream)).retried.fetch_add(1, Relaxed);
             }
+            Event::RecipientVerified { upstream, reply, .. } => {
+                let counts = self.upstreams.of(upstream);
+                let verified = match reply.is_positive() {
+                    true => &counts.verified.taken,
+                    false => &counts.verified.refused,
+                };
+                verified.fetch_add(1, Relaxed);
+            }
+            Event::RecipientUnverified { upstream, .. } => {
+                self.upstreams.of(original::family(upstream)).verified.unanswered.fetch_add(1, Relaxed);
+            }
             Event::ReplyLost { delivered: true, .. } => {
                 self.replies_lost_delivered.fetch_add(1, Relaxed);
             }

@@ -28,7 +28,7 @@ fn sending(sim: &Arc<Sim>, mut sender: Sender, name: String) -> JoinHandle<(Stri
 
 /// The spool has it.
 fn is_queued(reply: &str) -> bool {
-    reply.starts_with("250 2.0.0 queued as ")
+    reply.starts_with("250 2.0.0 wavegate: queued as ")
 }
 
 async fn world(setup: Setup) -> (Arc<Sim>, sim::Sink) {
@@ -155,8 +155,8 @@ async fn a_full_queue_answers_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn without_the_spool_the_client_is_told_what_blocks() {
-    let busy = "451 4.4.1 upstream legacy: all 1 connections are busy (connections)";
-    let limited = "451 4.7.0 try again later: limit ";
+    let busy = "451 4.4.1 wavegate: upstream legacy: all 1 connections are busy (connections)";
+    let limited = "451 4.7.0 wavegate: try again later: limit ";
     let full = "1 attempts wait already (limits.direct_queue)";
     let direct =
         |legacy, queue, policies| Setup { legacy, limits: queue, policies, ..Setup::default() };
@@ -201,7 +201,7 @@ async fn an_attempt_that_sent_nothing_gives_its_limit_back() {
     legacy.refuse();
     for _ in 0..3 {
         let (reply, _) = sending(&sim, sim.sender("10.0.2.1").await, "no".into()).await.unwrap();
-        assert!(reply.starts_with("451 4.4.1 upstream legacy"), "{reply}");
+        assert!(reply.starts_with("451 4.4.1 wavegate: upstream legacy"), "{reply}");
     }
     legacy.listen();
     for taken in [true, true, false] {

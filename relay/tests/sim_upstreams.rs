@@ -42,13 +42,16 @@ async fn a_target_is_ejected_and_a_probe_lets_it_back() {
     for _ in 0..3 {
         assert!(!sim.upstream("legacy").is_down());
         let reply = mail(&sim, "no").await;
-        assert!(reply.starts_with("451 4.4.1 upstream legacy, target 127.0.0.1:2601: "), "{reply}");
+        assert!(
+            reply.starts_with("451 4.4.1 wavegate: upstream legacy, target 127.0.0.1:2601: "),
+            "{reply}"
+        );
     }
     assert!(sim.upstream("legacy").is_down());
     let failed = sim.upstream("legacy").status().failed;
     let reply = mail(&sim, "no").await;
     assert!(
-        reply.starts_with("451 4.4.1 every target of upstream legacy is down; last: "),
+        reply.starts_with("451 4.4.1 wavegate: every target of upstream legacy is down; last: "),
         "{reply}"
     );
     assert_eq!(sim.upstream("legacy").status().failed, failed, "no message finds out");
@@ -73,7 +76,7 @@ async fn what_a_down_upstream_cannot_have_waits_and_goes_when_a_probe_lets_it_ba
     let names: Vec<String> = (0..20).map(|number| number.to_string()).collect();
     for name in &names {
         let reply = mail(&sim, name).await;
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     }
     sim.until(at(5, 0)).await;
     assert!(sim.upstream("legacy").is_down());
@@ -107,7 +110,7 @@ async fn a_late_reply_is_heard_and_a_lost_one_means_another_attempt() {
             }
         });
         let reply = mail(&sim, "late").await;
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
         assert!((20_000..20_100).contains(&sim.elapsed()), "limits.direct_deadline");
         sim.until(at(5, 0)).await;
         let arrived = sink.arrived();
@@ -223,7 +226,9 @@ async fn what_is_in_doubt_is_not_tried_again() {
         sink.at(Point::End, act);
         let reply = mail(&sim, "doubt").await;
         assert!(
-            reply.starts_with("451 4.4.2 upstream legacy may have taken it, its reply was lost: "),
+            reply.starts_with(
+                "451 4.4.2 wavegate: upstream legacy may have taken it, its reply was lost: "
+            ),
             "{reply}"
         );
         assert_eq!(sink.arrived().len(), number + 1);

@@ -259,7 +259,7 @@ const CLOSES: u64 = at(75, 0);
 
 /// The spool has it.
 fn is_queued(reply: &str) -> bool {
-    reply.starts_with("250 2.0.0 queued as ")
+    reply.starts_with("250 2.0.0 wavegate: queued as ")
 }
 
 #[tokio::test(start_paused = true)]
@@ -457,7 +457,7 @@ async fn mail_of_no_instance_does_what_the_configuration_says() {
     assert_eq!((legacy.names(), sim.spooled()), (vec!["one".to_owned()], 0));
     let (_sim, legacy, mut sender) = unmatched("unmatched = 'refuse'").await;
     let reply = sender.mail("a@nobody.example", "one").await;
-    assert_eq!(reply, "550 5.7.1 this relay does not know the instance of this mail");
+    assert_eq!(reply, "550 5.7.1 wavegate: this relay does not know the instance of this mail");
     assert_eq!(legacy.opened(), 0);
 }
 

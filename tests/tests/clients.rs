@@ -108,3 +108,14 @@ fn python_smtplib() {
         fed(&mut command, MAIL)
     });
 }
+
+#[test]
+fn nodemailer() {
+    check("node", |program, relay| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/send.js");
+        let mut command = Command::new(program);
+        // Where Debian has it; a Node.js of another origin does not look there.
+        command.env("NODE_PATH", "/usr/share/nodejs").arg(script).arg(relay.port().to_string());
+        fed(&mut command, MAIL)
+    });
+}

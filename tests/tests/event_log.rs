@@ -90,7 +90,7 @@ const RECEIVED: &str = concat!(
     r#""recipients":1,"sender":"ada@held.example","size":17,"to":["bob@example.org"]}"#
 );
 const SPOOLED: &str = concat!(
-    r#"{"event":"spooled","id":"A","recipients":1,"reply":"250 2.0.0 queued as A","#,
+    r#"{"event":"spooled","id":"A","recipients":1,"reply":"250 2.0.0 wavegate: queued as A","#,
     r#""seconds":"S","stage":"client"}"#
 );
 

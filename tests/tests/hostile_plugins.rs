@@ -34,7 +34,7 @@ fn is_answered(reply: &str) -> bool {
 }
 
 fn is_held(reply: &str) -> bool {
-    reply.starts_with("250 2.0.0 queued as ")
+    reply.starts_with("250 2.0.0 wavegate: queued as ")
 }
 
 /// The policy fails at every message: each is held, nothing leaves, the process goes on; and once
@@ -91,7 +91,7 @@ fn a_poison_message_costs_only_itself() {
         client.envelope("poison@example.com", "b@example.org");
         client.expect("DATA", "354");
         client.send("x\r\n.\r\n");
-        client.expect_reply("250 2.0.0 queued as ");
+        client.expect_reply("250 2.0.0 wavegate: queued as ");
         let reply = client.small();
         assert!(is_answered(&reply), "{reply}");
     }

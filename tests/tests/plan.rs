@@ -52,7 +52,7 @@ fn send(client: &mut Client, from: &str, headers: &str) -> String {
 }
 
 fn is_held(reply: &str) -> bool {
-    reply.starts_with("250 2.0.0 queued as ")
+    reply.starts_with("250 2.0.0 wavegate: queued as ")
 }
 
 /// Changes files and waits until the relay has seen that by itself and refused it: what it said.

@@ -119,7 +119,7 @@ fn clients_are_counted_apart_behind_one_proxy() {
     let mut first = connect(1);
     first.expect_reply("220");
     connect(2).expect_reply("220");
-    connect(1).expect_reply("421 4.7.0 too many");
+    connect(1).expect_reply("421 4.7.0 wavegate: too many");
     drop(first);
     until("the first one is uncounted", || connect(1).reply().starts_with("220").then_some(()));
 }

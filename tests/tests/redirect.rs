@@ -310,7 +310,7 @@ fn a_wave_moves_an_instance_and_what_goes_back_goes_where_it_wanted_to() {
         (TWO_4, "a@globex.example"),
     ] {
         let said = send(&net, to, from, &format!("{from} to {to}"));
-        assert!(said.starts_with("250 2.0.0 queued as "), "{said}");
+        assert!(said.starts_with("250 2.0.0 wavegate: queued as "), "{said}");
         let id = said.trim().rsplit(' ').next().unwrap();
         let (code, shown) = order(&relay, &format!("queue show {id}"));
         assert!(code == 0 && shown.contains(to), "{shown}");
@@ -359,7 +359,7 @@ fn notifications_and_mail_that_was_not_redirected_go_to_the_fallback() {
     // Of an instance, and of none.
     for (number, sender) in [(1, "a@acme.example"), (2, "a@nobody.example")] {
         let said = send(&net, ONE_4, sender, "refused");
-        assert!(said.starts_with("250 2.0.0 queued as "), "{said}");
+        assert!(said.starts_with("250 2.0.0 wavegate: queued as "), "{said}");
         assert!(cloud.wait_messages(number, PATIENCE));
         let notification = cloud.messages().pop().unwrap();
         assert_eq!((&*notification.from, &*notification.to[0].address), ("", sender));

@@ -24,7 +24,7 @@ fn to(sink: &SinkHandle) -> Config {
 #[track_caller]
 fn queued(client: &mut Client) -> String {
     let reply = client.small();
-    let id = reply.strip_prefix("250 2.0.0 queued as ");
+    let id = reply.strip_prefix("250 2.0.0 wavegate: queued as ");
     id.unwrap_or_else(|| panic!("not spooled: {reply}")).to_owned()
 }
 
@@ -180,7 +180,7 @@ fn auto_spools_while_the_upstream_is_slow() {
     let mut direct = 0;
     let first = loop {
         let reply = client.small();
-        if let Some(id) = reply.strip_prefix("250 2.0.0 queued as ") {
+        if let Some(id) = reply.strip_prefix("250 2.0.0 wavegate: queued as ") {
             break id.to_owned();
         }
         direct += 1;

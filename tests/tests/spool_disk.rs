@@ -36,7 +36,7 @@ fn send(client: &mut Client, name: &str, size: usize) -> String {
 #[track_caller]
 fn taken(client: &mut Client, name: &str, size: usize) {
     let reply = send(client, name, size);
-    assert!(reply.starts_with("250 2.0.0 queued as "), "{name}: {reply}");
+    assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{name}: {reply}");
 }
 
 /// What arrived, by name, with how often; each must be whole.
@@ -71,7 +71,7 @@ fn fill(client: &mut Client, size: usize) -> Vec<String> {
         if reply.starts_with("452 4.3.1") {
             return names;
         }
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
         names.push(name);
         assert!(names.len() < 1000, "it is never full");
     }

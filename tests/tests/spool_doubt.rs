@@ -106,7 +106,8 @@ fn hang(relay: &Relay, upstream: &Slow) -> String {
     client.send("Subject: small\r\n\r\nhello\r\n.\r\n");
     upstream.reached.recv_timeout(PATIENCE).unwrap();
     let reply = client.reply();
-    let id = reply.strip_prefix("250 2.0.0 queued as ").unwrap_or_else(|| panic!("{reply}"));
+    let id =
+        reply.strip_prefix("250 2.0.0 wavegate: queued as ").unwrap_or_else(|| panic!("{reply}"));
     relay.wait_metrics("one is in doubt", |metrics| in_state(metrics, "in_doubt") == 1.0);
     id.to_owned()
 }

@@ -85,7 +85,7 @@ fn all_are_refused_with_the_first_reply_and_nothing_is_kept() {
     let sink = sink_refusing_three();
     let relay = Relay::start(&to(&sink).upstream(HANDOFFS[1]));
     let watch = Watch::over(&relay, None);
-    assert!(three(&mut relay.hello()).starts_with("250 2.0.0 queued as "));
+    assert!(three(&mut relay.hello()).starts_with("250 2.0.0 wavegate: queued as "));
     assert!(sink.wait_messages(1, PATIENCE));
     settled(&relay);
     let (mail, bounces) = sorted(&sink);
@@ -150,7 +150,7 @@ fn two_upstreams_each_get_their_own() {
     let watch = Watch::over(&relay, None);
     let recipients = ["<a@one.example>", "<b@two.example>", "<c@one.example>"];
     let reply = send(&mut relay.hello(), &format!("<{SENDER}>"), &recipients);
-    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     assert!(one.wait_messages(1, PATIENCE) && two.wait_messages(1, PATIENCE));
     settled(&relay);
     let (one, two) = (one.messages(), two.messages());
@@ -195,7 +195,7 @@ fn what_expires_is_told_to_those_who_want_to_hear_it() {
         (&*sender, "<d@down.example> NOTIFY=SUCCESS,DELAY"),
     ] {
         let reply = send(&mut client, mail, &[recipient]);
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     }
     expired(&relay, 4.0);
     assert!(sink.wait_messages(1, PATIENCE));
@@ -216,7 +216,7 @@ fn bounces_can_be_events_only() {
     let relay = Relay::start(&half_down(&down, &sink, "bounces = \"event\""));
     let watch = Watch::over(&relay, None);
     let reply = send(&mut relay.hello(), &format!("<{SENDER}>"), &["<a@down.example>"]);
-    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     expired(&relay, 1.0);
     settled(&relay);
     assert_eq!((sink.counts().messages, sink.counts().connections), (0, 0));
@@ -242,7 +242,7 @@ fn what_stands_in_line_for_an_upstream_that_is_down_expires_too() {
     // The first one finds out; the others stand in line from the beginning.
     for recipient in ["<a@down.example>", "<b@down.example>", "<c@down.example>"] {
         let reply = send(&mut client, &format!("<{SENDER}>"), &[recipient]);
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     }
     assert!(sink.wait_messages(3, 6 * PATIENCE), "{:?}", sink.counts());
     settled(&relay);

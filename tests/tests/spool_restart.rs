@@ -28,7 +28,7 @@ fn empty(relay: &Relay) {
 
 fn numbered(client: &mut Client, number: usize) {
     let reply = client.transact(format!("Subject: {number}\r\n\r\nx\r\n.\r\n").as_bytes());
-    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
 }
 
 /// The numbers of what arrived; each may be there once.
@@ -49,7 +49,9 @@ fn a_large_message_goes_through_byte_for_byte() {
         let sink = sink(Extensions { chunking, ..Extensions::default() }, &[]);
         let relay = Relay::start(&config(sink.addr()));
         let watch = Watch::over(&relay, None);
-        assert!(relay.hello().transact(&message.stuffed).starts_with("250 2.0.0 queued as "));
+        assert!(
+            relay.hello().transact(&message.stuffed).starts_with("250 2.0.0 wavegate: queued as ")
+        );
         assert!(sink.wait_messages(1, PATIENCE));
         empty(&relay);
         let messages = sink.messages();
@@ -66,7 +68,7 @@ fn a_large_message_outlives_two_restarts() {
     let mut relay = Relay::start(&config(down.addr()));
     let watch = Watch::over(&relay, None);
     let mut client = relay.hello();
-    assert!(client.transact(&message.stuffed).starts_with("250 2.0.0 queued as "));
+    assert!(client.transact(&message.stuffed).starts_with("250 2.0.0 wavegate: queued as "));
     numbered(&mut client, 1);
     drop(client);
     let last = watch.finish();

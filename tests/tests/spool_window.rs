@@ -68,7 +68,7 @@ fn the_windows_mail_waits_for_its_end_and_leaves_in_order_at_its_rate() {
     let mut client = relay.hello();
     for number in 0..MESSAGES {
         let reply = numbered(&mut client, number);
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     }
     assert_eq!(held(&relay), MESSAGES as f64);
     assert!(cloud.wait_messages(MESSAGES as u64, PATIENCE), "{:?}", cloud.counts());
@@ -97,7 +97,7 @@ fn a_restart_in_the_window_forgets_nothing_and_leaks_nothing() {
     for number in 0..6 {
         let watch = Watch::over(&relay, last);
         let reply = numbered(&mut relay.hello(), number);
-        assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
         until("all are held", || (held(&relay) == (number + 1) as f64).then_some(()));
         last = Some(watch.finish());
         if number % 2 == 0 {

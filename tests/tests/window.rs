@@ -30,7 +30,7 @@ const HOUR: i64 = 3_600_000;
 
 /// The spool has it, and the reply is the relay's own.
 fn is_held(reply: &str) -> bool {
-    reply.starts_with("250 2.0.0 queued as ")
+    reply.starts_with("250 2.0.0 wavegate: queued as ")
 }
 
 fn config(legacy: std::net::SocketAddr, cloud: std::net::SocketAddr) -> String {

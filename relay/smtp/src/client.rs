@@ -25,17 +25,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::address::{Address, ReversePath};
 use crate::command::{Mail, Rcpt};
 use crate::extensions::{Extension, Extensions};
 use crate::reply::{Reply, ReplyFault, ReplyReader};
 
 mod envelope;
+mod rehearsal;
 mod transaction;
 
 pub use envelope::{BodyShape, Unsupported};
+pub use rehearsal::{Asked, Rehearsed};
 pub use transaction::{Settled, Stage};
 
+use rehearsal::Rehearsal;
 use transaction::Transaction;
 
 /// How the body is to be written.
@@ -70,32 +72,10 @@ pub enum ClientEvent {
     Settled(Settled),
     /// [`Client::rset`] was answered: the session is alive.
     Reset,
-    /// [`Client::rehearse`] is over: what was not accepted, if something was not.
-    Rehearsed(Option<(Rehearsed, Reply)>),
+    /// [`Client::rehearse`] is over.
+    Rehearsed(Rehearsed),
     /// The upstream closes a session in which nothing was going on.
     Closing(Reply),
-}
-
-/// A command of a rehearsal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rehearsed {
-    /// MAIL.
-    Mail,
-    /// RCPT.
-    Rcpt,
-    /// RSET.
-    Rset,
-}
-
-impl Rehearsed {
-    /// Its verb.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Rehearsed::Mail => "MAIL",
-            Rehearsed::Rcpt => "RCPT",
-            Rehearsed::Rset => "RSET",
-        }
-    }
 }
 
 /// Why a session ends early.
@@ -142,8 +122,7 @@ enum State {
     Ready,
     /// RSET was sent on its own.
     Reset,
-    /// A rehearsal waits for the reply to this; the recipient is still to be named.
-    Rehearsal(Rehearsed, Box<str>),
+    Rehearsal(Box<Rehearsal>),
     Transaction(Box<Transaction>),
     Quit,
     Closed,
@@ -373,17 +352,21 @@ impl Client {
         self.state = State::Reset;
     }
 
-    /// Asks whether the upstream would take mail from a sender to a recipient, without sending
-    /// any: MAIL, RCPT and RSET, each when the one before was answered. [`ClientEvent::Rehearsed`]
-    /// follows. No parameters are sent, so both addresses must be ASCII.
+    /// Asks whether the upstream would take mail for a recipient, without sending any: MAIL, RCPT
+    /// and RSET; [`ClientEvent::Rehearsed`] follows.
+    ///
+    /// # Errors
+    /// If this upstream cannot be given such mail; nothing was begun.
     ///
     /// # Panics
-    /// If the session is not ready, or had a transaction before.
-    pub fn rehearse(&mut self, sender: &ReversePath, recipient: &Address) {
-        let is_fresh = self.is_ready() && !self.needs_rset;
-        assert!(is_fresh, "the session is not ready for a rehearsal");
-        self.output.extend_from_slice(format!("MAIL FROM:<{}>\r\n", sender.as_str()).as_bytes());
-        self.state = State::Rehearsal(Rehearsed::Mail, recipient.as_str().into());
+    /// If the session is not ready.
+    pub fn rehearse(&mut self, mail: &Mail, rcpt: &Rcpt) -> Result<(), Unsupported> {
+        assert!(self.is_ready(), "the session is not ready for a rehearsal");
+        let questions = envelope::questions(mail, rcpt, &self.extensions)?;
+        let pipelined = self.extensions.has(Extension::Pipelining);
+        let rehearsal = Rehearsal::begin(questions, pipelined, self.needs_rset, &mut self.output);
+        self.state = State::Rehearsal(Box::new(rehearsal));
+        Ok(())
     }
 
     /// Says goodbye, if there is nothing under way; else just close.
@@ -426,7 +409,13 @@ impl Client {
                 self.state = State::Closed;
                 self.events.push_back(ClientEvent::Closing(reply));
             }
-            State::Rehearsal(..) => self.rehearsed(reply),
+            State::Rehearsal(rehearsal) => {
+                if let Some((rehearsed, after)) = rehearsal.reply(reply, &mut self.output) {
+                    self.needs_rset = after.needs_rset;
+                    self.state = if after.usable { State::Ready } else { State::Closed };
+                    self.events.push_back(ClientEvent::Rehearsed(rehearsed));
+                }
+            }
             _ if code / 100 == 3 => return Err(Misbehaviour::Code(code)),
             State::StartTls if reply.is_positive() && code != 220 => {
                 return Err(Misbehaviour::Code(code));
@@ -435,35 +424,6 @@ impl Client {
             State::Greeting | State::Ehlo | State::Helo | State::StartTls => self.opening(reply),
         }
         Ok(())
-    }
-
-    /// A reply to a command of a rehearsal.
-    fn rehearsed(&mut self, reply: Reply) {
-        let State::Rehearsal(step, recipient) = &mut self.state else { return };
-        let (step, recipient) = (*step, std::mem::take(recipient));
-        if !reply.is_positive() {
-            // RFC 5321 3.8: after a 421 the upstream closes.
-            self.state = if reply.code() == 421 { State::Closed } else { State::Ready };
-            self.needs_rset = true;
-            self.events.push_back(ClientEvent::Rehearsed(Some((step, reply))));
-            return;
-        }
-        let next = match step {
-            Rehearsed::Mail => {
-                let command = format!("RCPT TO:<{recipient}>\r\n");
-                self.output.extend_from_slice(command.as_bytes());
-                Rehearsed::Rcpt
-            }
-            Rehearsed::Rcpt => {
-                self.output.extend_from_slice(b"RSET\r\n");
-                Rehearsed::Rset
-            }
-            Rehearsed::Rset => {
-                self.state = State::Ready;
-                return self.events.push_back(ClientEvent::Rehearsed(None));
-            }
-        };
-        self.state = State::Rehearsal(next, recipient);
     }
 
     /// A reply before the session is open.

@@ -207,6 +207,11 @@ impl Reply {
 
     /// Appends the reply as it goes over the wire.
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_marked("", out);
+    }
+
+    /// Appends the reply as it goes over the wire, with `mark` in front of each line's text.
+    pub(crate) fn write_marked(&self, mark: &str, out: &mut Vec<u8>) {
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             write_code(self.code, out);
@@ -221,6 +226,7 @@ impl Reply {
                     out.push(b' ');
                 }
             }
+            out.extend_from_slice(mark.as_bytes());
             out.extend_from_slice(line.as_bytes());
             out.extend_from_slice(b"\r\n");
         }

@@ -44,6 +44,9 @@ pub struct ServerConfig {
     pub may_relay: bool,
     /// Whether the client can have TLS by asking for it.
     pub starttls: StartTls,
+    /// Stands in front of the text of each negative reply that the server gives on its own, so that
+    /// nobody takes it for one of a next hop. May be empty.
+    pub mark: &'static str,
 }
 
 /// What a server says to STARTTLS (RFC 3207) while there is no TLS.
@@ -429,7 +432,7 @@ impl Server {
 
     fn finish(&mut self, reply: &Reply, closing: Closing) {
         if !matches!(self.phase, Phase::Closed(_)) {
-            reply.write(&mut self.output);
+            self.say(reply);
         }
         self.shut(closing);
     }
@@ -480,7 +483,7 @@ impl Server {
         if self.errors > self.config.limits.errors {
             return self.refuse(&replies::TOO_MANY_ERRORS);
         }
-        reply.write(&mut self.output);
+        self.say(reply);
     }
 
     /// Answers a command that moves nothing.
@@ -489,6 +492,12 @@ impl Server {
         if self.idle_commands > self.config.limits.idle_commands {
             return self.refuse(&replies::TOO_MANY_IDLE);
         }
-        reply.write(&mut self.output);
+        self.say(reply);
+    }
+
+    /// Queues a reply of our own.
+    fn say(&mut self, reply: &Reply) {
+        let mark = if reply.is_negative() { self.config.mark } else { "" };
+        reply.write_marked(mark, &mut self.output);
     }
 }

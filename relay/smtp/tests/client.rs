@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use wavegate_smtp::client::{Misbehaviour, Rehearsed};
+use wavegate_smtp::client::{Asked, Misbehaviour, Rehearsed};
 use wavegate_smtp::params::BodyType;
 use wavegate_smtp::reply::ReplyFault;
 use wavegate_smtp::{
@@ -376,35 +376,81 @@ fn parameters_go_where_they_are_offered() {
 
 #[test]
 fn a_rehearsal_asks_and_sends_nothing() {
-    let (sender, recipient) = (mail().sender, rcpts(1)[0].recipient.clone());
-    let mut client = open(&["PIPELINING", "CHUNKING"]);
-    client.rehearse(&sender, &recipient);
+    let (mail, rcpt) = (mail(), rcpts(1).remove(0));
+    let mut client = open(&["SIZE 1000"]);
+    client.rehearse(&mail, &rcpt).unwrap();
     for (command, reply) in [
-        ("MAIL FROM:<a@x.example>\r\n", "250 ok\r\n"),
-        ("RCPT TO:<r0@y.example>\r\n", "251 ok\r\n"),
+        ("MAIL FROM:<a@x.example> SIZE=0\r\n", "250 ok\r\n"),
+        ("RCPT TO:<r0@y.example>\r\n", "251 forwarded\r\n"),
         ("RSET\r\n", "250 ok\r\n"),
     ] {
         assert_eq!(output(&mut client), command);
         assert_eq!(client.poll(), None);
         client.receive(reply.as_bytes()).unwrap();
     }
-    assert_eq!(client.poll(), Some(ClientEvent::Rehearsed(None)));
+    let Some(ClientEvent::Rehearsed(Rehearsed::Taken(reply))) = client.poll() else { panic!() };
+    assert_eq!(reply.to_string(), "251 forwarded");
     begin(&mut client, 1);
 
-    for (replies, step) in [(1, Rehearsed::Mail), (2, Rehearsed::Rcpt), (3, Rehearsed::Rset)] {
+    for (replies, step) in [(1, Asked::Mail), (2, Asked::Rcpt), (3, Asked::Rset)] {
         let mut client = open(&[]);
-        client.rehearse(&ReversePath::Null, &recipient);
+        client.rehearse(&Mail::new(ReversePath::Null), &rcpt).unwrap();
         assert_eq!(output(&mut client), "MAIL FROM:<>\r\n");
         for _ in 1..replies {
             client.receive(b"250 ok\r\n").unwrap();
         }
         client.receive(b"450 not now\r\n").unwrap();
-        let Some(ClientEvent::Rehearsed(Some((at, reply)))) = client.poll() else { panic!() };
+        let refused = client.poll();
+        let Some(ClientEvent::Rehearsed(Rehearsed::Refused(at, reply))) = refused else { panic!() };
         assert_eq!((at, reply.code()), (step, 450));
+        assert_eq!(client.is_closed(), step == Asked::Rset);
     }
     let mut client = open(&[]);
-    client.rehearse(&sender, &recipient);
+    client.rehearse(&mail, &rcpt).unwrap();
     output(&mut client);
     client.receive(b"421 closing\r\n").unwrap();
     assert!(client.is_closed());
+}
+
+#[test]
+fn a_rehearsal_is_one_round_trip_with_pipelining() {
+    let (mail, rcpt) = (mail(), rcpts(1).remove(0));
+    let mut client = open(&["PIPELINING"]);
+    let all = "MAIL FROM:<a@x.example>\r\nRCPT TO:<r0@y.example>\r\nRSET\r\n";
+    client.rehearse(&mail, &rcpt).unwrap();
+    assert_eq!(output(&mut client), all);
+    client.receive(b"250 ok\r\n550 5.1.1 unknown\r\n").unwrap();
+    assert_eq!(client.poll(), None, "the answer to RSET is missing");
+    client.receive(b"250 ok\r\n").unwrap();
+    let refused = client.poll();
+    let Some(ClientEvent::Rehearsed(Rehearsed::Refused(Asked::Rcpt, reply))) = refused else {
+        panic!()
+    };
+    assert_eq!(reply.to_string(), "550 5.1.1 unknown");
+    // The session is good: asked once more, then used.
+    client.rehearse(&mail, &rcpt).unwrap();
+    assert_eq!(output(&mut client), all);
+    client.receive(b"553 5.1.8 bad sender\r\n503 MAIL first\r\n250 ok\r\n").unwrap();
+    let refused = client.poll();
+    let Some(ClientEvent::Rehearsed(Rehearsed::Refused(Asked::Mail, reply))) = refused else {
+        panic!()
+    };
+    assert_eq!(reply.code(), 553);
+    begin(&mut client, 1);
+}
+
+#[test]
+fn a_rehearsal_cleans_up_what_was_before_it() {
+    let rcpt = rcpts(1).remove(0);
+    let mut client = open(&[]);
+    client.rehearse(&mail(), &rcpt).unwrap();
+    output(&mut client);
+    client.receive(b"250 ok\r\n").unwrap();
+    output(&mut client);
+    client.receive(b"550 unknown\r\n").unwrap();
+    client.poll();
+    client.rehearse(&mail(), &rcpt).unwrap();
+    assert_eq!(output(&mut client), "RSET\r\n");
+    client.receive(b"250 ok\r\n").unwrap();
+    assert_eq!(output(&mut client), "MAIL FROM:<a@x.example>\r\n");
 }

@@ -11,13 +11,14 @@ use std::{
 };
 
 use super::{
-    Config, Diagnostic, Diagnostics, FailMode, Unmatched,
+    Config, Diagnostic, Diagnostics, FailMode, Unmatched, Verify,
     diagnostic::{Located, Place, Report},
     plan::unknown,
     policy::FREEZE_IGNORE,
     redirect,
     relay::Draft,
 };
+use crate::plan::Plan;
 
 /// Checks what needs no plan.
 pub(super) fn check(draft: &Draft, report: &Report) {
@@ -159,6 +160,45 @@ fn check_default(draft: &Draft, report: &Report) {
              `unmatched` to \"hold\" or \"refuse\"",
         );
     }
+}
+
+/// A plan that knows instances by header fields cannot say whose a recipient is before there is a
+/// header.
+pub(super) fn check_verify(draft: &Draft, plan: &Plan, named_at: &Place, report: &Report) {
+    let verifies = draft.upstreams.iter().find(|(upstream, _)| upstream.verify == Verify::Rcpt);
+    if let Some((upstream, _)) = verifies.filter(|_| plan.wants_headers()) {
+        report.error(
+            named_at,
+            format!(
+                "an instance is known by a header field, and upstream \"{}\" has `verify = \
+                 \"rcpt\"`: recipients are answered before there is a header; leave one out",
+                upstream.name
+            ),
+        );
+    }
+}
+
+/// The checks that need to know which attributes loaded policies ask for; `needs` are those of
+/// `config.policies`, in order.
+pub fn check_needs<'a>(
+    config: &Config,
+    needs: impl Iterator<Item = &'a [String]>,
+) -> Result<(), Diagnostics> {
+    let Some(upstream) = config.upstreams.iter().find(|one| one.verify == Verify::Rcpt) else {
+        return Ok(());
+    };
+    let mut found = Vec::new();
+    for (policy, needs) in config.policies.iter().zip(needs) {
+        if let Some(header) = needs.iter().find(|need| need.starts_with("header:")) {
+            let message = format!(
+                "policy \"{}\" asks for {header}, and upstream \"{}\" has `verify = \"rcpt\"`: \
+                 recipients are answered before there is a header; leave one out",
+                policy.name, upstream.name
+            );
+            found.push(Diagnostic::of_file(&policy.place, message));
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
 }
 
 /// The interfaces that a loaded plugin exports.

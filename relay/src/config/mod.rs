@@ -27,7 +27,7 @@ use ipnet::IpNet;
 
 pub(crate) use self::values::{duration, line as one_line};
 pub use self::{
-    check::{Hooks, check_hooks, check_state_dir},
+    check::{Hooks, check_hooks, check_needs, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
@@ -326,6 +326,8 @@ pub struct UpstreamConfig {
     pub eject_max: Duration,
     /// `auto` goes direct while replies come within this time (default 100 ms).
     pub direct_budget: Duration,
+    /// Whether it is asked about each recipient before that is answered (default: it is not).
+    pub verify: Verify,
     /// What becomes of a new message that this upstream defers with a `4xx` (default: spool).
     pub deferred: Deferred,
     /// First pause before a spooled message is tried again; doubles up to `retry_max` (1 min).
@@ -388,6 +390,15 @@ pub enum Handoff {
     Direct,
     /// From the spool.
     Queued,
+}
+
+/// Whether an upstream is asked about each recipient while the client waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verify {
+    /// It is not: every recipient is taken.
+    None,
+    /// Each `RCPT` is answered as it answers. Policies and the plan know no header then.
+    Rcpt,
 }
 
 /// What becomes of a new message that an upstream defers.

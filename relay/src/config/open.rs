@@ -172,6 +172,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
             Err(_) => named.value.clone(),
         };
         plan = open_plan(&named.value, &shown, &named.place, &known, when, report)?;
+        check::check_verify(&draft, &plan, &named.place, report);
         if !plan.instances.is_empty() && draft.policies.is_empty() {
             report.error(
                 &named.place,

@@ -15,7 +15,7 @@ use wavegate_smtp::Address;
 use super::{
     Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
     Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig,
-    TableConfig, Unmatched, UpstreamConfig, api,
+    TableConfig, Unmatched, UpstreamConfig, Verify, api,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -379,6 +379,11 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
         "a way to treat what the upstream defers",
         &[("spool", Deferred::Spool), ("pass", Deferred::Pass)],
     );
+    let verify = section.choice(
+        "verify",
+        "what is verified",
+        &[("none", Verify::None), ("rcpt", Verify::Rcpt)],
+    );
     let bounces = section.choice(
         "bounces",
         "a way to tell the sender",
@@ -406,6 +411,7 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
         eject_for,
         eject_max: section.duration("eject_max", seconds(60).max(eject_for), eject_for..=24 * HOUR),
         direct_budget: section.duration("direct_budget", 100 * MS, MS..=HOUR),
+        verify: verify.map_or(Verify::None, |found| found.value),
         deferred: deferred.map_or(Deferred::Spool, |found| found.value),
         retry_first,
         retry_max: section.duration("retry_max", HOUR.max(retry_first), retry_first..=7 * DAY),

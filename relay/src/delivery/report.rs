@@ -9,7 +9,6 @@ use crate::{
     config::Bounces,
     envelope::{Envelope, LastWord, Progress},
     event::{End, Event},
-    gate::relay_reply,
     message::{MessageId, Source},
     notification::{
         self, Notification, Original, Outcome, Recipient, Remote, Survey, Terms, Transport,
@@ -18,6 +17,7 @@ use crate::{
     plan::Timestamp,
     queue::NewMessage,
     relay::Relay,
+    replies::relay_reply,
     scheduler::Wait,
     upstream::Upstream,
 };

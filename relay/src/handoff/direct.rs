@@ -15,8 +15,8 @@ use crate::{
     delivery::{self, Failure, Report},
     envelope::{LastWord, Progress},
     event::{Event, Outcome},
-    gate::relay_reply,
     queue::{self, Ended},
+    replies::{marked, relay_reply},
     scheduler::Wait,
     upstream::Upstream,
     world::Deadline,
@@ -117,7 +117,7 @@ impl Incoming<'_> {
         match end {
             End::Settled(settled) => self.settled(upstream, target, settled).await,
             End::Unsupported(unsupported) => {
-                Told::of_all(recipients, unsupported.reply().clone(), Outcome::Refused)
+                Told::of_all(recipients, marked(unsupported.reply()), Outcome::Refused)
             }
             // A window came between the gate and the upstream.
             End::Held(_) => {
@@ -285,7 +285,7 @@ impl Sorted {
 }
 
 /// 421 would say that this session is over; that one was.
-fn without_421(reply: &Reply) -> Reply {
+pub(super) fn without_421(reply: &Reply) -> Reply {
     if reply.code() != 421 {
         return reply.clone();
     }

@@ -64,6 +64,7 @@ pub(super) fn play(
         limits,
         may_relay: true,
         starttls: StartTls::Unavailable,
+        mark: "",
     };
     let played = Played {
         number,

@@ -7,13 +7,17 @@ use wavegate_smtp::{BodyFacts, Enhanced, Mail, Rcpt, Reply};
 
 use crate::{
     body::{BodyError, BodyStore, BodyWriter},
+    message::MessageId,
     parcel::Parcel,
 };
 
-static NO_ROOM: Reply = Reply::fixed(452, Enhanced(4, 3, 1), "no room for this message now");
+static NO_ROOM: Reply =
+    Reply::fixed(452, Enhanced(4, 3, 1), "wavegate: no room for this message now");
 
 /// An envelope and the bytes behind it.
 pub(super) struct Collected {
+    /// The message's id, which the client was told when the transaction began.
+    pub(super) id: MessageId,
     mail: Mail,
     recipients: Vec<Rcpt>,
     body: Option<BodyWriter>,
@@ -24,12 +28,16 @@ pub(super) struct Collected {
 }
 
 impl Collected {
-    pub(super) fn new(mail: Mail) -> Self {
-        Self { mail, recipients: Vec::new(), body: None, begun: None, bytes: 0, failed: None }
+    pub(super) fn new(id: MessageId, mail: Mail) -> Self {
+        Self { id, mail, recipients: Vec::new(), body: None, begun: None, bytes: 0, failed: None }
     }
 
     pub(super) fn recipients(&self) -> usize {
         self.recipients.len()
+    }
+
+    pub(super) fn mail(&self) -> &Mail {
+        &self.mail
     }
 
     pub(super) fn add_recipient(&mut self, rcpt: Rcpt) {

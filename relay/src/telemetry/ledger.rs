@@ -116,7 +116,16 @@ impl Ledger {
 pub(super) struct UpstreamCounts {
     outcomes: [AtomicU64; Outcome::ALL.len()],
     pub(super) retried: AtomicU64,
+    pub(super) verified: Verified,
     pub(super) handoff: Histogram,
+}
+
+/// What came of asking about recipients.
+#[derive(Default)]
+pub(super) struct Verified {
+    pub(super) taken: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) unanswered: AtomicU64,
 }
 
 impl UpstreamCounts {
@@ -134,6 +143,7 @@ impl Default for UpstreamCounts {
         Self {
             outcomes: Default::default(),
             retried: AtomicU64::default(),
+            verified: Verified::default(),
             handoff: histogram(&HANDOFF_SECONDS),
         }
     }

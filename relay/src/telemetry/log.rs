@@ -194,6 +194,13 @@ impl Log {
             Event::AttemptRetried { upstream, error } => {
                 tracing::debug!(upstream, error = %Clean(error), "an attempt is made again");
             }
+            Event::RecipientVerified { upstream, id, reply } => {
+                tracing::debug!(%id, upstream, %reply, "a recipient was asked about");
+            }
+            Event::RecipientUnverified { upstream, id, error } => {
+                let error = Clean(error);
+                tracing::debug!(%id, upstream, %error, "a recipient could not be asked about");
+            }
             Event::Received { instance, id, recipients, size, .. } => {
                 let instance = instance.unwrap_or("-");
                 tracing::trace!(%id, instance, recipients, size, "received");

@@ -150,6 +150,21 @@ impl Telemetry {
         for (name, counts) in &all {
             family.count(&[("upstream", name)], counts.retried.load(Relaxed));
         }
+        let mut family = families.counter(
+            "wavegate_upstream_recipients_verified_total",
+            "Recipients that an upstream was asked about before they were answered.",
+        );
+        for (name, counts) in &all {
+            let verified = &counts.verified;
+            let results = [
+                ("taken", &verified.taken),
+                ("refused", &verified.refused),
+                ("unanswered", &verified.unanswered),
+            ];
+            for (result, count) in results {
+                family.count(&[("upstream", name), ("result", result)], count.load(Relaxed));
+            }
+        }
     }
 
     fn sessions(&self, families: &mut Families) {

@@ -9,6 +9,7 @@ pub mod connection;
 pub mod health;
 pub mod original;
 mod rehearsal;
+mod verify;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -29,6 +30,7 @@ pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
 pub use original::Unplaced;
 pub use rehearsal::RehearsalError;
+pub use verify::VerifyError;
 
 use crate::{
     config::UpstreamConfig,

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use wavegate_smtp::{Address, ClientEvent, ReversePath};
+use wavegate_smtp::{
+    Address, ClientEvent, Mail, Rcpt, ReversePath, Unsupported, client::Rehearsed,
+};
 
 use super::{ConnectionError, Upstream};
 
@@ -14,6 +16,9 @@ pub enum RehearsalError {
     /// It cannot be connected to, or does not greet.
     #[error("connection: {0}")]
     Connection(ConnectionError),
+    /// It could not be given such mail.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// It refused a command.
     #[error("{command}: {reply}")]
     Refused {
@@ -50,14 +55,15 @@ impl Upstream {
         recipient: &Address,
     ) -> Result<(), RehearsalError> {
         let (mut connection, _) = self.dial(target).await.map_err(RehearsalError::Connection)?;
-        connection.client().rehearse(sender, recipient);
+        let (mail, rcpt) = (Mail::new(sender.clone()), Rcpt::new(recipient.clone()));
+        connection.client().rehearse(&mail, &rcpt)?;
         loop {
             match connection.event(self.config.reply_timeout).await {
-                Ok(ClientEvent::Rehearsed(None)) => {
+                Ok(ClientEvent::Rehearsed(Rehearsed::Taken(_))) => {
                     connection.quit();
                     return Ok(());
                 }
-                Ok(ClientEvent::Rehearsed(Some((step, reply)))) => {
+                Ok(ClientEvent::Rehearsed(Rehearsed::Refused(step, reply))) => {
                     connection.quit();
                     let reply: String = reply.to_string().chars().take(REPLY_TEXT).collect();
                     return Err(RehearsalError::Refused { command: step.as_str(), reply });

@@ -292,6 +292,7 @@ impl Dialogue {
             limits: Limits { message_size: 1 << 30, ..Limits::default() },
             may_relay: true,
             starttls: StartTls::Unavailable,
+            mark: "",
         };
         let server = Server::new(Arc::new(config));
         Self { sink, number, writer, server, from: String::new(), to: Vec::new(), body: Vec::new() }

@@ -56,6 +56,7 @@ fuzz_target!(|data: &[u8]| {
         limits,
         may_relay: true,
         starttls: StartTls::Offered,
+        mark: "",
     };
     let mut server = Server::new(Arc::new(config));
     server.greet();

@@ -113,6 +113,34 @@ pub(super) fn render<'e>(
     Ok(Commands { text, recipients: count })
 }
 
+/// The commands that ask about a recipient.
+#[derive(Debug)]
+pub(super) struct Questions {
+    /// `MAIL`.
+    pub(super) mail: Vec<u8>,
+    /// `RCPT`.
+    pub(super) rcpt: Vec<u8>,
+}
+
+pub(super) fn questions(
+    mail: &Mail,
+    rcpt: &Rcpt,
+    extensions: &Extensions,
+) -> Result<Questions, Unsupported> {
+    let ascii = mail.sender.is_ascii() && rcpt.recipient.is_ascii();
+    let shape = BodyShape {
+        size: mail.size.unwrap_or(0),
+        eight_bit: false,
+        leading_dot: false,
+        ends_with_crlf: true,
+    };
+    check(mail, ascii, &shape, extensions)?;
+    let mut questions = Questions { mail: Vec::new(), rcpt: Vec::new() };
+    write_mail(mail, &shape, extensions, &mut questions.mail);
+    write_rcpt(rcpt, extensions, &mut questions.rcpt);
+    Ok(questions)
+}
+
 fn check(
     mail: &Mail,
     ascii: bool,

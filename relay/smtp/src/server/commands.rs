@@ -131,7 +131,7 @@ impl Server {
         } else if mail.size.is_some_and(|size| size > self.max_size()) {
             // Nothing wrong with the client; what it pipelined behind is not
             // to be held against it either.
-            MessageFault::TooLarge.reply().write(&mut self.output);
+            self.say(MessageFault::TooLarge.reply());
             self.transaction = Transaction::Refused;
         } else {
             self.awaited = Awaited::Mail { smtputf8: mail.smtputf8 };
@@ -148,7 +148,7 @@ impl Server {
         if !self.config.may_relay {
             self.error(&replies::NO_RELAY);
         } else if recipients >= self.config.limits.recipients {
-            replies::TOO_MANY_RECIPIENTS.write(&mut self.output);
+            self.say(&replies::TOO_MANY_RECIPIENTS);
         } else {
             self.awaited = Awaited::Rcpt;
             return Some(Step::Rcpt(rcpt));
@@ -160,7 +160,7 @@ impl Server {
         match self.transaction {
             Transaction::Open { recipients: 0, .. } => {
                 // Each recipient's refusal was counted where it was an error.
-                replies::NO_RECIPIENTS.write(&mut self.output);
+                self.say(&replies::NO_RECIPIENTS);
                 None
             }
             Transaction::Open { .. } => {
@@ -177,7 +177,7 @@ impl Server {
     /// RCPT, DATA or BDAT where no transaction is open for it.
     pub(super) fn out_of_order(&mut self) {
         match self.transaction {
-            Transaction::Refused => replies::NEED_MAIL.write(&mut self.output),
+            Transaction::Refused => self.say(&replies::NEED_MAIL),
             Transaction::None => self.error(&replies::NEED_MAIL),
             _ => self.error(&replies::IN_CHUNKS),
         }

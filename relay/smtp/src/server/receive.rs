@@ -61,7 +61,7 @@ impl Server {
                 Step::End(facts)
             }
             Err(fault) => {
-                fault.reply().write(&mut self.output);
+                self.say(fault.reply());
                 Step::Dropped(fault)
             }
         }
@@ -97,12 +97,12 @@ impl Server {
         };
         match reply {
             SkipReply::TooLarge => {
-                MessageFault::TooLarge.reply().write(&mut self.output);
+                self.say(MessageFault::TooLarge.reply());
                 return (taken, Some(Step::Dropped(MessageFault::TooLarge)));
             }
             SkipReply::OutOfOrder => self.out_of_order(),
             SkipReply::TlsFirst => self.error(&replies::TLS_FIRST),
-            SkipReply::Fixed(reply) => reply.write(&mut self.output),
+            SkipReply::Fixed(reply) => self.say(reply),
             SkipReply::Given(reply) => reply.write(&mut self.output),
         }
         (taken, None)

@@ -39,6 +39,7 @@ pub fn config(extensions: Extensions, limits: Limits) -> ServerConfig {
         limits,
         may_relay: true,
         starttls: StartTls::Unavailable,
+        mark: "",
     }
 }
 

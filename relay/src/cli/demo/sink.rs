@@ -39,6 +39,7 @@ pub(super) async fn serve(
         limits,
         may_relay: true,
         starttls: StartTls::Unavailable,
+        mark: "",
     });
     let mut sessions = JoinSet::new();
     loop {

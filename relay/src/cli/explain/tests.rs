@@ -102,9 +102,12 @@ fn redirected_mail_goes_where_its_client_wanted_to_go() {
     assert!(to.contains("\n  destination 192.0.2.7:25 before it was redirected\n"), "{to}");
     assert!(to.contains("handed to today/192.0.2.7:25 at once; the client gets"), "{to}");
     let elsewhere = said("fallback = 'cloud'\n", "--destination 203.0.113.1:25");
-    assert!(elsewhere.contains("451 4.3.5 upstream today may not continue to"), "{elsewhere}");
+    assert!(
+        elsewhere.contains("451 4.3.5 wavegate: upstream today may not continue to"),
+        "{elsewhere}"
+    );
     let nowhere = said("", "");
-    assert!(nowhere.contains("451 4.3.5 it was not redirected"), "{nowhere}");
+    assert!(nowhere.contains("451 4.3.5 wavegate: it was not redirected"), "{nowhere}");
     let fallback = said("fallback = 'cloud'\n", "");
     assert!(fallback.contains("wanted to go; its fallback: cloud\n"), "{fallback}");
     assert!(fallback.contains("\n  upstream    cloud: 198.51.100.1:25\n"), "{fallback}");
@@ -120,7 +123,7 @@ fn mail_of_no_instance_from_a_frozen_network_is_held() {
 #[test]
 fn a_client_that_may_not_relay_is_told_so() {
     let text = run("a@b.example", "--client 192.0.2.1 --at 2026-01-20T05:00:00Z").unwrap();
-    assert!(text.contains("\n  reply       550 5.7.1 Relaying denied\n"), "{text}");
+    assert!(text.contains("\n  reply       550 5.7.1 wavegate: Relaying denied\n"), "{text}");
     assert!(text.contains("lets only 127.0.0.0/8, ::1/128 relay"), "{text}");
 }
 
