@@ -175,7 +175,7 @@ impl Telemetry {
                 self.upstreams.of(original::family(upstream)).retried.fetch_add(1, Relaxed);
             }
             Event::RecipientVerified { upstream, reply, .. } => {
-                let counts = self.upstreams.of(upstream);
+                let counts = self.upstreams.of(original::family(upstream));
                 let verified = match reply.is_positive() {
                     true => &counts.verified.taken,
                     false => &counts.verified.refused,
