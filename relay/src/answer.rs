@@ -10,6 +10,7 @@ use wavegate_smtp::Reply;
 use crate::{
     limits::Charge,
     plan::{Phase, Timestamp},
+    upstream::Upstream,
     waves::{InstanceState, PlanState},
 };
 
@@ -44,8 +45,8 @@ pub enum Verdict {
 pub struct Go {
     /// Indexes into the recipients that the gate was asked about.
     pub recipients: Vec<u32>,
-    /// Name of the upstream.
-    pub upstream: String,
+    /// Where to.
+    pub upstream: Arc<Upstream>,
     /// The limits to take, by policy.
     pub charges: Vec<Charge>,
 }

@@ -23,6 +23,7 @@ use crate::{
     upstream::{
         ConnectionError, Lease, LeaseError, Upstream,
         connection::{Commit, WriteError},
+        original,
     },
     waves::{Attempt, Blocked, InstanceState, Waves},
 };
@@ -352,7 +353,8 @@ impl Job {
                 })
                 .cloned()
                 .collect();
-            let (upstream, code) = (self.upstream.config.name.as_str(), reply.code());
+            let upstream = original::family(&self.upstream.config.name);
+            let code = reply.code();
             let outcome = AttemptOutcome { upstream, keys: &keys, code, text: &text, now };
             let lessons = with_policies(&self.relay.policy_host, |policies| {
                 policies.observe(set, policy, &outcome)

@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod explain;
 mod generate;
+mod host;
 mod message;
 mod output;
 mod plan;
@@ -17,7 +18,7 @@ mod wave;
 
 use std::{
     io::{self, Write},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -116,6 +117,9 @@ enum Command {
     /// Look at the spool on disk, or move what is in it to another host.
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
+    /// Make the host's rules that redirect connections to a relay, or take them away.
+    #[command(subcommand)]
+    Host(host::HostCommand),
     /// Show the relay at work: three instances, a window, two upstreams, all in this process.
     Demo(DemoArgs),
     /// Man pages and completions, for packages.
@@ -160,6 +164,9 @@ struct ExplainArgs {
     /// What the client calls itself in EHLO.
     #[arg(long, value_name = "NAME", default_value = "client.invalid")]
     helo: String,
+    /// Where the client wanted to go, where the host redirects it.
+    #[arg(long, value_name = "IP:PORT")]
+    destination: Option<SocketAddr>,
     /// When, in RFC 3339 such as 2026-01-20T06:00:00Z; by default now.
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<Timestamp>,
@@ -221,6 +228,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         Command::HoldAll(args) => queue::hold_all(args, true, out),
         Command::ReleaseAll(args) => queue::hold_all(args, false, out),
         Command::Spool(command) => spool::spool(command, out),
+        Command::Host(command) => host::host(command, out),
     }
 }
 
@@ -363,6 +371,11 @@ mod tests {
             "wavegate wave status --hosts ftp://a --token-file t",
             "wavegate spool export --config a",
             "wavegate spool verify",
+            "wavegate host rules",
+            "wavegate host rules --apply",
+            "wavegate host rules --config a --apply --remove",
+            "wavegate host rules --config a --user x;y",
+            "wavegate explain --config a --client ::1 --from <> --to c@d.example --destination ::1",
         ] {
             assert!(parse(line).unwrap_err().use_stderr(), "{line}");
         }

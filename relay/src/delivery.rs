@@ -266,10 +266,8 @@ impl Delivery {
     /// Each share goes its way; the first that is blocked says what the message waits for.
     async fn go(&mut self, taken: &Taken, pending: &[u32], shares: Vec<Go>, mut means: Means) {
         for go in shares {
-            let Some(upstream) = self.generation.upstream(&go.upstream).cloned() else {
-                unreachable!("the gate names configured upstreams only")
-            };
-            self.relay.queue.note_upstream(taken.slot, &go.upstream);
+            let upstream = go.upstream;
+            self.relay.queue.note_upstream(taken.slot, &upstream.config.name);
             let recipients: Vec<u32> = go.recipients.iter().map(|&i| pending[i as usize]).collect();
             if self.has_expired(&upstream) {
                 let last = self.progress.last.clone();
@@ -287,7 +285,8 @@ impl Delivery {
                         lease.release();
                     }
                     // Others were here first.
-                    if let Some(line) = self.relay.queue.line_of(&go.upstream, &go.charges) {
+                    let name = &upstream.config.name;
+                    if let Some(line) = self.relay.queue.line_of(name, &go.charges) {
                         self.wait.get_or_insert(line);
                         continue;
                     }
@@ -530,6 +529,10 @@ pub fn tell_waits(
 /// What a message waits for after an attempt that says nothing of it.
 pub fn wait_after(end: &End, upstream: &Upstream, now: Timestamp) -> Wait {
     match end {
+        // There may be many that are down, and a line for each would never end.
+        End::NoConnection(LeaseError::AllDown { .. }) if upstream.is_child() => {
+            Wait::Retry(Timestamp(now.0 + millis(upstream.config.retry_first)))
+        }
         End::NoConnection(
             LeaseError::AllDown { .. }
             | LeaseError::NoTarget { .. }

@@ -110,6 +110,8 @@ pub enum Event<'a> {
         size: u64,
         /// Where it came from.
         client: IpAddr,
+        /// Where it wanted to go, before it was redirected here.
+        destination: Option<SocketAddr>,
         /// Name of the listener that took it.
         listener: &'a str,
         /// Envelope sender; empty for `<>`.
@@ -527,17 +529,23 @@ pub enum Refused {
     Memory,
     /// `limits.client_connection_rate`.
     ClientRate,
+    /// It connected to a listener itself to which connections are only redirected.
+    NotRedirected,
+    /// It is this relay itself.
+    Loop,
 }
 
 impl Refused {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::TooMany,
         Self::TooManyFromClient,
         Self::Stopping,
         Self::ProxyHeader,
         Self::Memory,
         Self::ClientRate,
+        Self::NotRedirected,
+        Self::Loop,
     ];
 
     /// The name in metrics.
@@ -547,6 +555,8 @@ impl Refused {
             Self::TooManyFromClient => "too_many_from_client",
             Self::Stopping => "stopping",
             Self::ProxyHeader => "proxy_header",
+            Self::NotRedirected => "not_redirected",
+            Self::Loop => "loop",
             Self::Memory => "memory",
             Self::ClientRate => "client_rate",
         }

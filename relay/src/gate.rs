@@ -7,7 +7,10 @@
 
 pub mod attributes;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use wavegate_smtp::{Enhanced, Reply};
 
@@ -26,6 +29,7 @@ use crate::{
     relay::{Generation, Relay, with_policies},
     replies::relay_reply,
     scheduler::Wait,
+    upstream::{Unplaced, Upstream, original},
     waves::{InstanceState, PlanState},
 };
 
@@ -122,7 +126,8 @@ pub fn ask(
         instance: view,
         attributes: &attributes,
     };
-    let mut gate = Gate { relay, generation, plan, transaction, notes };
+    let destination = subject.source.destination;
+    let mut gate = Gate { relay, generation, plan, transaction, destination, notes };
     let verdict = gate.freeze().unwrap_or_else(|| gate.route_and_throttle());
     Answer { instance, verdict }
 }
@@ -147,6 +152,8 @@ struct Gate<'a> {
     generation: &'a Generation,
     plan: &'a PlanState,
     transaction: Transaction<'a>,
+    /// Where its client wanted to go, before it was redirected.
+    destination: Option<SocketAddr>,
     notes: Option<&'a mut Vec<Note>>,
 }
 
@@ -245,14 +252,9 @@ impl Gate<'_> {
 
     fn go(&mut self, share: RouteShare) -> Result<Go, Verdict> {
         let RouteShare { recipients, target } = share;
-        let Some(upstream) = self.pick(&target) else {
-            return Err(Verdict::Defer(relay_reply(
-                451,
-                Enhanced(4, 3, 5),
-                &format!("upstream {} is not configured", target.upstream),
-            )));
-        };
-        let charges = self.throttle(&upstream, &recipients)?;
+        let upstream = self.pick(&target)?;
+        // Policies know the names of the configuration.
+        let charges = self.throttle(original::family(&upstream.config.name), &recipients)?;
         Ok(Go { recipients, upstream, charges })
     }
 
@@ -307,17 +309,37 @@ impl Gate<'_> {
     }
 
     /// The first of a route's upstreams that is not down; if all are, the route's own.
-    fn pick(&mut self, target: &RouteTarget) -> Option<String> {
+    fn pick(&mut self, target: &RouteTarget) -> Result<Arc<Upstream>, Verdict> {
         let generation = self.generation;
-        let own = generation.upstream(&target.upstream)?;
-        if !own.is_down() {
-            return Some(target.upstream.clone());
+        let Some(own) = generation.upstream(&target.upstream) else {
+            let text = format!("upstream {} is not configured", target.upstream);
+            return Err(Verdict::Defer(relay_reply(451, Enhanced(4, 3, 5), &text)));
+        };
+        let placed = own.place(self.destination);
+        match &placed {
+            Ok(upstream) if !upstream.is_down() => return placed.map_err(|error| defer(&error)),
+            // It has a destination, and goes nowhere else.
+            Err(error @ (Unplaced::Forbidden { .. } | Unplaced::Full { .. })) => {
+                return Err(defer(error));
+            }
+            Ok(_) | Err(Unplaced::NotRedirected(_)) => {}
         }
-        let alive = target
-            .fallbacks
-            .iter()
-            .find(|name| generation.upstream(name).is_some_and(|upstream| !upstream.is_down()));
-        Some(alive.unwrap_or(&target.upstream).clone())
+        let is_alive = |name: &String| {
+            let upstream = generation.upstream(name)?.place(self.destination).ok()?;
+            (!upstream.is_down()).then_some(upstream)
+        };
+        if let Some(alive) = target.fallbacks.iter().find_map(is_alive) {
+            return Ok(alive);
+        }
+        placed.or_else(|error| {
+            let fallback = own.config.original.as_ref().and_then(|one| one.fallback.as_ref());
+            let fallback = fallback.and_then(|name| generation.upstream(name)).cloned();
+            self.note("-", "routing", || match &fallback {
+                Some(upstream) => format!("{error}; its fallback: {}", upstream.config.name),
+                None => error.to_string(),
+            });
+            fallback.ok_or_else(|| defer(&error))
+        })
     }
 
     fn throttle(&mut self, upstream: &str, recipients: &[u32]) -> Result<Vec<Charge>, Verdict> {
@@ -386,6 +408,15 @@ fn hold_reason(view: &InstanceView<'_>) -> String {
         ),
         None => format!("instance {name} is {}", view.phase),
     }
+}
+
+/// There is no upstream for it now.
+fn defer(error: &Unplaced) -> Verdict {
+    let status = match error {
+        Unplaced::Full { .. } => Enhanced(4, 3, 2),
+        Unplaced::Forbidden { .. } | Unplaced::NotRedirected(_) => Enhanced(4, 3, 5),
+    };
+    Verdict::Defer(relay_reply(451, status, &error.to_string()))
 }
 
 fn policy_failed(name: &str) -> PolicyReply {

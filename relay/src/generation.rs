@@ -123,7 +123,7 @@ pub fn build(
     config: Config,
     policies: Arc<PolicySet>,
     previous: Option<&Generation>,
-    known: &HashMap<SocketAddr, Extensions>,
+    offers: &HashMap<SocketAddr, Extensions>,
     tls: Arc<Loaded>,
     names: &Resolved,
 ) -> Generation {
@@ -133,9 +133,13 @@ pub fn build(
         let kept =
             previous.and_then(|previous| unchanged(previous, &config, upstream, &tls, names));
         let upstream = kept.cloned().unwrap_or_else(|| {
-            let known = |address| known.get(&address).copied();
+            let known = |address| offers.get(&address).copied();
             let connector = tls.connector(&upstream.name).cloned();
             let (world, hostname) = (world.clone(), Arc::clone(&hostname));
+            if upstream.original.is_some() {
+                let (config, known) = (upstream.clone(), offers.clone());
+                return Upstream::of_destinations(config, world, hostname, known, connector);
+            }
             let (naming, names) = (names.naming.clone(), names.names(upstream));
             Upstream::with_names(
                 upstream.clone(),

@@ -99,6 +99,7 @@ pub async fn deliver(
         recipients,
         size,
         client: source.client,
+        destination: source.destination,
         listener: &source.listener,
         sender: parcel.mail.sender.as_str(),
         to: &parcel.recipients,
@@ -143,14 +144,13 @@ impl Incoming<'_> {
             return self.spool(progress, Wait::Turn, None, Some(kept)).await;
         }
         let go = shares.remove(0);
-        let Some(upstream) = self.generation.upstream(&go.upstream).cloned() else {
-            unreachable!("the gate names configured upstreams only")
-        };
+        let upstream = Arc::clone(&go.upstream);
         let queued = match upstream.config.handoff {
             Handoff::Queued => true,
             Handoff::Direct => false,
             Handoff::Auto => {
-                upstream.is_slow() || self.relay.queue.must_wait(&go.upstream, &go.charges)
+                let name = &upstream.config.name;
+                upstream.is_slow() || self.relay.queue.must_wait(name, &go.charges)
             }
         };
         if queued {

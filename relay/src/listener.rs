@@ -1,6 +1,7 @@
 //! Listening sockets and the counting of clients. Floor 4.
 
 pub mod proxy;
+pub mod redirect;
 
 use std::{
     collections::HashMap,
@@ -162,5 +163,11 @@ pub fn refusal(reason: Refused) -> &'static [u8] {
             b"421 4.7.0 wavegate: you connect too often (client_connection_rate), come back later\r\n"
         }
         Refused::ProxyHeader => b"421 4.7.0 wavegate: a PROXY header is missing or wrong\r\n",
+        Refused::NotRedirected => {
+            b"421 4.4.6 wavegate: this port takes redirected connections only, not those made to it\r\n"
+        }
+        Refused::Loop => {
+            b"421 4.4.6 wavegate: routing loop: this relay's own connection came back to it\r\n"
+        }
     }
 }

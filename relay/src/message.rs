@@ -123,6 +123,15 @@ impl Secured {
     }
 }
 
+/// How the host has redirected a client here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirected {
+    /// Where it wanted to go.
+    pub destination: SocketAddr,
+    /// It is on this host itself.
+    pub local: bool,
+}
+
 /// Where messages of a session come from, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {

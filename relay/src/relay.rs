@@ -8,6 +8,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,7 +29,7 @@ use crate::{
     queue::Queue,
     rates::Rates,
     tls::Loaded,
-    upstream::Upstream,
+    upstream::{Upstream, original},
     waves::Waves,
     world::World,
 };
@@ -87,20 +88,33 @@ impl Generation {
         self.upstreams.get(name)
     }
 
+    /// The upstream of a name that an attempt was told of: one of the configuration, or the child
+    /// that one has for a destination, while it has it.
+    pub fn upstream_or_child(&self, name: &str) -> Option<Arc<Upstream>> {
+        let configured = self.upstream(original::family(name))?;
+        match original::destination(name) {
+            None => Some(Arc::clone(configured)),
+            Some(destination) => configured.child(destination),
+        }
+    }
+
     /// This generation once more, under a new number: to go back to it.
     pub fn renumbered(&self, number: u64) -> Self {
         Self { number, ..self.clone() }
     }
 
     /// What a listener offers at EHLO: what all upstreams that it can reach offer, and what is
-    /// the relay's own.
-    pub fn offered(&self, listener: &ListenerConfig) -> Extensions {
+    /// the relay's own. `destination` is where the client wanted to go, before it was redirected.
+    pub fn offered(
+        &self,
+        listener: &ListenerConfig,
+        destination: Option<SocketAddr>,
+    ) -> Extensions {
         let own_size = self.config.limits.message_size;
-        let reachable = self.upstreams.values().filter(|upstream| {
-            listener.upstreams.is_empty() || listener.upstreams.contains(&upstream.config.name)
-        });
+        let reachable =
+            self.upstreams.values().filter(|upstream| listener.reaches(&upstream.config.name));
         let common = reachable
-            .map(|upstream| upstream.extensions().unwrap_or(Extensions::NONE))
+            .filter_map(|upstream| upstream.offers(destination))
             .reduce(Extensions::intersection)
             .unwrap_or(Extensions::NONE);
         // 0 and nothing mean "no limit stated" (RFC 1870 section 4).

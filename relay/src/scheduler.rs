@@ -43,7 +43,7 @@ pub use self::{
     pace::Pace,
     tally::{Count, Figures, Stats},
 };
-use crate::plan::Timestamp;
+use crate::{plan::Timestamp, upstream::original};
 
 /// The scheduler. About 100 bytes a message, 40 more while it waits for a time of its own, and
 /// 300 bytes a line.
@@ -122,7 +122,7 @@ impl Scheduler {
 
     /// The key of an upstream by its name.
     pub fn upstream(&mut self, name: &str) -> UpstreamKey {
-        UpstreamKey(names::after(self.upstreams.intern(name)))
+        UpstreamKey(names::after(self.upstreams.intern(original::family(name))))
     }
 
     /// The name of an upstream.

@@ -27,7 +27,7 @@ use crate::{
     config::ListenerConfig,
     event::{Busy, Ended, Event},
     handoff,
-    message::{MessageId, Source},
+    message::{MessageId, Redirected, Source},
     relay::Relay,
     replies::relay_reply,
     tls::Acceptor,
@@ -63,6 +63,8 @@ pub struct Client {
     pub stream: Stream,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// Where it wanted to go, before it was redirected here.
+    pub destination: Option<SocketAddr>,
     /// The listener that took it.
     pub listener: Arc<ListenerConfig>,
     /// Protocol settings: those for clients that may relay differ from those for others.
@@ -83,7 +85,21 @@ impl Client {
         let listener = Arc::clone(&settings.config);
         let handshake = if listener.is_implicit_tls() { budget::HANDSHAKE } else { 0 };
         let share = relay.budget.share(Use::Sessions, budget::SESSION + handshake);
-        Some(Self { stream, peer, listener, settings: Arc::clone(config), share })
+        let settings = Arc::clone(config);
+        Some(Self { stream, peer, destination: None, listener, settings, share })
+    }
+
+    /// The same, if it was redirected here.
+    pub fn redirected(mut self, relay: &Relay, how: Option<Redirected>) -> Self {
+        let Some(how) = how else { return self };
+        self.destination = Some(how.destination);
+        if how.local && self.listener.allows_local() {
+            let generation = relay.look();
+            if let Some(settings) = generation.listener(&self.listener.name) {
+                self.settings = Arc::clone(&settings.inside);
+            }
+        }
+        self
     }
 }
 
@@ -153,13 +169,13 @@ impl From<io::Error> for Broken {
 
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
-        let Client { stream, peer, listener, settings, share } = client;
+        let Client { stream, peer, destination, listener, settings, share } = client;
         let mut deadline = Deadline::default();
         deadline.set(relay.look().config.limits.command_timeout);
         Self {
             relay,
             stream,
-            source: Arc::new(Source::new(peer, &listener.name)),
+            source: Arc::new(Source { destination, ..Source::new(peer, &listener.name) }),
             listener,
             server: Server::new(settings),
             message: None,
@@ -329,7 +345,9 @@ impl Session {
                     let source = Arc::make_mut(&mut self.source);
                     source.helo = helo.name.into();
                     source.extended = helo.extended;
-                    self.server.accept_helo(self.relay.look().offered(&self.listener));
+                    let destination = self.source.destination;
+                    let offered = self.relay.look().offered(&self.listener, destination);
+                    self.server.accept_helo(offered);
                 }
                 Step::Mail(mail) => match self.busy() {
                     Some(reason) => self.refuse_for_now(reason),

@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     event::{Busy, Ended, Event, Observer, Refused},
     event_log::EventLog,
+    upstream::original,
     world::WallClock,
 };
 pub use ledger::Account;
@@ -165,7 +166,8 @@ impl Telemetry {
             }
             Event::Settled { instance, upstream, recipients, outcome, elapsed, .. } => {
                 self.ledger(*instance).settle(*outcome, *recipients);
-                let upstream = self.upstreams.of(upstream.unwrap_or(NONE));
+                // One for all its destinations: there may be many.
+                let upstream = self.upstreams.of(upstream.map_or(NONE, original::family));
                 upstream.settle(*outcome, *recipients);
                 upstream.handoff.observe(elapsed.as_secs_f64());
             }
@@ -177,10 +179,10 @@ impl Telemetry {
                 self.ledger(*instance).in_doubt.fetch_add(1, Relaxed);
             }
             Event::AttemptRetried { upstream, .. } => {
-                self.upstreams.of(upstream).retried.fetch_add(1, Relaxed);
+                self.upstreams.of(original::family(upstream)).retried.fetch_add(1, Relaxed);
             }
             Event::RecipientVerified { upstream, reply, .. } => {
-                let counts = self.upstreams.of(upstream);
+                let counts = self.upstreams.of(original::family(upstream));
                 let verified = match reply.is_positive() {
                     true => &counts.verified.taken,
                     false => &counts.verified.refused,
@@ -188,7 +190,7 @@ impl Telemetry {
                 verified.fetch_add(1, Relaxed);
             }
             Event::RecipientUnverified { upstream, .. } => {
-                self.upstreams.of(upstream).verified.unanswered.fetch_add(1, Relaxed);
+                self.upstreams.of(original::family(upstream)).verified.unanswered.fetch_add(1, Relaxed);
             }
             Event::ReplyLost { delivered: true, .. } => {
                 self.replies_lost_delivered.fetch_add(1, Relaxed);

@@ -30,7 +30,8 @@ use crate::{
     conductor::Conductor,
     delivery,
     event::{Event, Refused},
-    listener::{Clients, Counted, proxy, refusal},
+    listener::{Clients, Counted, proxy, redirect, refusal},
+    message::Redirected,
     relay::{Relay, with_policies},
     session::{self, Client, stopping},
     upstream::connection::set_current_worker,
@@ -65,6 +66,7 @@ pub struct Accepted {
     stream: std::net::TcpStream,
     peer: SocketAddr,
     listener: String,
+    redirected: Option<Redirected>,
     counted: Counted,
     session: Session,
 }
@@ -246,14 +248,18 @@ impl Worker {
     fn accepted(self: &Arc<Self>, listener: &str, stream: TcpStream, peer: SocketAddr) {
         let shared = &self.shared;
         let generation = shared.relay.look();
-        let listens = generation.listener(listener).map(|one| &one.config);
-        let proxied = listens.is_some_and(|one| one.has_proxy(peer.ip()));
-        let counted =
-            shared.clients.admit(&shared.relay, listens.is_some_and(|one| one.is_implicit_tls()));
-        // A proxy's client is counted once it is known.
-        let counted = counted.and_then(|one| if proxied { Ok(one) } else { one.of(peer) });
-        let counted = match counted {
-            Ok(counted) => counted,
+        let config = generation.listener(listener).map(|one| &*one.config);
+        let proxied = config.is_some_and(|config| config.has_proxy(peer.ip()));
+        let shakes_hands = config.is_some_and(|config| config.is_implicit_tls());
+        let redirected = redirect::look(&stream, peer, config, &shared.relay.world.openings);
+        let admitted = redirected.and_then(|redirected| {
+            let counted = shared.clients.admit(&shared.relay, shakes_hands)?;
+            // A proxy's client is counted once it is known.
+            let counted = if proxied { counted } else { counted.of(peer)? };
+            Ok((redirected, counted))
+        });
+        let (redirected, counted) = match admitted {
+            Ok(admitted) => admitted,
             Err(reason) => {
                 let relay = Arc::clone(&shared.relay);
                 let listener = listener.to_owned();
@@ -265,12 +271,12 @@ impl Worker {
         let target = self.place();
         if target == self.number {
             let session = Session::new(&self.shared, target);
-            return self.serve(listener, stream, peer, counted, session);
+            return self.serve(listener, stream, peer, redirected, counted, session);
         }
         let Ok(stream) = stream.into_std() else { return };
         let session = Session::new(&self.shared, target);
         let listener = listener.to_owned();
-        let accepted = Accepted { stream, peer, listener, counted, session };
+        let accepted = Accepted { stream, peer, listener, redirected, counted, session };
         let command = Command::Take(Box::new(accepted));
         if let Err(mpsc::error::TrySendError::Full(Command::Take(back))) =
             self.shared.senders[target].try_send(command)
@@ -288,9 +294,9 @@ impl Worker {
     }
 
     fn take(self: &Arc<Self>, accepted: Accepted) {
-        let Accepted { stream, peer, listener, counted, session } = accepted;
+        let Accepted { stream, peer, listener, redirected, counted, session } = accepted;
         match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(&listener, stream, peer, counted, session),
+            Ok(stream) => self.serve(&listener, stream, peer, redirected, counted, session),
             Err(error) => tracing::warn!(%error, "a connection is lost between workers"),
         }
     }
@@ -300,6 +306,7 @@ impl Worker {
         listener: &str,
         stream: TcpStream,
         peer: SocketAddr,
+        redirected: Option<Redirected>,
         mut counted: Counted,
         session: Session,
     ) {
@@ -310,8 +317,13 @@ impl Worker {
             let client = Client::new(&relay, listener, Stream::Tcp(stream), peer);
             let Some(client) = client else { return };
             counted.begun();
+            let client = client.redirected(&relay, redirected);
+            let meeting = redirect::meeting(&relay, &client);
             let serving = session::serve(relay, client);
             tokio::spawn(async move {
+                if let Some(meeting) = meeting {
+                    meeting.await;
+                }
                 serving.await;
                 drop((session, counted));
             });

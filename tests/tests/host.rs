@@ -458,11 +458,17 @@ fn the_unit_is_sandboxed() {
 fn the_units_are_sound() {
     let Some(analyze) = tool::require("systemd-analyze") else { return };
     let folder = tempfile::tempdir().unwrap();
-    for name in ["wavegate.service", "wavegate.socket"] {
+    fs::create_dir(folder.path().join("wavegate.service.d")).unwrap();
+    let redirect = "wavegate.service.d/redirect.conf";
+    for (name, to) in [
+        ("wavegate.service", "wavegate.service"),
+        ("wavegate.socket", "wavegate.socket"),
+        ("redirect.conf", redirect),
+    ] {
         let text = fs::read_to_string(units().join(name)).unwrap();
         // The program is not installed here.
         let text = text.replace("/usr/bin/wavegate", binary().to_str().unwrap());
-        fs::write(folder.path().join(name), text).unwrap();
+        fs::write(folder.path().join(to), text).unwrap();
     }
     let verify = || {
         Command::new(&analyze)
@@ -475,8 +481,13 @@ fn the_units_are_sound() {
     let said = String::from_utf8_lossy(&found.stderr).into_owned();
     assert!(found.status.success() && !said.contains("wavegate."), "{said}");
     // It would say so.
-    let service = folder.path().join("wavegate.service");
-    let text = fs::read_to_string(&service).unwrap().replace("WatchdogSec=", "WatchDogSecs=");
-    fs::write(&service, text).unwrap();
-    assert!(String::from_utf8_lossy(&verify().stderr).contains("WatchDogSecs"));
+    for (file, right, wrong) in [
+        ("wavegate.service", "WatchdogSec=", "WatchDogSecs="),
+        (redirect, "ExecStopPost=", "ExecStoppedPost="),
+    ] {
+        let file = folder.path().join(file);
+        let text = fs::read_to_string(&file).unwrap().replace(right, wrong);
+        fs::write(&file, text).unwrap();
+        assert!(String::from_utf8_lossy(&verify().stderr).contains(wrong.trim_end_matches('=')));
+    }
 }

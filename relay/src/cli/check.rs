@@ -258,7 +258,10 @@ fn print(findings: &Findings, out: &mut dyn Write) -> io::Result<()> {
         field(out, label("listeners", index), text)?;
     }
     for (index, one) in summary.upstreams.iter().enumerate() {
-        let mut text = format!("{} at {}", one.name, list(&one.targets));
+        let mut text = match &one.targets[..] {
+            [] => format!("{} where the client wanted to go", one.name),
+            targets => format!("{} at {}", one.name, list(targets)),
+        };
         if let Some(addresses) = one.addresses.as_ref().filter(|found| **found != one.targets) {
             text.push_str(&format!(", now {}", list(addresses)));
         }

@@ -101,6 +101,7 @@ fn ask(
     let mut source = Source::new(SocketAddr::new(args.client, 0), &listener.name);
     source.helo.clone_from(&args.helo);
     source.extended = true;
+    source.destination = args.destination;
     let subject = Subject {
         id: id.as_str(),
         source: &source,
@@ -127,7 +128,7 @@ fn ask(
     let outcome = match (&refusal, verdict) {
         (Some(reply), _) => Outcome::not_allowed(reply, listener),
         // There is one recipient, so there is one share.
-        (None, Verdict::Go(shares)) => Outcome::deliver(&generation.config, &shares[0]),
+        (None, Verdict::Go(shares)) => Outcome::deliver(&shares[0]),
         (None, Verdict::Hold { until, reason }) => Outcome::hold(until, reason),
         (None, Verdict::Defer(reply)) => Outcome::defer(&reply),
         (None, Verdict::Refuse(reply)) => Outcome::refuse(&reply),
@@ -137,6 +138,7 @@ fn ask(
         client: args.client,
         listener: listener.name.clone(),
         helo: args.helo.clone(),
+        destination: args.destination,
         from: args.from.as_str().to_owned(),
         to: args.to.as_str().to_owned(),
         allowed: refusal.is_none(),

@@ -15,6 +15,7 @@ use super::{
     diagnostic::{Located, Place, Report},
     plan::unknown,
     policy::FREEZE_IGNORE,
+    redirect,
     relay::Draft,
 };
 use crate::plan::Plan;
@@ -35,6 +36,7 @@ pub(super) fn check(draft: &Draft, report: &Report) {
     check_references(draft, report);
     check_addresses(draft, report);
     check_default(draft, report);
+    redirect::check(draft, report);
 }
 
 fn unique<'a>(kind: &str, names: impl Iterator<Item = (&'a str, &'a Place)>, report: &Report) {
@@ -66,6 +68,7 @@ fn check_references(draft: &Draft, report: &Report) {
         }
     };
     draft.listeners.iter().flat_map(|(_, at)| &at.upstreams).for_each(check);
+    redirect::fallbacks(draft).for_each(check);
     let Some(migration) = &draft.migration else {
         return;
     };

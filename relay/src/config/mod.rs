@@ -11,6 +11,7 @@ mod open;
 mod plan;
 mod policy;
 mod reader;
+mod redirect;
 mod relay;
 mod target;
 mod tls;
@@ -32,6 +33,7 @@ pub use self::{
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
     policy::BUILTIN_POLICIES,
+    redirect::{Original, Redirect, Traffic},
     target::{NamePlace, Target},
 };
 
@@ -268,6 +270,9 @@ pub struct ListenerConfig {
     pub allow: Vec<IpNet>,
     /// Proxies: who connects from these networks says first who its client is; default none.
     pub proxies: Vec<IpNet>,
+    /// What connections the host redirects here (`mode = "redirect"`); none: clients connect
+    /// themselves.
+    pub redirect: Option<Redirect>,
     /// Names of the upstreams that this listener can reach; all by default.
     pub upstreams: Vec<String>,
     /// TLS with its clients.
@@ -345,6 +350,8 @@ pub struct UpstreamConfig {
     pub name: String,
     /// Addresses and names; at least one.
     pub targets: Vec<Target>,
+    /// Instead of targets: mail goes where its client wanted to go.
+    pub original: Option<Original>,
     /// How messages are handed over.
     pub handoff: Handoff,
     /// Where mail goes that no routing policy has an opinion of. At most one; an only upstream

@@ -12,7 +12,7 @@ use super::{
     lock,
     plan::{self, Known},
     reader::{self, Document, Section},
-    relay, target,
+    redirect, relay, target,
 };
 use crate::{
     plan::{Plan, Timestamp},
@@ -161,6 +161,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     let known = Known {
         upstreams: Some(draft.upstreams.iter().map(|(one, _)| one.name.clone()).collect()),
         listeners: Some(draft.listeners.iter().map(|(one, _)| one.name.clone()).collect()),
+        originals: redirect::names(&draft),
         lacks_migration: draft.migration.is_none(),
     };
     let mut plan = Plan::default();

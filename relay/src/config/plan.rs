@@ -26,6 +26,7 @@ use super::{
     diagnostic::{Located, Place, Report},
     lock,
     reader::Section,
+    redirect,
     values::{self, nearest, quote},
 };
 use crate::plan::{Conflict, Matcher, Parts, Plan, conflicts};
@@ -43,6 +44,8 @@ const DAY_MS: u64 = 24 * 3_600_000;
 pub(super) struct Known {
     pub(super) upstreams: Option<Vec<String>>,
     pub(super) listeners: Option<Vec<String>>,
+    /// Upstreams whose mail goes where its client wanted to go.
+    pub(super) originals: Vec<String>,
     /// Whether every instance must have a `before` and `after` in the plan itself: there is no
     /// `[migration]`.
     pub(super) lacks_migration: bool,
@@ -117,6 +120,9 @@ fn upstream(section: &Section<'_>, key: &'static str, known: &Known) -> Option<S
         && !upstreams.contains(&found.value)
     {
         section.report().error(&found.place, unknown("upstream", &found.value, upstreams));
+    }
+    if key == "after" && known.originals.contains(&found.value) {
+        section.report().error(&found.place, redirect::no_after(&found.value));
     }
     Some(found.value)
 }

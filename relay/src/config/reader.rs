@@ -230,7 +230,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    fn integer(&self) -> Option<i128> {
+    pub(super) fn integer(&self) -> Option<i128> {
         let number = self.get().as_integer()?;
         i128::from_str_radix(number.as_str(), number.radix()).ok()
     }

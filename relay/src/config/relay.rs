@@ -19,6 +19,7 @@ use super::{
     diagnostic::{Located, Place},
     policy,
     reader::Section,
+    redirect,
     target::{self, Target},
     tls,
     values::{self, one_of, quote},
@@ -74,6 +75,7 @@ pub(super) struct UpstreamPlaces {
     pub(super) name: Option<Place>,
     pub(super) default: Place,
     pub(super) targets: Vec<Located<Target>>,
+    pub(super) original: redirect::Places,
 }
 
 /// `[migration]`, where both names are there.
@@ -343,6 +345,7 @@ fn read_listener(
         address: address.as_ref().map(|found| found.place.clone()),
         upstreams: upstreams.clone(),
     };
+    let redirect = redirect::listener(&section, address.as_ref().map(|found| found.value));
     let tls = section.section("tls").and_then(|section| tls::listener(section, base));
     section.finish();
     let listener = ListenerConfig {
@@ -350,6 +353,7 @@ fn read_listener(
         address: address.map_or(NOWHERE, |found| found.value),
         allow,
         proxies: proxies.into_iter().map(|found| found.value).collect(),
+        redirect,
         upstreams: upstreams.into_iter().map(|found| found.value).collect(),
         tls,
     };
@@ -387,14 +391,16 @@ fn check_allow(section: &Section<'_>, list: &[Located<IpNet>]) {
 fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, UpstreamPlaces) {
     let example = "a name, such as \"legacy\"";
     let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
-    let targets = target::targets(&section);
+    let (original, of_original) = redirect::upstream(&section);
+    let targets = if original.is_some() { Vec::new() } else { target::targets(&section) };
     let named = !targets.is_empty() && targets.iter().all(|found| found.value.is_name());
-    section.choice("type", "a type of upstream", &[("smtp", ())]);
     let handoff = section.choice(
         "handoff",
         "a hand-off",
         &[("auto", Handoff::Auto), ("direct", Handoff::Direct), ("queued", Handoff::Queued)],
     );
+    // A client whose mail goes where it wanted to go hears what it would have heard there.
+    let usual = if original.is_some() { Handoff::Direct } else { Handoff::Auto };
     let deferred = section.choice(
         "deferred",
         "a way to treat what the upstream defers",
@@ -418,7 +424,8 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
     let upstream = UpstreamConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
         targets: targets.iter().map(|found| found.value.clone()).collect(),
-        handoff: handoff.map_or(Handoff::Auto, |found| found.value),
+        original,
+        handoff: handoff.map_or(usual, |found| found.value),
         default: section.boolean("default", false),
         connections,
         idle_connections: section.integer("idle_connections", connections, 0..=connections),
@@ -445,7 +452,11 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
         name: name.map(|found| found.place),
         default: section.get("default").map_or(section.place(), |value| value.place()),
         targets,
+        original: of_original,
     };
+    if upstream.original.is_some() {
+        redirect::check_tls(&section, upstream.tls.as_ref());
+    }
     section.finish();
     (upstream, places)
 }

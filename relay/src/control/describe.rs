@@ -50,6 +50,9 @@ pub(super) fn show(relay: &Relay, one: &Match, progress: &Progress) -> Show {
         client: envelope.map(|envelope| envelope.source.client.to_string()),
         listener: envelope.map(|envelope| envelope.source.listener.clone()),
         helo: envelope.map(|envelope| envelope.source.helo.clone()),
+        destination: envelope
+            .and_then(|envelope| envelope.source.destination)
+            .map(|destination| destination.to_string()),
         envelope: (0..)
             .zip(recipients)
             .map(|(index, rcpt)| Recipient {
@@ -115,7 +118,7 @@ fn waits_for(relay: &Relay, one: &Match, progress: Option<&Progress>) -> String 
 }
 
 fn upstream(relay: &Relay, name: &str) -> String {
-    let why = match relay.look().upstream(name) {
+    let why = match relay.look().upstream_or_child(name) {
         None => "there is none of this name any more",
         Some(upstream) if upstream.is_down() => "every target is down",
         Some(_) => "all are busy",

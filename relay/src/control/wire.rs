@@ -128,6 +128,8 @@ pub struct Show {
     pub listener: Option<String>,
     /// What the client called itself.
     pub helo: Option<String>,
+    /// Where the client wanted to go, before it was redirected here.
+    pub destination: Option<String>,
     /// All its recipients.
     pub envelope: Vec<Recipient>,
     /// Why the envelope is not here.

@@ -9,7 +9,7 @@ use crate::{
     config::Bounces,
     envelope::{Envelope, LastWord, Progress},
     event::{End, Event},
-    message::MessageId,
+    message::{MessageId, Source},
     notification::{
         self, Notification, Original, Outcome, Recipient, Remote, Survey, Terms, Transport,
     },
@@ -236,10 +236,13 @@ impl Report<'_> {
         let id = MessageId::new(now, self.relay.world.entropy.next());
         let (instance, about) = (self.instance, original.id);
         self.relay.emit(&Event::Notification { instance, id, about });
+        // It does not go where the mail wanted to go that it reports on.
+        let source = Source { destination: None, ..(*original.source).clone() };
+        let source = Arc::new(source);
         let envelope = Envelope {
             id,
             received: now,
-            source: Arc::clone(&original.source),
+            source: Arc::clone(&source),
             on_behalf: self.instance.map(str::to_owned),
             mail: mail.clone(),
             recipients: vec![rcpt.clone()],
@@ -249,7 +252,7 @@ impl Report<'_> {
         let progress =
             Progress { instance: self.instance.map(str::to_owned), ..Progress::default() };
         Some(NewMessage {
-            message: Arc::new(Message::new(id, Arc::clone(&original.source), Vec::new(), parcel)),
+            message: Arc::new(Message::new(id, source, Vec::new(), parcel)),
             envelope: Arc::new(envelope),
             progress,
             wait: Wait::Turn,

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::Semaphore, time::Instant};
 
 use super::{Means, SERVER_WAIT, attempt};
-use crate::{relay::Relay, scheduler::Wait};
+use crate::{relay::Relay, scheduler::Wait, upstream::original};
 
 /// Attempts at once for one limit: more would only stand in the limit's own line.
 const LIMIT_SERVERS: usize = 64;
@@ -50,7 +50,8 @@ pub fn line(relay: &Arc<Relay>, line: Wait) {
     match &line {
         Wait::Upstream(name) => {
             let generation = relay.look();
-            let most = generation.upstream(name).map_or(1, |upstream| upstream.config.connections);
+            let upstream = generation.upstream(original::family(name));
+            let most = upstream.map_or(1, |upstream| upstream.config.connections);
             if relay.queue.begin_serving(&line, most) {
                 tokio::spawn(serve_upstream(Arc::clone(relay), line));
             }
@@ -67,7 +68,7 @@ pub fn line(relay: &Arc<Relay>, line: Wait) {
 async fn serve_upstream(relay: Arc<Relay>, line: Wait) {
     let Wait::Upstream(name) = &line else { unreachable!("a line of an upstream") };
     loop {
-        let upstream = relay.generation().upstream(name).cloned();
+        let upstream = relay.generation().upstream_or_child(name);
         let Some(upstream) = upstream else {
             // No such upstream any more: the gate has to say where they go now.
             relay.queue.wake(&line);

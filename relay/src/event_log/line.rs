@@ -56,6 +56,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender: Option<String>,
@@ -114,12 +116,23 @@ impl Writer {
 
     fn line<'a>(&self, event: &Event<'a>) -> Option<Line<'a>> {
         let line = match *event {
-            Event::Received { instance, id, recipients, size, client, listener, sender, to } => {
+            Event::Received {
+                instance,
+                id,
+                recipients,
+                size,
+                client,
+                destination,
+                listener,
+                sender,
+                to,
+            } => {
                 let to =
                     to.iter().take(NAMED).filter_map(|rcpt| self.address(rcpt.recipient.as_str()));
                 Line {
                     event: "received",
                     client: Some(client),
+                    destination,
                     listener: Some(listener),
                     sender: self.address(sender),
                     to: self.named(to.collect()),

@@ -119,6 +119,7 @@ fn addresses_are_told_hashed_or_left_out() {
             recipients: 3,
             size: 10,
             client: "192.0.2.1".parse().unwrap(),
+            destination: None,
             listener: "in",
             sender: "news@acme.example",
             to: &to,

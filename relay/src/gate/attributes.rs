@@ -29,6 +29,11 @@ pub(super) fn collect(
                     push(&mut attributes, need, secured.version());
                 }
             }
+            "original-destination" => {
+                if let Some(destination) = subject.source.destination {
+                    push(&mut attributes, need, &destination.to_string());
+                }
+            }
             other => {
                 if let Some(wanted) = other.strip_prefix("header:") {
                     let headers = headers.get_or_insert_with(|| parse(subject.headers));
@@ -79,6 +84,7 @@ pub(super) fn parse(block: &[u8]) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test stops where its surroundings fail")]
     use super::*;
     use crate::message::{Secured, Source};
     use std::sync::LazyLock;
@@ -134,6 +140,17 @@ mod tests {
         let expected = [("tls".to_owned(), "TLSv1.3".to_owned())];
         assert_eq!(all(&needs(&["tls"]), &under_tls), expected);
         assert_eq!(all(&needs(&["tls"]), &subject(b"")), []);
+    }
+
+    #[test]
+    fn where_a_client_wanted_to_go_is_left_out_where_nobody_knows() {
+        let destination = Some("[2001:db8::1]:25".parse().unwrap());
+        let source = Source { destination, ..SOURCE.clone() };
+        let redirected = Subject { source: &source, ..subject(b"") };
+        let name = "original-destination";
+        let expected = [(name.to_owned(), "[2001:db8::1]:25".to_owned())];
+        assert_eq!(all(&needs(&[name]), &redirected), expected);
+        assert_eq!(all(&needs(&[name]), &subject(b"")), []);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub async fn verify(
     let answer = gate::ask(relay, &generation, &plan, &subject, relay.waves.now(), None);
     // There is one recipient, so there is one share.
     let Verdict::Go(shares) = answer.verdict else { return None };
-    let upstream = generation.upstream(&shares.first()?.upstream)?;
+    let upstream = &shares.first()?.upstream;
     if upstream.config.verify == Verify::None {
         return None;
     }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use wavegate_smtp::Reply;
 
 use crate::{
-    event::{End, Event, Outcome, WaveStep},
+    event::{End, Event, Outcome, Refused, WaveStep},
     message::MessageId,
     plan::Timestamp,
 };
@@ -26,6 +26,10 @@ use crate::{
 const PER_SECOND: u32 = 10;
 /// Characters of a value that are written: more than any reply line has (RFC 5321 4.5.3.1.5).
 const VALUE: usize = 1000;
+
+/// A loop is a mistake in the host's rules.
+const LOOP: &str = "a connection of this relay came back to it and was refused: leave its user out of \
+                    the rules that redirect (wavegate host rules --user)";
 
 /// Writes events down.
 #[derive(Default)]
@@ -166,8 +170,11 @@ impl Log {
             Event::ListenerClosed { listener } => tracing::info!(listener, "no longer listening"),
             Event::ConnectionRefused { client, reason } => {
                 if let Some(suppressed) = self.admit(&self.refused) {
-                    let reason = reason.as_str();
-                    tracing::warn!(%client, reason, suppressed, "a client was turned away");
+                    let words = match reason {
+                        Refused::Loop => LOOP,
+                        _ => "a client was turned away",
+                    };
+                    tracing::warn!(%client, reason = reason.as_str(), suppressed, "{words}");
                 }
             }
             Event::TransactionRefused { client, reason } => {

@@ -65,6 +65,12 @@ pub enum ConnectionError {
     /// TLS is required, and it refused it.
     #[error("it refused STARTTLS, which `tls` requires: {}", .0.code())]
     Declined(Reply),
+    /// It is this relay itself.
+    #[error(
+        "it came back to this relay: the rules that redirect must leave its user out (wavegate \
+         host rules --user)"
+    )]
+    Loop,
     /// The upstream closed, or did not speak SMTP.
     #[error(transparent)]
     Protocol(#[from] ClientError),
@@ -110,8 +116,10 @@ impl Connection {
         time: Duration,
         tls: Option<&Connector>,
     ) -> Result<(Self, Extensions), ConnectionError> {
+        let mut own = None;
         let opening = async {
-            let stream = world.network.connect(endpoint.address).await?;
+            let (stream, begun) = world.network.connect(endpoint.address).await?;
+            own = begun;
             let mut connection = Self {
                 stream: Some(stream),
                 client: Client::new(Arc::clone(hostname)).starttls(upgrade(tls)),
@@ -144,7 +152,12 @@ impl Connection {
                 }
             }
         };
-        tokio::time::timeout(time, opening).await.map_err(|_| ConnectionError::Timeout(time))?
+        let opened = tokio::time::timeout(time, opening).await;
+        let opened = opened.unwrap_or(Err(ConnectionError::Timeout(time)));
+        match own {
+            Some(own) if own.came_back() => Err(ConnectionError::Loop),
+            _ => opened,
+        }
     }
 
     /// Takes the TLS handshake.

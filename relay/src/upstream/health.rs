@@ -196,7 +196,9 @@ impl Upstream {
     fn reason_to_probe(&self, target: &Endpoint) -> Option<Reason> {
         let mut state = self.lock();
         let health = state.health(target)?;
-        let unknown = health.extensions.is_none() && self.config.extensions.is_none();
+        // What a child's destination offers is asked by who is to hear it.
+        let asks = self.config.extensions.is_none() && !self.is_child();
+        let unknown = health.extensions.is_none() && asks;
         Some(match (health.ejected, unknown) {
             (true, _) => Reason::Ejected,
             (false, true) => Reason::Unknown,
@@ -232,6 +234,13 @@ impl Upstream {
     /// The housekeeping of this upstream: watchers of its targets, the looking up of its names,
     /// and the closing of idle connections. Runs until it is dropped.
     pub async fn housekeeping(self: Arc<Self>) {
+        match self.config.original {
+            None => self.keep_targets().await,
+            Some(_) => self.keep_children().await,
+        }
+    }
+
+    pub(super) async fn keep_targets(self: Arc<Self>) {
         let mut tasks = tokio::task::JoinSet::new();
         let mut watched: HashMap<Endpoint, AbortHandle> = HashMap::new();
         if self.has_names() {

@@ -10,11 +10,12 @@ pub mod connection;
 pub mod health;
 mod names;
 mod pool;
+pub mod original;
 mod rehearsal;
 mod verify;
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,6 +29,7 @@ use wavegate_smtp::Extensions;
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
 pub use names::NamesStatus;
+pub use original::Unplaced;
 pub use pool::Lease;
 pub use rehearsal::RehearsalError;
 pub use verify::VerifyError;
@@ -65,6 +67,8 @@ pub struct Upstream {
     /// Wakes those who wait until a target may be used again.
     recovered: Notify,
     stats: Stats,
+    /// Of one with many destinations, which has no targets itself.
+    children: Option<original::Children>,
 }
 
 struct State {
@@ -179,6 +183,12 @@ impl State {
     }
 }
 
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.config.name)
+    }
+}
+
 impl Upstream {
     /// An upstream whose targets are addresses, and that has not been asked anything yet. `known`
     /// are the extensions of its targets as learned earlier.
@@ -192,6 +202,21 @@ impl Upstream {
         Self::with_names(config, world, hostname, known, connector, None, Vec::new())
     }
 
+    /// One whose mail goes where its client wanted to go. `known` are the extensions of destinations
+    /// as learned earlier.
+    pub fn of_destinations(
+        config: UpstreamConfig,
+        world: World,
+        hostname: Arc<str>,
+        known: HashMap<std::net::SocketAddr, Extensions>,
+        connector: Option<Arc<Connector>>,
+    ) -> Arc<Self> {
+        let children = Some(original::Children::new(known));
+        let (known, names) = (&|_| None, Vec::new());
+        let own = Self::make(config, world, hostname, known, connector, None, names);
+        Arc::new(Self { children, ..own })
+    }
+
     /// An upstream among whose targets are names, with what is known of them. Its housekeeping
     /// looks them up again, if `naming` says how.
     pub fn with_names(
@@ -203,6 +228,18 @@ impl Upstream {
         naming: Option<Arc<Naming>>,
         names: Vec<Name>,
     ) -> Arc<Self> {
+        Arc::new(Self::make(config, world, hostname, known, connector, naming, names))
+    }
+
+    fn make(
+        config: UpstreamConfig,
+        world: World,
+        hostname: Arc<str>,
+        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
+        connector: Option<Arc<Connector>>,
+        naming: Option<Arc<Naming>>,
+        names: Vec<Name>,
+    ) -> Self {
         let targets = place(&config.targets, &names).endpoints.into_iter().map(|placed| {
             let known = known(placed.endpoint.address);
             TargetHealth::new(placed, known)
@@ -216,7 +253,7 @@ impl Upstream {
             waiters: VecDeque::new(),
             retired: false,
         };
-        Arc::new(Self {
+        Self {
             config,
             connector,
             tls: Arc::default(),
@@ -230,7 +267,8 @@ impl Upstream {
             wake_watchers: Notify::new(),
             recovered: Notify::new(),
             stats: Stats::default(),
-        })
+            children: None,
+        }
     }
 
     /// What every target that ever answered offers, unless the configuration says; none when no
@@ -244,9 +282,9 @@ impl Upstream {
         self.naming.as_ref()
     }
 
-    /// Whether no target may be tried now.
+    /// Whether no target may be tried now. One with many destinations never is: each is for itself.
     pub fn is_down(&self) -> bool {
-        self.lock().targets.iter().all(TargetHealth::is_ejected)
+        self.children.is_none() && self.lock().targets.iter().all(TargetHealth::is_ejected)
     }
 
     /// A connection: an idle one, a new one, or the next that comes free before `deadline`.
@@ -355,6 +393,10 @@ impl Upstream {
 
     /// Figures for telemetry.
     pub fn status(&self) -> UpstreamStatus {
+        self.with_children(self.own_status())
+    }
+
+    fn own_status(&self) -> UpstreamStatus {
         let (names, trouble) = (self.names_status(), self.names_trouble());
         let state = self.lock();
         let stats = &self.stats;
@@ -385,11 +427,13 @@ impl Upstream {
         drop(state);
         self.recovered.notify_waiters();
         idle.into_iter().for_each(Connection::quit);
+        self.all_children().iter().for_each(|child| child.retire());
     }
 
     /// In force again, after a generation was given up.
     pub fn revive(&self) {
         self.lock().retired = false;
+        self.all_children().iter().for_each(|child| child.revive());
     }
 
     /// Closes connections that have been idle for longer than `idle_timeout`.

@@ -18,7 +18,7 @@ use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
 
 pub use names::MemoryNames;
 
-use super::{BootClock, BoxFuture, Entropy, Network, Stream, WallClock, World};
+use super::{BootClock, BoxFuture, Entropy, Network, Opening, Stream, WallClock, World};
 use crate::plan::Timestamp;
 
 /// Bytes that a pipe holds in each direction.
@@ -90,7 +90,7 @@ impl MemoryNetwork {
 }
 
 impl Network for MemoryNetwork {
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<(Stream, Option<Opening>)>> {
         Box::pin(async move {
             let listener = self
                 .listeners
@@ -101,7 +101,7 @@ impl Network for MemoryNetwork {
                 .ok_or(io::ErrorKind::ConnectionRefused)?;
             let (near, far) = tokio::io::duplex(PIPE);
             listener.send(far).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
-            Ok(Stream::Memory(near))
+            Ok((Stream::Memory(near), None))
         })
     }
 }
@@ -119,6 +119,7 @@ impl World {
             boot: clock,
             network: Arc::new(network),
             names: Arc::new(MemoryNames::default()),
+            openings: Arc::default(),
             entropy: Arc::new(Entropy::new(seed)),
         }
     }

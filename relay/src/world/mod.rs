@@ -7,6 +7,7 @@
 mod hickory;
 pub mod memory;
 pub mod resolver;
+pub mod opening;
 pub mod stream;
 pub mod timer;
 pub mod tls;
@@ -23,6 +24,7 @@ use std::{
 };
 
 pub use hickory::HickoryResolvers;
+pub use opening::{Opening, Openings};
 pub use resolver::{Resolver, ResolverSettings, Resolvers};
 pub use stream::Stream;
 pub use timer::Deadline;
@@ -52,8 +54,9 @@ pub trait BootClock: Send + Sync {
 
 /// Outgoing connections. (Listening sockets are made by `listener`, which also takes streams.)
 pub trait Network: Send + Sync {
-    /// Connects to `address`. The caller bounds the time.
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>>;
+    /// Connects to `address`. The caller bounds the time, and keeps the opening, where there is one,
+    /// until the other side has greeted.
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<(Stream, Option<Opening>)>>;
 }
 
 /// Everything from outside, shared by the whole process.
@@ -67,6 +70,8 @@ pub struct World {
     pub network: Arc<dyn Network>,
     /// Who says what names stand for.
     pub names: Arc<dyn Resolvers>,
+    /// Those of them that are being opened.
+    pub openings: Arc<Openings>,
     /// Where random numbers come from.
     pub entropy: Arc<Entropy>,
 }
@@ -74,10 +79,12 @@ pub struct World {
 impl World {
     /// The real one.
     pub fn real() -> Self {
+        let openings = Arc::new(Openings::default());
         Self {
             clock: Arc::new(SystemClock),
             boot: Arc::new(SystemBoot),
-            network: Arc::new(TcpNetwork),
+            network: Arc::new(TcpNetwork(Arc::clone(&openings))),
+            openings,
             names: Arc::new(HickoryResolvers),
             entropy: Arc::new(Entropy::new(getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15))),
         }
@@ -122,14 +129,19 @@ fn uptime(text: &str) -> Option<u64> {
 }
 
 /// The machine's network.
-pub struct TcpNetwork;
+pub struct TcpNetwork(Arc<Openings>);
 
 impl Network for TcpNetwork {
-    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Stream>> {
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<(Stream, Option<Opening>)>> {
         Box::pin(async move {
-            let stream = tokio::net::TcpStream::connect(address).await?;
+            let (stream, opening) = self.0.connect(address)?;
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            stream.writable().await?;
+            if let Some(error) = stream.take_error()? {
+                return Err(error);
+            }
             stream.set_nodelay(true)?;
-            Ok(Stream::Tcp(stream))
+            Ok((Stream::Tcp(stream), Some(opening)))
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use serde::Serialize;
@@ -11,7 +11,7 @@ use wavegate_smtp::Reply;
 use crate::{
     answer::Go,
     cli::output::{field, list},
-    config::{Config, Handoff, ListenerConfig},
+    config::{Config, Handoff, ListenerConfig, UpstreamConfig},
     gate::Note,
     plan::{Phase, Timestamp},
 };
@@ -23,6 +23,8 @@ pub(super) struct Answer {
     pub(super) client: IpAddr,
     pub(super) listener: String,
     pub(super) helo: String,
+    /// Where it wanted to go, before it was redirected.
+    pub(super) destination: Option<SocketAddr>,
     /// Empty for a bounce.
     pub(super) from: String,
     pub(super) to: String,
@@ -152,9 +154,8 @@ impl Outcome {
         Self::new("refuse", "refused: the sender gets it back").with_reply(reply)
     }
 
-    pub(super) fn deliver(config: &Config, go: &Go) -> Self {
-        let targets = config.upstreams.iter().find(|one| one.name == go.upstream);
-        let targets = targets.map(|one| one.targets.iter().map(ToString::to_string).collect());
+    pub(super) fn deliver(go: &Go) -> Self {
+        let UpstreamConfig { name, targets, handoff, .. } = &go.upstream.config;
         let mut limits = Vec::new();
         for charge in &go.charges {
             let policy = || charge.scope.to_string();
@@ -172,9 +173,7 @@ impl Outcome {
                 limit: one.limit,
             }));
         }
-        let name = &go.upstream;
-        let handoff = config.upstreams.iter().find(|one| one.name == *name);
-        let meaning = match handoff.map_or(Handoff::Auto, |one| one.handoff) {
+        let meaning = match handoff {
             Handoff::Direct => {
                 format!("handed to {name} at once; the client gets that upstream's reply")
             }
@@ -184,7 +183,8 @@ impl Outcome {
                  cannot be, it is taken by the spool"
             ),
         };
-        let upstream = Upstream { name: go.upstream.clone(), targets: targets.unwrap_or_default() };
+        let targets = targets.iter().map(ToString::to_string).collect();
+        let upstream = Upstream { name: name.clone(), targets };
         Self { upstream: Some(upstream), limits, ..Self::new("deliver", &meaning) }
     }
 }
@@ -195,6 +195,9 @@ impl Answer {
         field(out, "message", format_args!("from <{}> to <{}>", self.from, self.to))?;
         let Self { client, listener, helo, .. } = self;
         field(out, "client", format_args!("{client} ({helo}) by {listener}"))?;
+        if let Some(destination) = self.destination {
+            field(out, "destination", format_args!("{destination} before it was redirected"))?;
+        }
         field(out, "at", &self.at)?;
         match &self.instance {
             None => field(out, "instance", "none: no instance of the plan matches")?,

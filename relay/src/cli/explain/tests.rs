@@ -79,6 +79,41 @@ fn before_the_window_and_without_an_instance_it_goes_to_legacy() {
 }
 
 #[test]
+fn redirected_mail_goes_where_its_client_wanted_to_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.toml");
+    let text = "[relay]\nhostname = 'a.example'\n[[listener]]\naddress = '[::]:2525'\n\
+        mode = 'redirect'\n[[upstream]]\nname = 'today'\ntype = 'original-destination'\n\
+        default = true\nnetworks = ['192.0.2.0/24']\n\
+        [[upstream]]\nname = 'cloud'\ntargets = ['198.51.100.1:25']\n";
+    let said = |more: &str, destination: &str| {
+        std::fs::write(&path, text.replace("default", &format!("{more}default"))).unwrap();
+        let line = format!("wavegate explain --config {} {destination}", path.display());
+        let line = format!("{line} --client 127.0.0.1 --from a@b.example --to c@d.example");
+        let words = line.split_whitespace();
+        let Command::Explain(args) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("not explain")
+        };
+        let mut out = Vec::new();
+        explain(&args, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let to = said("", "--destination 192.0.2.7:25");
+    assert!(to.contains("\n  destination 192.0.2.7:25 before it was redirected\n"), "{to}");
+    assert!(to.contains("handed to today/192.0.2.7:25 at once; the client gets"), "{to}");
+    let elsewhere = said("fallback = 'cloud'\n", "--destination 203.0.113.1:25");
+    assert!(
+        elsewhere.contains("451 4.3.5 wavegate: upstream today may not continue to"),
+        "{elsewhere}"
+    );
+    let nowhere = said("", "");
+    assert!(nowhere.contains("451 4.3.5 wavegate: it was not redirected"), "{nowhere}");
+    let fallback = said("fallback = 'cloud'\n", "");
+    assert!(fallback.contains("wanted to go; its fallback: cloud\n"), "{fallback}");
+    assert!(fallback.contains("\n  upstream    cloud: 198.51.100.1:25\n"), "{fallback}");
+}
+
+#[test]
 fn mail_of_no_instance_from_a_frozen_network_is_held() {
     let text = run("a@b.example", "--client 127.0.0.1 --at 2026-01-20T06:10:00Z").unwrap();
     assert!(text.contains("from a network of frozen instance acme-prod-1"), "{text}");

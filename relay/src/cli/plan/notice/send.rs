@@ -89,7 +89,8 @@ fn way(args: &NoticeArgs) -> Result<Way, Failed> {
     let when = When { now: SystemClock.now(), checks: Checks::Relay };
     let config = config::read_at(path, when)
         .map_err(|found| Failed::new(exit::CONFIG, format!("the configuration:\n{found}")))?;
-    let listener = config.listeners.first();
+    // One that takes redirected connections only takes none of ours.
+    let listener = config.listeners.iter().find(|listener| listener.redirect.is_none());
     let of_listener = || listener.and_then(|listener| Target::of_listener(listener.address));
     let target = args.relay.clone().or_else(of_listener).ok_or_else(|| {
         let name = listener.map_or("no listener", |listener| &listener.name);
