@@ -9,7 +9,7 @@
 //! Floor 0: knows nothing of the rest of the relay.
 //!
 //! Reading order: [`limits`], [`reply`], [`address`], [`command`], [`body`],
-//! [`server`], then [`extensions`], [`stuff`], [`client`].
+//! [`login`], [`xclient`], [`server`], then [`extensions`], [`stuff`], [`client`].
 
 pub mod address;
 pub mod body;
@@ -17,10 +17,12 @@ pub mod client;
 pub mod command;
 pub mod extensions;
 pub mod limits;
+pub mod login;
 pub mod params;
 pub mod reply;
 pub mod server;
 pub mod stuff;
+pub mod xclient;
 
 pub use address::{Address, ReversePath};
 pub use body::{BodyFacts, MessageFault};
@@ -30,5 +32,7 @@ pub use client::{
 pub use command::{Mail, Rcpt};
 pub use extensions::{Extension, Extensions};
 pub use limits::Limits;
+pub use login::{Credentials, Secret};
 pub use reply::{Enhanced, Reply};
-pub use server::{Closing, Helo, Server, ServerConfig, StartTls, Step};
+pub use server::{AuthOffer, Closing, Helo, Server, ServerConfig, StartTls, Step};
+pub use xclient::{Told, Xclient};
