@@ -13,6 +13,7 @@ mod plan;
 mod queue;
 mod remote;
 mod spool;
+mod users;
 mod wave;
 
 use std::{
@@ -106,6 +107,9 @@ enum Command {
     /// Look at the spool on disk, or move what is in it to another host.
     #[command(subcommand)]
     Spool(spool::SpoolCommand),
+    /// Make lines for the file of users.
+    #[command(subcommand)]
+    Users(users::UsersCommand),
     /// Show the relay at work: three instances, a window, two upstreams, all in this process.
     Demo(DemoArgs),
     /// Man pages and completions, for packages.
@@ -141,6 +145,9 @@ struct ExplainArgs {
     /// Recipient.
     #[arg(long, value_name = "ADDRESS", value_parser = recipient)]
     to: Address,
+    /// Who the client has logged in as.
+    #[arg(long, value_name = "NAME", value_parser = users::name)]
+    user: Option<String>,
     /// Listener that it comes in by; by default the first.
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
@@ -204,6 +211,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         Command::HoldAll(args) => queue::hold_all(args, true, out),
         Command::ReleaseAll(args) => queue::hold_all(args, false, out),
         Command::Spool(command) => spool::spool(command, out),
+        Command::Users(command) => users::users(command, out),
     }
 }
 
@@ -343,6 +351,8 @@ mod tests {
             "wavegate wave status --hosts a,,b --token-file t",
             "wavegate wave status --hosts ftp://a --token-file t",
             "wavegate spool export --config a",
+            "wavegate users hash",
+            "wavegate users hash a:b",
             "wavegate spool verify",
         ] {
             assert!(parse(line).unwrap_err().use_stderr(), "{line}");

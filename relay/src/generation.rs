@@ -10,11 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig, StartTls};
+use wavegate_smtp::{
+    AuthOffer, Extension, Extensions, Limits as SmtpLimits, ServerConfig, StartTls,
+};
 
 use crate::{
     body::BodyStore,
-    config::{self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, TlsMode},
+    config::{self, Config, Diagnostic, Diagnostics, Hooks, ListenerConfig, ListenerTls, TlsMode},
     event::Observer,
     limits::Limits,
     policy::{Hook, PolicyHost, PolicySet},
@@ -126,8 +128,8 @@ pub fn build(
         .map(|listener| {
             let settings = ListenerSettings {
                 config: Arc::new(listener.clone()),
-                inside: Arc::new(session_config(&config, listener.tls.as_ref(), true)),
-                outside: Arc::new(session_config(&config, listener.tls.as_ref(), false)),
+                inside: Arc::new(session_config(&config, listener, true)),
+                outside: Arc::new(session_config(&config, listener, false)),
             };
             (listener.name.clone(), settings)
         })
@@ -151,7 +153,7 @@ fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
 }
 
 /// Protocol settings of sessions.
-fn session_config(config: &Config, tls: Option<&ListenerTls>, may_relay: bool) -> ServerConfig {
+fn session_config(config: &Config, listener: &ListenerConfig, may_relay: bool) -> ServerConfig {
     ServerConfig {
         hostname: config.relay.hostname.clone(),
         // What is offered is said at each EHLO; this is the least.
@@ -161,12 +163,18 @@ fn session_config(config: &Config, tls: Option<&ListenerTls>, may_relay: bool) -
             .with_size(Some(config.limits.message_size)),
         limits: SmtpLimits { message_size: config.limits.message_size, ..SmtpLimits::default() },
         may_relay,
-        starttls: match tls {
+        starttls: match &listener.tls {
             Some(ListenerTls { mode: TlsMode::StartTls, required, .. }) => match required {
                 true => StartTls::Required,
                 false => StartTls::Offered,
             },
             _ => StartTls::Unavailable,
         },
+        auth: match &listener.auth {
+            None => AuthOffer::Unavailable,
+            Some(auth) if auth.insecure => AuthOffer::Anytime,
+            Some(_) => AuthOffer::UnderTls,
+        },
+        auth_required: listener.auth.as_ref().is_some_and(|auth| auth.required),
     }
 }

@@ -96,6 +96,7 @@ pub async fn deliver(
         size,
         client: source.client,
         listener: &source.listener,
+        user: source.user.as_deref(),
         sender: parcel.mail.sender.as_str(),
         to: &parcel.recipients,
     });

@@ -18,6 +18,7 @@ pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod tls;
+pub mod users;
 pub mod rotation;
 pub mod body;
 pub mod parcel;
@@ -31,6 +32,7 @@ pub mod limits;
 pub mod answer;
 pub mod scheduler;
 pub mod queue;
+pub mod logins;
 pub mod relay;
 pub mod generation;
 pub mod gate;

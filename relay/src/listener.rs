@@ -11,7 +11,7 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::{event::Refused, relay::Relay};
+use crate::{event::Refused, relay::Relay, session::Place};
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -95,7 +95,27 @@ impl Counted {
 
     /// It is this client's, unless that has too many.
     pub fn of(mut self, client: SocketAddr) -> Result<Self, Refused> {
+        self.give_to(client).map(|()| self)
+    }
+
+    fn uncount(&mut self) {
+        let Some(client) = self.client.take() else { return };
+        let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&client);
+            }
+        }
+    }
+}
+
+impl Place for Counted {
+    fn give_to(&mut self, client: SocketAddr) -> Result<(), Refused> {
         let client = client.ip().to_canonical();
+        if self.client == Some(client) {
+            return Ok(());
+        }
         let limit = self.relay.generation().config.limits.connections_per_client;
         let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(client).or_insert(0);
@@ -105,22 +125,16 @@ impl Counted {
         }
         *count += 1;
         drop(by_address);
+        self.uncount();
         self.client = Some(client);
-        Ok(self)
+        Ok(())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.relay.connections().fetch_sub(1, Ordering::Relaxed);
-        let Some(client) = self.client else { return };
-        let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&client);
-            }
-        }
+        self.uncount();
     }
 }
 

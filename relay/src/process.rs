@@ -37,7 +37,7 @@ use crate::{
     service::{PassedError, Service},
     spool::Shutdown,
     telemetry::Telemetry,
-    tls,
+    tls, users,
     worker::{Pulse, Workers},
     world::World,
 };
@@ -193,6 +193,7 @@ impl Running {
         let files = signals.then(|| watch::Files::watch(&config.files)).flatten();
         logging::set(config.relay.log);
         let tls = tls::load(&config, now, None)?;
+        let users = users::load(&config)?;
         let warnings = config.warnings.iter().chain(&tls.warnings);
         warnings.for_each(|warning| tracing::warn!("{warning}"));
         service.check(&config)?;
@@ -214,6 +215,7 @@ impl Running {
             tls: Arc::new(tls),
         };
         let relay = generation::assemble(config, around)?;
+        relay.logins.replace(users);
         check_waves(&relay)?;
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;
         let config = Arc::clone(&relay.generation().config);

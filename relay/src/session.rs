@@ -6,6 +6,7 @@
 //! a client never paces an upstream.
 
 mod collect;
+mod login;
 mod secure;
 pub mod stopping;
 
@@ -18,11 +19,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{BodyFacts, Closing, Enhanced, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{BodyFacts, Closing, Credentials, Enhanced, Reply, Server, ServerConfig, Step};
+use zeroize::Zeroize;
 
 use crate::{
     config::ListenerConfig,
-    event::{Ended, Event},
+    event::{Ended, Event, Refused},
     handoff,
     message::Source,
     relay::Relay,
@@ -51,6 +53,12 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
+/// A connection's place among those of its client.
+pub trait Place: Send {
+    /// It is this client's from now on, unless that has too many.
+    fn give_to(&mut self, client: SocketAddr) -> Result<(), Refused>;
+}
+
 /// What a session is given.
 pub struct Client {
     /// The connection.
@@ -61,6 +69,8 @@ pub struct Client {
     pub listener: Arc<ListenerConfig>,
     /// Protocol settings: those for clients that may relay differ from those for others.
     pub settings: Arc<ServerConfig>,
+    /// Its place among those that are counted; kept to its end.
+    pub place: Option<Box<dyn Place>>,
 }
 
 impl Client {
@@ -70,10 +80,15 @@ impl Client {
         let settings = generation.listener(listener)?;
         // An IPv4 client of an IPv6 socket is an IPv4 client.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let may_relay = settings.config.allow.iter().any(|net| net.contains(&peer.ip()));
-        let config = if may_relay { &settings.inside } else { &settings.outside };
         let listener = Arc::clone(&settings.config);
-        Some(Self { stream, peer, listener, settings: Arc::clone(config) })
+        let settings = Arc::clone(settings.of(peer.ip()));
+        Some(Self { stream, peer, listener, settings, place: None })
+    }
+
+    /// The same, counted.
+    #[must_use]
+    pub fn counted(self, place: impl Place + 'static) -> Self {
+        Self { place: Some(Box::new(place)), ..self }
     }
 }
 
@@ -113,12 +128,14 @@ struct Session {
     /// Input that came behind the end of a message, kept while that is handed off.
     pending: Vec<u8>,
     deadline: Deadline,
+    place: Option<Box<dyn Place>>,
 }
 
 /// What the session does next.
 enum Next {
     Read,
     HandOff(BodyFacts),
+    LogIn(Credentials),
     Secure(Arc<Acceptor>),
     Close,
 }
@@ -139,18 +156,23 @@ impl From<io::Error> for Broken {
 
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
-        let Client { stream, peer, listener, settings } = client;
+        let Client { stream, peer, listener, settings, place } = client;
         let mut deadline = Deadline::default();
         deadline.set(relay.look().config.limits.command_timeout);
+        let mut server = Server::new(settings);
+        if listener.trusts(peer.ip()) {
+            server.trust();
+        }
         Self {
             relay,
             stream,
             source: Arc::new(Source::new(peer, &listener.name)),
             listener,
-            server: Server::new(settings),
+            server,
             message: None,
             pending: Vec::new(),
             deadline,
+            place,
         }
     }
 
@@ -171,6 +193,7 @@ impl Session {
             let step = match next {
                 Next::Read => self.flush_and_read().await,
                 Next::HandOff(facts) => Ok(self.hand_off(facts).await),
+                Next::LogIn(credentials) => Ok(Box::pin(self.log_in(credentials)).await),
                 Next::Secure(acceptor) => Box::pin(self.secure(&acceptor)).await,
                 Next::Close => break,
             };
@@ -262,7 +285,12 @@ impl Session {
                 if buffer.filled().is_empty() {
                     return Poll::Ready(Err(Broken::Gone));
                 }
-                Poll::Ready(self.take(buffer.filled()))
+                let next = self.take(buffer.filled());
+                if matches!(next, Ok(Next::LogIn(_))) {
+                    // Other sessions read into it next, and need not find a password there.
+                    buffer.filled_mut().zeroize();
+                }
+                Poll::Ready(next)
             })
         })
         .await
@@ -339,6 +367,9 @@ impl Session {
                     self.relay.emit(&Event::MessageRejected { client, fault });
                 }
                 Step::Reset => self.message = None,
+                // The state machine has seen to it that nothing stands behind either.
+                Step::Auth(credentials) => return Ok(Next::LogIn(credentials)),
+                Step::Xclient(told) => self.become_client(told),
                 Step::StartTls => match self.acceptor() {
                     // The state machine has seen to it that nothing stands behind it.
                     Some(acceptor) => {

@@ -327,7 +327,11 @@ pub(crate) fn secret(path: &Path, what: &str) -> Result<Vec<u8>, Diagnostic> {
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE).read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(FILE + 1).read_to_end(&mut bytes)?;
+    // The rest of it would be missing, and nobody would know.
+    if bytes.len() as u64 > FILE {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
     Ok(bytes)
 }
 

@@ -297,10 +297,10 @@ impl Worker {
         if counted.is_attributed() {
             let client = Client::new(&relay, listener, Stream::Tcp(stream), peer);
             let Some(client) = client else { return };
-            let serving = session::serve(relay, client);
+            let serving = session::serve(relay, client.counted(counted));
             tokio::spawn(async move {
                 serving.await;
-                drop((session, counted));
+                drop(session);
             });
         } else {
             let newcomer = Newcomer { relay, listener: listener.to_owned(), stream, peer };
@@ -372,9 +372,8 @@ impl Newcomer {
         };
         let stream = Stream::Tcp(self.stream);
         if let Some(client) = Client::new(&self.relay, &self.listener, stream, self.peer) {
-            session::serve(self.relay, client).await;
+            session::serve(self.relay, client.counted(counted)).await;
         }
-        drop(counted);
     }
 
     /// Tells it why it is turned away, without waiting long for it to listen.

@@ -20,7 +20,7 @@ use crate::{
     config::{self, Config, Diagnostic, Severity},
     generation,
     policy::{HostOptions, PolicyHost, PolicySet},
-    tls,
+    tls, users,
     world::{SystemClock, WallClock as _},
 };
 
@@ -123,6 +123,9 @@ fn find(path: &Path) -> anyhow::Result<Findings> {
     match tls::load(&config, SystemClock.now(), None) {
         Ok(loaded) => diagnostics.extend(loaded.warnings),
         Err(found) => diagnostics.extend(found.0),
+    }
+    if let Err(found) = users::load(&config) {
+        diagnostics.extend(found.0);
     }
     let host = policy_host(&config)?;
     let policies = generation::load_policies(&host, &config);

@@ -99,6 +99,7 @@ fn ask(
     let mut source = Source::new(SocketAddr::new(args.client, 0), &listener.name);
     source.helo.clone_from(&args.helo);
     source.extended = true;
+    source.user.clone_from(&args.user);
     let subject = Subject {
         id: id.as_str(),
         source: &source,
@@ -119,8 +120,10 @@ fn ask(
         Some(Instance::new(&generation.config, index, at))
     });
     let refusal = generation.listener(&listener.name).and_then(|settings| {
-        let allowed = listener.allow.iter().any(|network| network.contains(&args.client));
-        if allowed { None } else { refusal(&settings.outside, args) }
+        let settings = settings.of(args.client);
+        // Who has logged in may relay. (That there is such a user is not looked at.)
+        let may = args.user.is_some() || settings.may_relay && !settings.auth_required;
+        if may { None } else { refusal(settings, args) }
     });
     let outcome = match (&refusal, verdict) {
         (Some(reply), _) => Outcome::not_allowed(reply, listener),

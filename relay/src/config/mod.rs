@@ -4,6 +4,7 @@
 //! value in its type. The files are read by `read`; nothing else looks at TOML.
 
 mod api;
+mod auth;
 mod check;
 mod diagnostic;
 mod lock;
@@ -217,8 +218,12 @@ pub struct ListenerConfig {
     pub proxies: Vec<IpNet>,
     /// Names of the upstreams that this listener can reach; all by default.
     pub upstreams: Vec<String>,
+    /// Peers that are believed who their client is (XCLIENT); default none.
+    pub xclient: Vec<IpNet>,
     /// TLS with its clients.
     pub tls: Option<ListenerTls>,
+    /// Logins of its clients.
+    pub auth: Option<ListenerAuth>,
 }
 
 impl ListenerConfig {
@@ -228,10 +233,27 @@ impl ListenerConfig {
         self.proxies.iter().any(|net| net.contains(&address))
     }
 
+    /// Whether a connection from this address may say who its client is.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.xclient.iter().any(|net| net.contains(&address))
+    }
+
     /// Whether a connection begins with a TLS handshake.
     pub fn is_implicit_tls(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Implicit)
     }
+}
+
+/// `listener.auth`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerAuth {
+    /// The file of users.
+    pub users: PathBuf,
+    /// No mail without a login.
+    pub required: bool,
+    /// Without TLS too.
+    pub insecure: bool,
 }
 
 /// `listener.tls`.

@@ -15,7 +15,7 @@ use wavegate_smtp::Address;
 use super::{
     Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
     Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig,
-    TableConfig, Unmatched, UpstreamConfig, api,
+    TableConfig, Unmatched, UpstreamConfig, api, auth,
     diagnostic::{Located, Place},
     policy,
     reader::Section,
@@ -308,6 +308,7 @@ fn read_listener(
         }
     };
     let proxies = section.list("proxies", "\"192.0.2.7\"", values::network).unwrap_or_default();
+    let xclient = section.list("xclient", "\"192.0.2.7\"", values::network).unwrap_or_default();
     let upstreams = section.list("upstreams", "\"legacy\"", values::name);
     if let Some(value) = section.empty_list("upstreams") {
         value.error("is empty, so that this listener could reach nothing; leave it out for all");
@@ -318,15 +319,22 @@ fn read_listener(
         address: address.as_ref().map(|found| found.place.clone()),
         upstreams: upstreams.clone(),
     };
+    let errors = section.report().errors();
     let tls = section.section("tls").and_then(|section| tls::listener(section, base));
+    let tls_is_wrong = section.report().errors() > errors;
+    let auth = section
+        .section("auth")
+        .and_then(|section| auth::listener(section, base, tls.as_ref(), tls_is_wrong));
     section.finish();
     let listener = ListenerConfig {
         name: name.map(|found| found.value).unwrap_or_default(),
         address: address.map_or(NOWHERE, |found| found.value),
         allow,
         proxies: proxies.into_iter().map(|found| found.value).collect(),
+        xclient: xclient.into_iter().map(|found| found.value).collect(),
         upstreams: upstreams.into_iter().map(|found| found.value).collect(),
         tls,
+        auth,
     };
     (listener, places)
 }

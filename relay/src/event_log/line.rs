@@ -58,6 +58,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sender: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<Vec<String>>,
@@ -114,13 +116,24 @@ impl Writer {
 
     fn line<'a>(&self, event: &Event<'a>) -> Option<Line<'a>> {
         let line = match *event {
-            Event::Received { instance, id, recipients, size, client, listener, sender, to } => {
+            Event::Received {
+                instance,
+                id,
+                recipients,
+                size,
+                client,
+                listener,
+                user,
+                sender,
+                to,
+            } => {
                 let to =
                     to.iter().take(NAMED).filter_map(|rcpt| self.address(rcpt.recipient.as_str()));
                 Line {
                     event: "received",
                     client: Some(client),
                     listener: Some(listener),
+                    user,
                     sender: self.address(sender),
                     to: self.named(to.collect()),
                     size: Some(size),

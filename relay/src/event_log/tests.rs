@@ -120,6 +120,7 @@ fn addresses_are_told_hashed_or_left_out() {
             size: 10,
             client: "192.0.2.1".parse().unwrap(),
             listener: "in",
+            user: None,
             sender: "news@acme.example",
             to: &to,
         };

@@ -29,6 +29,11 @@ pub(super) fn collect(
                     push(&mut attributes, need, secured.version());
                 }
             }
+            "auth-user" => {
+                if let Some(user) = &subject.source.user {
+                    push(&mut attributes, need, user);
+                }
+            }
             other => {
                 if let Some(wanted) = other.strip_prefix("header:") {
                     let headers = headers.get_or_insert_with(|| parse(subject.headers));
@@ -38,7 +43,7 @@ pub(super) fn collect(
                         push(&mut attributes, need, value);
                     }
                 }
-                // `auth-user` and the like have no value yet and are left out.
+                // `original-destination` and the like have no value yet and are left out.
             }
         }
     }
@@ -134,6 +139,15 @@ mod tests {
         let expected = [("tls".to_owned(), "TLSv1.3".to_owned())];
         assert_eq!(all(&needs(&["tls"]), &under_tls), expected);
         assert_eq!(all(&needs(&["tls"]), &subject(b"")), []);
+    }
+
+    #[test]
+    fn a_user_is_who_has_logged_in() {
+        let source = Source { user: Some("ada".to_owned()), ..SOURCE.clone() };
+        let logged_in = Subject { source: &source, ..subject(b"") };
+        let expected = [("auth-user".to_owned(), "ada".to_owned())];
+        assert_eq!(all(&needs(&["auth-user"]), &logged_in), expected);
+        assert_eq!(all(&needs(&["auth-user"]), &subject(b"")), []);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::Instant,
 };
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
+use wavegate_smtp::{
+    AuthOffer, Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step,
+};
 
 use super::{Strength, ledger::Ledger, sender::TAG};
 use crate::{config::UpstreamConfig, world::memory::MemoryNetwork};
@@ -60,6 +62,8 @@ pub(super) fn play(
         limits,
         may_relay: true,
         starttls: StartTls::Unavailable,
+        auth: AuthOffer::Unavailable,
+        auth_required: false,
     };
     let played = Played {
         number,
@@ -130,7 +134,9 @@ impl Played {
                         server.reply(&TAKEN);
                     }
                     Step::Dropped(_) | Step::Reset => message.clear(),
-                    Step::StartTls => unreachable!("it is not offered"),
+                    Step::StartTls | Step::Auth(_) | Step::Xclient(_) => {
+                        unreachable!("it is not offered")
+                    }
                     Step::Close(_) => {
                         let _ = flush(&mut stream, &mut server).await;
                         return;

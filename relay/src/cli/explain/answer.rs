@@ -125,12 +125,21 @@ impl Outcome {
     }
 
     pub(super) fn not_allowed(reply: &Reply, listener: &ListenerConfig) -> Self {
-        let reason = format!(
-            "listener {} lets only {} relay (listener.allow)",
-            listener.name,
-            list(&listener.allow)
-        );
-        let meaning = "refused at RCPT: this client may not relay";
+        let name = &listener.name;
+        let (reason, meaning) = match &listener.auth {
+            Some(auth) if auth.required => (
+                format!("listener {name} takes mail only after a login (listener.auth.required)"),
+                "refused at MAIL: this client has not logged in",
+            ),
+            auth => {
+                let users = if auth.is_some() { ", and who logs in," } else { "" };
+                let allow = list(&listener.allow);
+                (
+                    format!("listener {name} lets only {allow}{users} relay (listener.allow)"),
+                    "refused at RCPT: this client may not relay",
+                )
+            }
+        };
         Self { reason: Some(reason), ..Self::new("refuse", meaning).with_reply(reply) }
     }
 
