@@ -261,6 +261,38 @@ fn postfix_as_sender_under_tls() {
 }
 
 #[test]
+fn postfix_as_sender_that_logs_in() {
+    let Some(_postfix) = tool::require("postfix") else { return };
+    let sink = recording();
+    let config = Config::to(&[sink.addr()]).admin().listener(
+        "tls = { certificates = [{ certificate = \"mx.pem\", key = \"mx.key\" }] }\n\
+         auth = { users = \"users.key\", required = true }",
+    );
+    // `hello`, as cheap as can be.
+    let users = b"bob:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$@HASH@\n";
+    let files = [&TLS_FILES[..], &[("users.key", &users[..])]].concat();
+    let relay = Relay::start_with(&config.to_string(), &files);
+    let transport = format!("smtp:[127.0.0.1]:{}", relay.addr().port());
+    let lines = "smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\n\
+                 smtp_sasl_password_maps = static:bob:hello\n\
+                 smtp_sasl_security_options = noanonymous\n";
+    let postfix = Postfix::start_with(&transport, lines);
+    let mut client = Client::connect(postfix.addr);
+    client.expect_reply("220");
+    client.expect("EHLO sender.example", "250");
+    for _ in 0..3 {
+        assert!(client.small().starts_with("250"));
+    }
+    until("all have come", || (sink.counts().messages == 3).then_some(()));
+    until("the queue is empty", || (postfix.queued() == 0).then_some(()));
+    let content = String::from_utf8(sink.messages().remove(0).content.unwrap()).unwrap();
+    assert!(content.contains("with ESMTPSA (TLSv1.3 "), "{content}");
+    let metrics = relay.metrics();
+    assert!(metrics.sum("logins_total", &[]) >= 1.0);
+    assert_eq!(metrics.sum("login_failures_total", &[]), 0.0);
+}
+
+#[test]
 fn postfix_as_upstream_under_tls() {
     let Some(_postfix) = tool::require("postfix") else { return };
     let lines = "smtpd_tls_security_level = encrypt\nsmtpd_tls_cert_file = @TLS@/mx.pem\n\

@@ -138,6 +138,7 @@ fn ask(
         client: args.client,
         listener: listener.name.clone(),
         helo: args.helo.clone(),
+        user: args.user.clone(),
         from: args.from.as_str().to_owned(),
         to: args.to.as_str().to_owned(),
         allowed: refusal.is_none(),

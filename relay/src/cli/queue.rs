@@ -253,6 +253,9 @@ fn show(args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
     let or_dash = |text: &Option<String>| clean(text.as_deref().unwrap_or("-"));
     let (client, helo) = (or_dash(&show.client), or_dash(&show.helo));
     field(out, "client", format!("{client} ({helo}), by {}", or_dash(&show.listener)))?;
+    if let Some(user) = &show.user {
+        field(out, "logged in as", clean(user))?;
+    }
     field(out, "size", format!("{} bytes", item.size))?;
     field(out, "sender", format!("<{}>", or_dash(&item.sender)))?;
     for (at, one) in show.envelope.iter().enumerate() {

@@ -50,6 +50,7 @@ pub(super) fn show(relay: &Relay, one: &Match, progress: &Progress) -> Show {
         client: envelope.map(|envelope| envelope.source.client.to_string()),
         listener: envelope.map(|envelope| envelope.source.listener.clone()),
         helo: envelope.map(|envelope| envelope.source.helo.clone()),
+        user: envelope.and_then(|envelope| envelope.source.user.clone()),
         envelope: (0..)
             .zip(recipients)
             .map(|(index, rcpt)| Recipient {

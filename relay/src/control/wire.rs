@@ -128,6 +128,9 @@ pub struct Show {
     pub listener: Option<String>,
     /// What the client called itself.
     pub helo: Option<String>,
+    /// Who it had logged in as.
+    #[serde(default)]
+    pub user: Option<String>,
     /// All its recipients.
     pub envelope: Vec<Recipient>,
     /// Why the envelope is not here.

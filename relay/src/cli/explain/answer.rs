@@ -23,6 +23,8 @@ pub(super) struct Answer {
     pub(super) client: IpAddr,
     pub(super) listener: String,
     pub(super) helo: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
     /// Empty for a bounce.
     pub(super) from: String,
     pub(super) to: String,
@@ -204,6 +206,9 @@ impl Answer {
         field(out, "message", format_args!("from <{}> to <{}>", self.from, self.to))?;
         let Self { client, listener, helo, .. } = self;
         field(out, "client", format_args!("{client} ({helo}) by {listener}"))?;
+        if let Some(user) = &self.user {
+            field(out, "logged in", format_args!("as {user}"))?;
+        }
         field(out, "at", &self.at)?;
         match &self.instance {
             None => field(out, "instance", "none: no instance of the plan matches")?,
