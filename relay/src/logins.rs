@@ -20,7 +20,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{sync::Semaphore, time::Instant};
-use wavegate_smtp::Credentials;
+use wavegate_smtp::Login;
 
 use crate::{event::LoginFailure, users::ByListener};
 use tries::Tries;
@@ -72,11 +72,7 @@ impl Logins {
     }
 
     /// Looks the password up among the users of a listener.
-    pub async fn check(
-        &self,
-        listener: &str,
-        credentials: Credentials,
-    ) -> Result<(), LoginFailure> {
+    pub async fn check(&self, listener: &str, credentials: Login) -> Result<(), LoginFailure> {
         let users = self.users.load().get(listener).cloned().ok_or(LoginFailure::Unavailable)?;
         let waiting = Waiting::begin(&self.waiting).ok_or(LoginFailure::Busy)?;
         let place = Arc::clone(&self.places).acquire_owned().await;
@@ -121,8 +117,8 @@ mod tests {
     use super::*;
     use wavegate_smtp::Secret;
 
-    fn login() -> Credentials {
-        Credentials { user: "ada".into(), password: Secret::new(b"secret".to_vec()) }
+    fn login() -> Login {
+        Login { user: "ada".into(), password: Secret::new(b"secret".to_vec()) }
     }
 
     #[tokio::test]
@@ -142,10 +138,11 @@ mod tests {
         let mut other = Box::pin(logins.check("in", login()));
         assert!(futures_pending(&mut other));
         drop(all);
-        assert_eq!(other.await, Err(LoginFailure::Credentials));
+        // In their turn: a place is given to whoever waits longest.
         for one in line {
             assert_eq!(one.await, Err(LoginFailure::Credentials));
         }
+        assert_eq!(other.await, Err(LoginFailure::Credentials));
     }
 
     fn futures_pending<F: Future + Unpin>(future: &mut F) -> bool {

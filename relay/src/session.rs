@@ -19,7 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{BodyFacts, Closing, Credentials, Enhanced, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{BodyFacts, Closing, Enhanced, Login, Reply, Server, ServerConfig, Step};
 use zeroize::Zeroize;
 
 use crate::{
@@ -135,7 +135,7 @@ struct Session {
 enum Next {
     Read,
     HandOff(BodyFacts),
-    LogIn(Credentials),
+    LogIn(Login),
     Secure(Arc<Acceptor>),
     Close,
 }

@@ -16,7 +16,7 @@ use argon2::{
     Argon2, Params,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
-use wavegate_smtp::{Credentials, login::is_user};
+use wavegate_smtp::{Login, login::is_user};
 
 use crate::{
     config::{Config, Diagnostic, Diagnostics},
@@ -116,7 +116,7 @@ fn user(line: &str) -> Result<(&str, PasswordHash), String> {
 impl Users {
     /// Whether this is a user, and the password is right. Takes tens of milliseconds of a
     /// processor, and the memory that the hash asks for.
-    pub fn verify(&self, credentials: &Credentials) -> bool {
+    pub fn verify(&self, credentials: &Login) -> bool {
         let known = self.by_name.get(&*credentials.user);
         let Some(hash) = known.or(self.decoy.as_ref()) else { return false };
         let password = credentials.password.expose();

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Group, Pid, User};
-use wavegate_tests::harness::{Client, Config, Relay, TLS_FILES, recording, sink, until};
+use wavegate_tests::harness::{
+    Client, Config, Relay, TLS_FILES, recording, sink, until, user_line,
+};
 use wavegate_tests::sink::Extensions;
 use wavegate_tests::tool;
 
@@ -268,9 +270,8 @@ fn postfix_as_sender_that_logs_in() {
         "tls = { certificates = [{ certificate = \"mx.pem\", key = \"mx.key\" }] }\n\
          auth = { users = \"users.key\", required = true }",
     );
-    // `hello`, as cheap as can be.
-    let users = b"bob:$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$@HASH@\n";
-    let files = [&TLS_FILES[..], &[("users.key", &users[..])]].concat();
+    let users = user_line("bob", "hello");
+    let files = [&TLS_FILES[..], &[("users.key", users.as_bytes())]].concat();
     let relay = Relay::start_with(&config.to_string(), &files);
     let transport = format!("smtp:[127.0.0.1]:{}", relay.addr().port());
     let lines = "smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\n\

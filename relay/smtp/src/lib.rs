@@ -32,7 +32,7 @@ pub use client::{
 pub use command::{Mail, Rcpt};
 pub use extensions::{Extension, Extensions};
 pub use limits::Limits;
-pub use login::{Credentials, Secret};
+pub use login::{Login, Secret};
 pub use reply::{Enhanced, Reply};
 pub use server::{AuthOffer, Closing, Helo, Server, ServerConfig, StartTls, Step};
 pub use xclient::{Told, Xclient};

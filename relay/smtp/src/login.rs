@@ -18,7 +18,7 @@ pub(crate) const MECHANISMS: &str = "AUTH PLAIN LOGIN";
 
 /// Who a client says that it is, with the proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
+pub struct Login {
     /// The name: not empty, without control characters, at most
     /// [`limits::USER`] bytes.
     pub user: Box<str>,
@@ -65,7 +65,7 @@ pub(crate) enum Turn {
     /// Another one is asked for.
     Ask(Exchange),
     /// It was the last one.
-    Done(Credentials),
+    Done(Login),
 }
 
 /// A response that cannot be understood; the client's fault.
@@ -107,7 +107,7 @@ impl Exchange {
 
 /// `[authzid] NUL authcid NUL passwd` (RFC 4616 2). To act for somebody else is
 /// for nobody here, so an authorization identity must be the name itself.
-fn plain(bytes: &[u8]) -> Result<Credentials, Malformed> {
+fn plain(bytes: &[u8]) -> Result<Login, Malformed> {
     let mut parts = bytes.split(|byte| *byte == 0);
     let (Some(acting), Some(name), Some(password), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
@@ -120,12 +120,12 @@ fn plain(bytes: &[u8]) -> Result<Credentials, Malformed> {
     credentials(user(name)?, password)
 }
 
-fn credentials(user: Box<str>, password: &[u8]) -> Result<Credentials, Malformed> {
+fn credentials(user: Box<str>, password: &[u8]) -> Result<Login, Malformed> {
     // RFC 4616 2: one octet at least, and no NUL.
     if password.is_empty() || password.contains(&0) {
         return Err(Malformed);
     }
-    Ok(Credentials { user, password: Secret::new(password.to_vec()) })
+    Ok(Login { user, password: Secret::new(password.to_vec()) })
 }
 
 fn user(bytes: &[u8]) -> Result<Box<str>, Malformed> {
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown() {
         let credentials = plain(b"\0ada\0secret").unwrap();
-        assert_eq!(format!("{credentials:?}"), "Credentials { user: \"ada\", password: Secret }");
+        assert_eq!(format!("{credentials:?}"), "Login { user: \"ada\", password: Secret }");
         let exchange = Exchange::LoginPassword("ada".into());
         let done = format!("{:?}", exchange.take(b"c2VjcmV0").unwrap());
         assert!(done.contains("ada") && !done.contains("secret"), "{done}");

@@ -21,7 +21,7 @@ use crate::body::{BodyFacts, ChunkReceiver, DataReceiver, MessageFault};
 use crate::command::{Mail, Rcpt};
 use crate::extensions::Extensions;
 use crate::limits::Limits;
-use crate::login::{Credentials, Exchange};
+use crate::login::{Exchange, Login};
 use crate::reply::Reply;
 use crate::xclient::Xclient;
 
@@ -120,7 +120,7 @@ pub enum Step<'a> {
     StartTls,
     /// The client logs in. **Awaits** [`Server::accept`], or any reply: a
     /// positive one is a login that succeeded.
-    Auth(Credentials),
+    Auth(Login),
     /// A peer that is trusted says who its client is. **Awaits**
     /// [`Server::accept_xclient`], or a negative reply.
     Xclient(Xclient),

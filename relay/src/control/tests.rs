@@ -261,6 +261,7 @@ fn what_is_said_of_messages_is_described() {
         client: some("::1"),
         listener: some("l"),
         helo: some("h"),
+        user: some("ada"),
         envelope: vec![Recipient { address: "a@b.example".into(), ended: true }],
         unreadable: some("x"),
         last: Some(Last { upstream: some("up"), text: "x".into(), time: TIME.into() }),

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use wavegate_smtp::{Credentials, Enhanced, Reply, Told, Xclient};
+use wavegate_smtp::{Enhanced, Login, Reply, Told, Xclient};
 
 use super::{Next, Session};
 use crate::{
@@ -46,7 +46,7 @@ async fn judge(
     relay: &Relay,
     listener: &ListenerConfig,
     client: IpAddr,
-    credentials: Credentials,
+    credentials: Login,
 ) -> Result<(), LoginFailure> {
     relay.logins.may_try(client, &credentials.user)?;
     relay.logins.check(&listener.name, credentials).await
@@ -54,7 +54,7 @@ async fn judge(
 
 impl Session {
     /// Has a login judged, and answers it.
-    pub(super) async fn log_in(&mut self, credentials: Credentials) -> Next {
+    pub(super) async fn log_in(&mut self, credentials: Login) -> Next {
         let (client, user) = (self.source.client, credentials.user.clone());
         let judged = judge(&self.relay, &self.listener, client, credentials).await;
         let listener = &self.listener.name;

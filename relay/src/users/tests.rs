@@ -33,8 +33,8 @@ fn said(text: &str) -> Vec<String> {
     found.iter().map(|one| one.to_string().replace(&shown, "")).collect()
 }
 
-fn login(user: &str, password: &str) -> Credentials {
-    Credentials { user: user.into(), password: Secret::new(password.into()) }
+fn login(user: &str, password: &str) -> Login {
+    Login { user: user.into(), password: Secret::new(password.into()) }
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod promise;
 mod relay;
 mod tls;
 mod upstream;
+mod users;
 mod variants;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,6 +32,7 @@ pub use promise::{Watch, assert_promise};
 pub use relay::{Relay, binary};
 pub use tls::{TLS_FILES, tls_client, write_tls_files};
 pub use upstream::{Peer, Script};
+pub use users::user_line;
 pub use variants::variant;
 
 use crate::sink::{Extensions, Fault, Sink, SinkHandle, SinkOptions};

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use wavegate_smtp::{
-    AuthOffer, BodyFacts, Closing, Credentials, Enhanced, Extensions, Limits, Mail, MessageFault,
-    Rcpt, Reply, Server, ServerConfig, StartTls, Step, Told, Xclient,
+    AuthOffer, BodyFacts, Closing, Enhanced, Extensions, Limits, Login, Mail, MessageFault, Rcpt,
+    Reply, Server, ServerConfig, StartTls, Step, Told, Xclient,
 };
 
 /// What an embedder saw of a session, in order.
@@ -20,7 +20,7 @@ pub enum Seen {
     Dropped(MessageFault),
     Reset,
     StartTls,
-    Auth(Credentials),
+    Auth(Login),
     Xclient(Xclient),
     Close(Closing),
 }
