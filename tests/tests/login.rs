@@ -1,5 +1,6 @@
 //! Logins of clients, by hand and by clients that nobody here wrote; and what hostile ones do not get.
 #![allow(clippy::unwrap_used, reason = "a test may stop here")]
+#![allow(clippy::disallowed_methods, reason = "a test measures real time")]
 
 use std::{
     fs,
