@@ -5,6 +5,7 @@
 //!
 //! Floor 0.
 
+use super::identity::{self, Attributes, Identity};
 use crate::body::BodyFacts;
 use crate::command::{Mail, Rcpt};
 use crate::extensions::{Extension, Extensions};
@@ -74,11 +75,23 @@ impl Unsupported {
     }
 }
 
+/// What a transaction begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'a> {
+    /// The one before must be ended.
+    pub(super) reset: bool,
+    /// Whom the message is from, and what the upstream wants to know of that.
+    pub(super) forward: Option<(&'a Identity<'a>, Attributes)>,
+    /// The session has logged in.
+    pub(super) logged_in: bool,
+}
+
 /// The commands of a transaction up to where the body is asked for.
 #[derive(Debug)]
 pub(super) struct Commands {
-    /// `RSET` if needed, `MAIL`, each `RCPT`, and `DATA` or `BDAT`.
+    /// `RSET` if needed, each `XFORWARD`, `MAIL`, each `RCPT`, and `DATA` or `BDAT`.
     pub(super) text: Vec<u8>,
+    pub(super) forwards: u32,
     pub(super) recipients: u32,
 }
 
@@ -87,16 +100,20 @@ pub(super) fn render<'e>(
     recipients: impl IntoIterator<Item = &'e Rcpt> + Clone,
     shape: &BodyShape,
     extensions: &Extensions,
-    reset: bool,
+    before: &Before<'_>,
 ) -> Result<Commands, Unsupported> {
     let ascii = mail.sender.is_ascii()
         && recipients.clone().into_iter().all(|rcpt| rcpt.recipient.is_ascii());
     check(mail, ascii, shape, extensions)?;
     let mut text = Vec::with_capacity(256);
-    if reset {
+    if before.reset {
         text.extend_from_slice(b"RSET\r\n");
     }
-    write_mail(mail, shape, extensions, &mut text);
+    let forwards = match before.forward {
+        Some((identity, offered)) => identity::write("XFORWARD", identity, offered, &mut text),
+        None => 0,
+    };
+    write_mail(mail, shape, extensions, before.logged_in, &mut text);
     let mut count = 0;
     for rcpt in recipients {
         write_rcpt(rcpt, extensions, &mut text);
@@ -110,7 +127,7 @@ pub(super) fn render<'e>(
     } else {
         text.extend_from_slice(b"DATA\r\n");
     }
-    Ok(Commands { text, recipients: count })
+    Ok(Commands { text, forwards, recipients: count })
 }
 
 fn check(
@@ -136,7 +153,13 @@ fn check(
     }
 }
 
-fn write_mail(mail: &Mail, shape: &BodyShape, extensions: &Extensions, out: &mut Vec<u8>) {
+fn write_mail(
+    mail: &Mail,
+    shape: &BodyShape,
+    extensions: &Extensions,
+    logged_in: bool,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"MAIL FROM:<");
     out.extend_from_slice(mail.sender.as_str().as_bytes());
     out.push(b'>');
@@ -159,6 +182,11 @@ fn write_mail(mail: &Mail, shape: &BodyShape, extensions: &Extensions, out: &mut
             out.extend_from_slice(b" ENVID=");
             out.extend_from_slice(envid.as_bytes());
         }
+    }
+    if logged_in {
+        // RFC 4954 5: without it the upstream might take the message for one that whom we have
+        // logged in as has written. Who has is not known to us.
+        out.extend_from_slice(b" AUTH=<>");
     }
     out.extend_from_slice(b"\r\n");
 }
