@@ -367,7 +367,6 @@ impl Client {
         let before = Before {
             reset: self.needs_rset,
             forward: identity.map(|identity| (identity, self.offers.forward)),
-            logged_in: self.logged_in,
         };
         let commands = envelope::render(mail, recipients, shape, &self.extensions, &before)?;
         let (transaction, output, event) =

@@ -82,8 +82,6 @@ pub(super) struct Before<'a> {
     pub(super) reset: bool,
     /// Whom the message is from, and what the upstream wants to know of that.
     pub(super) forward: Option<(&'a Identity<'a>, Attributes)>,
-    /// The session has logged in.
-    pub(super) logged_in: bool,
 }
 
 /// The commands of a transaction up to where the body is asked for.
@@ -113,7 +111,7 @@ pub(super) fn render<'e>(
         Some((identity, offered)) => identity::write("XFORWARD", identity, offered, &mut text),
         None => 0,
     };
-    write_mail(mail, shape, extensions, before.logged_in, &mut text);
+    write_mail(mail, shape, extensions, &mut text);
     let mut count = 0;
     for rcpt in recipients {
         write_rcpt(rcpt, extensions, &mut text);
@@ -153,13 +151,7 @@ fn check(
     }
 }
 
-fn write_mail(
-    mail: &Mail,
-    shape: &BodyShape,
-    extensions: &Extensions,
-    logged_in: bool,
-    out: &mut Vec<u8>,
-) {
+fn write_mail(mail: &Mail, shape: &BodyShape, extensions: &Extensions, out: &mut Vec<u8>) {
     out.extend_from_slice(b"MAIL FROM:<");
     out.extend_from_slice(mail.sender.as_str().as_bytes());
     out.push(b'>');
@@ -183,11 +175,8 @@ fn write_mail(
             out.extend_from_slice(envid.as_bytes());
         }
     }
-    if logged_in {
-        // RFC 4954 5: without it the upstream might take the message for one that whom we have
-        // logged in as has written. Who has is not known to us.
-        out.extend_from_slice(b" AUTH=<>");
-    }
+    // AUTH (RFC 4954 5) is left out, in a session that has logged in too: it is optional, says only
+    // that nobody vouches for the sender, and some servers that offer AUTH refuse it.
     out.extend_from_slice(b"\r\n");
 }
 
