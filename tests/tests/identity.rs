@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use wavegate_tests::harness::{
-    Client, Config, Haproxy, Postfix, Relay, assert_promise, free, told, until,
+    Client, Config, Haproxy, PATIENCE, Postfix, Relay, assert_promise, faults_of, free, told, until,
 };
 use wavegate_tests::sink::{Identity, Message, SinkHandle};
 use wavegate_tests::tool;
@@ -178,9 +178,12 @@ fn each_message_arrives_with_its_own_clients_identity_queued() {
 fn a_connection_of_a_client_is_used_again_for_him_and_gives_way_to_others() {
     for way in ["xclient", "proxy-v2"] {
         let sink = sink_for(way);
-        let lines = format!("identity = \"{way}\"\nhandoff = \"direct\"\nconnections = 2");
+        // What it offers is given, so that no probe is among the sessions.
+        let lines = format!(
+            "identity = \"{way}\"\nhandoff = \"direct\"\nconnections = 2\n\
+             extensions = [\"8BITMIME\", \"PIPELINING\"]"
+        );
         let relay = relay_to(sink.addr(), &lines);
-        relay.wait_offer("8BITMIME", |lines| lines.iter().any(|line| line == "8BITMIME"));
         let mut clients: Vec<_> = (1..=3_u16)
             .map(|n| (client(&relay, &format!("192.0.2.{n}"), n, "mta.example"), n))
             .collect();
@@ -206,39 +209,44 @@ fn a_connection_of_a_client_is_used_again_for_him_and_gives_way_to_others() {
 
 #[test]
 fn a_client_that_the_upstream_does_not_want_hears_its_words() {
-    let faults = ["connect:2=554 5.7.1 192.0.2.66 is blocked", "connect:3=421 4.7.0 too many"];
-    for (way, handoff) in [("proxy-v2", "direct"), ("proxy-v1", "auto"), ("xclient", "direct")] {
+    for (way, handoff, faults) in [
+        (
+            "proxy-v2",
+            "direct",
+            &["connect:1=554 5.7.1 he is blocked", "connect:2=421 4.7.0 too many"][..],
+        ),
+        (
+            "proxy-v1",
+            "auto",
+            &["connect:1=554 5.7.1 he is blocked", "connect:2=421 4.7.0 too many"],
+        ),
+        // EHLO is said for the relay first, then for the client, who is no better off with HELO.
+        (
+            "xclient",
+            "direct",
+            &[
+                "ehlo:2=550 5.7.1 he is blocked",
+                "ehlo:3=554 5.7.1 he is blocked",
+                "ehlo:5=421 4.7.0 too many",
+            ],
+        ),
+    ] {
         let sink = sink_for(way);
         let lines = format!(
             "identity = \"{way}\"\nhandoff = \"{handoff}\"\nextensions = [\"8BITMIME\"]\n\
              eject_after = 1\ndeferred = \"pass\""
         );
         let relay = relay_to(sink.addr(), &lines);
-        // The first greeting under XCLIENT is the relay's; its answer to XCLIENT is the client's.
-        let rules: Vec<String> = match way {
-            "xclient" => faults.iter().map(|fault| fault.to_string()).collect(),
-            _ => vec![faults[0].replace(":2", ":1"), faults[1].replace(":3", ":2")],
-        };
-        let rules: Vec<_> = match way {
-            "xclient" => vec![rules[0].clone()],
-            _ => rules,
-        };
-        let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
-        sink.set_faults(wavegate_tests::harness::faults_of(&rules));
+        sink.set_faults(faults_of(faults));
         let mut client = client(&relay, "192.0.2.66", 1, "mta.example");
         let whose = "192.0.2.66 1 mta.example";
-        let reply = send(&mut client, whose);
-        if way == "xclient" {
-            // XCLIENT itself was refused: it is the relay that may not.
-            assert!(reply.starts_with("451 4.4.1 "), "{reply}");
-            continue;
-        }
-        assert_eq!(reply, "554 5.7.1 192.0.2.66 is blocked");
-        assert_eq!(send(&mut client, whose), "451 4.7.0 too many");
+        assert_eq!(send(&mut client, whose), "554 5.7.1 he is blocked", "{way}");
+        assert_eq!(send(&mut client, whose), "451 4.7.0 too many", "{way}");
         assert!(send(&mut client, whose).starts_with("250"));
         let metrics = relay.metrics();
         assert_eq!(metrics.sum("upstream_target_up", &[]), 1.0, "it says nothing of the target");
         assert_eq!(metrics.sum("upstream_identity_refused_total", &["what=\"client\""]), 2.0);
+        assert_promise(&metrics);
     }
 }
 
@@ -291,7 +299,9 @@ fn postfix_logs_and_decides_by_the_client() {
         for _ in 0..2 {
             for client in [&mut one, &mut two] {
                 let reply = send(client, "x");
-                assert!(reply.starts_with("250 2.0.0 Ok: queued as "), "{way}: {reply}");
+                let own_words =
+                    reply.starts_with("250 2.0.0 Ok: ") && reply.contains(" queued as ");
+                assert!(own_words, "{way}: Postfix's: {reply}");
             }
         }
         until(&format!("{way}: Postfix logs who it was"), || {
@@ -389,7 +399,7 @@ fn a_wrong_password_costs_no_message_and_is_not_tried_again_and_again() {
     assert_eq!(logins(&relay, "accepted"), 0.0);
     // The file is watched; an editor adds a line end.
     relay.write("login.key", "correct horse\n");
-    assert!(sink.wait_messages(5, wavegate_tests::harness::PATIENCE), "what waited goes");
+    assert!(sink.wait_messages(5, PATIENCE), "what waited goes");
     relay.wait_metrics("accepted, and counted anew", |metrics| {
         metrics.sum("upstream_logins_total", &["result=\"accepted\""]) >= 1.0
     });
@@ -400,9 +410,7 @@ fn a_wrong_password_costs_no_message_and_is_not_tried_again_and_again() {
 #[test]
 fn many_at_once_try_a_wrong_password_once() {
     let sink = locked("LOGIN");
-    let lines = "handoff = \"direct\"\nextensions = [\"8BITMIME\"]\neject_max = \"1h\"";
-    let lines = lines.replace("eject_max", "connect_timeout = \"20s\"\n#");
-    let relay = relay_with(sink.addr(), b"wrong", &lines);
+    let relay = relay_with(sink.addr(), b"wrong", "handoff = \"direct\"");
     std::thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| {

@@ -437,54 +437,6 @@ impl Client {
         !self.offers.forward.is_empty()
     }
 
-    /// Whether it offers AUTH with a mechanism that is known here.
-    pub fn takes_logins(&self) -> bool {
-        !self.offers.mechanisms.is_empty()
-    }
-
-    /// Whether the session can be made a client's.
-    pub fn takes_xclient(&self) -> bool {
-        self.offers.client.has_address()
-    }
-
-    /// Makes the session that of a client, from its EHLO on, in its own words where they can be
-    /// said. [`ClientEvent::Ready`], [`ClientEvent::NoXclient`] or, if the upstream does not want
-    /// this client, [`ClientEvent::Refused`] follows.
-    ///
-    /// # Panics
-    /// If the session is not ready, or has logged in: XCLIENT forgets that.
-    pub fn speak_for(&mut self, identity: &Identity<'_>) {
-        assert!(self.is_ready() && !self.logged_in, "the session is not ready for XCLIENT");
-        if !self.takes_xclient() {
-            self.state = State::Closed;
-            return self.events.push_back(ClientEvent::NoXclient(None));
-        }
-        let mut commands = Vec::with_capacity(256);
-        if self.needs_rset {
-            commands.extend_from_slice(b"RSET\r\n");
-        }
-        identity::write("XCLIENT", identity, self.offers.client, &mut commands);
-        if let Some(name) = identity.hello() {
-            self.hostname = name.into();
-        }
-        // Whether there is TLS was settled before.
-        self.upgrade = Upgrade::Never;
-        take_line(&mut commands, &mut self.output);
-        self.state = State::Xclient(commands);
-    }
-
-    /// Logs in. [`ClientEvent::Login`] or [`ClientEvent::NoLogin`] follows.
-    ///
-    /// # Panics
-    /// If the session is not ready, or has logged in before (RFC 4954 4: only once).
-    pub fn log_in(&mut self, credentials: &Credentials, wanted: Option<Mechanism>) {
-        assert!(self.is_ready() && !self.logged_in, "the session is not ready for AUTH");
-        match Login::begin(self.offers.mechanisms, wanted, credentials, &mut self.output) {
-            Some(login) => self.state = State::Login(login),
-            None => self.events.push_back(ClientEvent::NoLogin),
-        }
-    }
-
     /// Says goodbye, if there is nothing under way; else just close.
     pub fn quit(&mut self) {
         match self.state {
@@ -570,42 +522,6 @@ impl Client {
         self.state = State::Rehearsal(next, recipient);
     }
 
-    /// A reply to AUTH, or to what followed it.
-    fn login(&mut self, reply: Reply) -> Result<(), Misbehaviour> {
-        let State::Login(login) = &mut self.state else { return Ok(()) };
-        match reply.code() {
-            334 if login.go_on(&mut self.output) => return Ok(()),
-            235 => {
-                self.logged_in = true;
-                self.state = State::Ready;
-            }
-            400.. => self.state = State::Closed,
-            code => return Err(Misbehaviour::Code(code)),
-        }
-        self.events.push_back(ClientEvent::Login(reply));
-        Ok(())
-    }
-
-    /// A reply to XCLIENT, or to the RSET before it.
-    fn xclient(&mut self, reply: Reply) {
-        let State::Xclient(commands) = &mut self.state else { return };
-        if !reply.is_positive() {
-            self.state = State::Closed;
-            let refused = reply.code() == 421;
-            return self.events.push_back(match refused {
-                true => ClientEvent::Refused(reply),
-                false => ClientEvent::NoXclient(Some(reply)),
-            });
-        }
-        if !commands.is_empty() {
-            return take_line(commands, &mut self.output);
-        }
-        // As after a greeting: nothing of before holds.
-        self.needs_rset = false;
-        self.forget();
-        self.hello(b"EHLO ", State::Ehlo);
-    }
-
     /// What the upstream said of itself counts no more.
     fn forget(&mut self) {
         self.extensions = Extensions::NONE;
@@ -669,12 +585,6 @@ impl Client {
         self.output.extend_from_slice(b"\r\n");
         self.state = state;
     }
-}
-
-/// Moves the first line of `commands` to the output.
-fn take_line(commands: &mut Vec<u8>, output: &mut Vec<u8>) {
-    let length = memchr::memchr(b'\n', commands).map_or(0, |at| at + 1);
-    output.extend(commands.drain(..length));
 }
 
 /// Without what is to be written: there may be a password in it.

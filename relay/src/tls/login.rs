@@ -38,3 +38,72 @@ pub(super) fn load(
         _ => Arc::new(credentials),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_password_is_the_only_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("password");
+        let auth = UpstreamAuth { user: "relay".into(), secret: secret.clone(), mechanism: None };
+        let read = |content: &[u8], mode: u32| {
+            fs::write(&secret, content).unwrap();
+            fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
+            load(&auth, None).map_err(|error| error.message)
+        };
+        let password = |text: &str| Ok(Arc::new(Credentials::new("relay", text).unwrap()));
+        let longest = "x".repeat(PASSWORD);
+        for (content, text) in [
+            (&b"hunter2"[..], "hunter2"),
+            (b"hunter2\n", "hunter2"),
+            (b"hunter2\r\n", "hunter2"),
+            (b" hunter 2 \n", " hunter 2 "),
+            ("\u{e4}".as_bytes(), "\u{e4}"),
+            (longest.as_bytes(), &longest),
+        ] {
+            assert_eq!(read(content, 0o640), password(text));
+        }
+        for (content, mode, said) in [
+            (&b""[..], 0o600, "has no password"),
+            (b"\n", 0o600, "has no password"),
+            (b"one\ntwo\n", 0o600, "more than one line"),
+            (b"one\n\n", 0o600, "more than one line"),
+            (b"on\0e", 0o600, "more than one line"),
+            (b"\xff", 0o600, "not UTF-8"),
+            ((longest.clone() + "x").as_bytes(), 0o600, "longer than 4096 bytes"),
+            (b"hunter2", 0o644, "is open to others (mode 644); chmod it to 600 or 640"),
+        ] {
+            let error = read(content, mode).unwrap_err();
+            assert!(error.contains(said), "{error}");
+            assert!(!error.contains("hunter2"));
+        }
+        fs::remove_file(&secret).unwrap();
+        assert!(load(&auth, None).unwrap_err().message.contains("cannot be read"));
+    }
+
+    #[test]
+    fn what_did_not_change_is_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("password");
+        let auth = UpstreamAuth { user: "relay".into(), secret: secret.clone(), mechanism: None };
+        let write = |content: &str| {
+            fs::write(&secret, content).unwrap();
+            fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        write("one");
+        let first = load(&auth, None).unwrap();
+        write("one\n");
+        assert!(Arc::ptr_eq(&first, &load(&auth, Some(&first)).unwrap()));
+        write("two");
+        assert!(!Arc::ptr_eq(&first, &load(&auth, Some(&first)).unwrap()));
+        let other = UpstreamAuth { user: "other".into(), ..auth.clone() };
+        write("one");
+        assert!(!Arc::ptr_eq(&first, &load(&other, Some(&first)).unwrap()));
+    }
+}

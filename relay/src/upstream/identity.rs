@@ -15,7 +15,7 @@ use std::{
 
 use wavegate_smtp::{Enhanced, Extensions, Identity, Reply};
 
-use super::{Connection, ConnectionError, State, Upstream};
+use super::{Connection, ConnectionError, Grant, Lease, LeaseError, State, Upstream};
 use crate::{
     config::UpstreamIdentity,
     message::{MessageId, Source},
@@ -153,6 +153,36 @@ impl Upstream {
                  this relay (Postfix: smtpd_authorized_xforward_hosts)"
             );
         }
+    }
+
+    /// What [`Upstream::lease_patiently`] gave, for mail from `source`.
+    pub async fn fit(
+        self: &Arc<Self>,
+        lease: Lease,
+        source: &Arc<Source>,
+    ) -> Result<Lease, LeaseError> {
+        let Some(owner) = self.owner(source) else { return Ok(lease) };
+        let Lease { slot, connection, .. } = lease;
+        Box::pin(self.connected_for(Grant { slot, connection }, None, false, owner)).await
+    }
+
+    /// What was granted, for this client.
+    pub(super) async fn connected_for(
+        self: &Arc<Self>,
+        grant: Grant,
+        avoid: Option<usize>,
+        fresh: bool,
+        owner: &Arc<Source>,
+    ) -> Result<Lease, LeaseError> {
+        let Grant { slot, connection } = grant;
+        let connection = match (connection, fresh) {
+            (held, false) => self.exchange(held, avoid, owner),
+            (held, true) => {
+                held.into_iter().for_each(Connection::quit);
+                None
+            }
+        };
+        self.connected(Grant { slot, connection }, avoid, fresh, Some(owner)).await
     }
 
     /// Whom connections speak for that carry mail of this client; none: for everybody.

@@ -267,35 +267,6 @@ impl Upstream {
         }
     }
 
-    /// What [`Upstream::lease_patiently`] gave, for mail from `source`.
-    pub async fn fit(
-        self: &Arc<Self>,
-        lease: Lease,
-        source: &Arc<Source>,
-    ) -> Result<Lease, LeaseError> {
-        let Some(owner) = self.owner(source) else { return Ok(lease) };
-        let Lease { slot, connection, .. } = lease;
-        Box::pin(self.connected_for(Grant { slot, connection }, None, false, owner)).await
-    }
-
-    async fn connected_for(
-        self: &Arc<Self>,
-        grant: Grant,
-        avoid: Option<usize>,
-        fresh: bool,
-        owner: &Arc<Source>,
-    ) -> Result<Lease, LeaseError> {
-        let Grant { slot, connection } = grant;
-        let connection = match (connection, fresh) {
-            (held, false) => self.exchange(held, avoid, owner),
-            (held, true) => {
-                held.into_iter().for_each(Connection::quit);
-                None
-            }
-        };
-        self.connected(Grant { slot, connection }, avoid, fresh, Some(owner)).await
-    }
-
     /// What was granted as a connection that can be used now.
     async fn connected(
         self: &Arc<Self>,

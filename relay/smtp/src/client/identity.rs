@@ -8,6 +8,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::{Client, ClientEvent, State, Upgrade};
+use crate::reply::Reply;
+
 /// Longest line of a command, CRLF included (RFC 5321 4.5.3.1.4; XFORWARD_README asks to keep to
 /// it). What does not fit goes into another command.
 const LINE: usize = 512;
@@ -169,6 +172,65 @@ impl Identity<'_> {
         };
         self.helo.filter(plain)
     }
+}
+
+impl Client {
+    /// Whether the session can be made a client's.
+    pub fn takes_xclient(&self) -> bool {
+        self.offers.client.has_address()
+    }
+
+    /// Makes the session that of a client, from its EHLO on, in its own words where they can be
+    /// said. [`ClientEvent::Ready`], [`ClientEvent::NoXclient`] or, if the upstream does not want
+    /// this client, [`ClientEvent::Refused`] follows.
+    ///
+    /// # Panics
+    /// If the session is not ready, or has logged in: XCLIENT forgets that.
+    pub fn speak_for(&mut self, identity: &Identity<'_>) {
+        assert!(self.is_ready() && !self.logged_in, "the session is not ready for XCLIENT");
+        if !self.takes_xclient() {
+            self.state = State::Closed;
+            return self.events.push_back(ClientEvent::NoXclient(None));
+        }
+        let mut commands = Vec::with_capacity(256);
+        if self.needs_rset {
+            commands.extend_from_slice(b"RSET\r\n");
+        }
+        write("XCLIENT", identity, self.offers.client, &mut commands);
+        if let Some(name) = identity.hello() {
+            self.hostname = name.into();
+        }
+        // Whether there is TLS was settled before.
+        self.upgrade = Upgrade::Never;
+        take_line(&mut commands, &mut self.output);
+        self.state = State::Xclient(commands);
+    }
+
+    /// A reply to XCLIENT, or to the RSET before it.
+    pub(super) fn xclient(&mut self, reply: Reply) {
+        let State::Xclient(commands) = &mut self.state else { return };
+        if !reply.is_positive() {
+            self.state = State::Closed;
+            let refused = reply.code() == 421;
+            return self.events.push_back(match refused {
+                true => ClientEvent::Refused(reply),
+                false => ClientEvent::NoXclient(Some(reply)),
+            });
+        }
+        if !commands.is_empty() {
+            return take_line(commands, &mut self.output);
+        }
+        // As after a greeting: nothing of before holds.
+        self.needs_rset = false;
+        self.forget();
+        self.hello(b"EHLO ", State::Ehlo);
+    }
+}
+
+/// Moves the first line of `commands` to the output.
+fn take_line(commands: &mut Vec<u8>, output: &mut Vec<u8>) {
+    let length = memchr::memchr(b'\n', commands).map_or(0, |at| at + 1);
+    output.extend(commands.drain(..length));
 }
 
 /// An IPv6 address is tagged, as in a literal (RFC 5321 4.1.3).

@@ -7,6 +7,9 @@
 
 use std::fmt;
 
+use super::{Client, ClientEvent, Misbehaviour, State};
+use crate::reply::Reply;
+
 /// Longest line with which AUTH may say something at once (RFC 4954 4: the limit of a command,
 /// CRLF included); a longer response waits until it is asked for.
 const LINE: usize = 512;
@@ -119,6 +122,41 @@ impl Login {
         output.extend_from_slice(&response);
         output.extend_from_slice(b"\r\n");
         true
+    }
+}
+
+impl Client {
+    /// Whether it offers AUTH with a mechanism that is known here.
+    pub fn takes_logins(&self) -> bool {
+        !self.offers.mechanisms.is_empty()
+    }
+
+    /// Logs in. [`ClientEvent::Login`] or [`ClientEvent::NoLogin`] follows.
+    ///
+    /// # Panics
+    /// If the session is not ready, or has logged in before (RFC 4954 4: only once).
+    pub fn log_in(&mut self, credentials: &Credentials, wanted: Option<Mechanism>) {
+        assert!(self.is_ready() && !self.logged_in, "the session is not ready for AUTH");
+        match Login::begin(self.offers.mechanisms, wanted, credentials, &mut self.output) {
+            Some(login) => self.state = State::Login(login),
+            None => self.events.push_back(ClientEvent::NoLogin),
+        }
+    }
+
+    /// A reply to AUTH, or to what followed it.
+    pub(super) fn login(&mut self, reply: Reply) -> Result<(), Misbehaviour> {
+        let State::Login(login) = &mut self.state else { return Ok(()) };
+        match reply.code() {
+            334 if login.go_on(&mut self.output) => return Ok(()),
+            235 => {
+                self.logged_in = true;
+                self.state = State::Ready;
+            }
+            400.. => self.state = State::Closed,
+            code => return Err(Misbehaviour::Code(code)),
+        }
+        self.events.push_back(ClientEvent::Login(reply));
+        Ok(())
     }
 }
 
