@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use wavegate_smtp::{Enhanced, Extensions, Identity, Reply};
+use wavegate_smtp::{Extensions, Identity, Reply};
 
 use super::{Connection, ConnectionError, Grant, Lease, LeaseError, State, Upstream};
 use crate::{
@@ -116,18 +116,6 @@ fn ends(source: &Source, target: SocketAddr) -> (SocketAddr, SocketAddr) {
         (_, address) => address,
     };
     ((client, source.port).into(), (to_address, to.port()).into())
-}
-
-/// The reply for a message whose client the target does not want. A 421 is about the connection;
-/// to a message it says that it may come later.
-pub(super) fn answer(reply: Reply) -> Reply {
-    static LATER: Reply =
-        Reply::fixed(451, Enhanced(4, 3, 2), "Next hop does not take this client now");
-    if reply.code() != 421 {
-        return reply;
-    }
-    let text = reply.lines().collect::<Vec<_>>().join("\n");
-    Reply::new(451, reply.enhanced(), text).unwrap_or_else(|_| LATER.clone())
 }
 
 impl Upstream {
@@ -332,13 +320,5 @@ mod tests {
         assert!(others.iter().all(|other| !is_same(&one, other)));
         // How it spoke with us is nothing that a target is told.
         assert!(is_same(&one, &Source { listener: "other".into(), ..one.clone() }));
-    }
-
-    #[test]
-    fn a_421_to_a_client_lets_its_message_come_later() {
-        let reply = Reply::new(421, Some(Enhanced(4, 7, 0)), "too many").unwrap();
-        assert_eq!(answer(reply).to_string(), "451 4.7.0 too many");
-        let reply = Reply::new(554, None, "blocked").unwrap();
-        assert_eq!(answer(reply.clone()), reply);
     }
 }

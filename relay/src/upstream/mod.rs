@@ -585,9 +585,7 @@ impl Upstream {
     fn no_connection(&self, target: usize, error: ConnectionError) -> LeaseError {
         let (upstream, target) = (self.config.name.clone(), self.config.targets[target]);
         match error {
-            ConnectionError::Unwanted(reply) => {
-                LeaseError::Unwanted { upstream, target, reply: identity::answer(reply) }
-            }
+            ConnectionError::Unwanted(reply) => LeaseError::Unwanted { upstream, target, reply },
             source => LeaseError::Connect { upstream, target, source },
         }
     }
