@@ -130,7 +130,7 @@ fn each_with_its_own(way: &str, handoff: &str, seed: u64) {
                     let (client, whose) = &mut open[at];
                     let reply = send(client, whose);
                     assert!(reply.starts_with("250"), "{way} {handoff} {seed}: {reply}");
-                    if pick % 5 == 0 {
+                    if pick.is_multiple_of(5) {
                         open.swap_remove(at);
                     }
                 }
@@ -241,7 +241,8 @@ fn a_client_that_the_upstream_does_not_want_hears_its_words() {
         let mut client = client(&relay, "192.0.2.66", 1, "mta.example");
         let whose = "192.0.2.66 1 mta.example";
         assert_eq!(send(&mut client, whose), "554 5.7.1 he is blocked", "{way}");
-        assert_eq!(send(&mut client, whose), "451 4.7.0 too many", "{way}");
+        let reply = send(&mut client, whose);
+        assert!(reply.starts_with("451 4.3.2 ") && reply.ends_with("too many"), "{way}: {reply}");
         assert!(send(&mut client, whose).starts_with("250"));
         let metrics = relay.metrics();
         assert_eq!(metrics.sum("upstream_target_up", &[]), 1.0, "it says nothing of the target");

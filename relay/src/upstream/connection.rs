@@ -244,6 +244,11 @@ impl Connection {
         self.owner.as_deref().is_some_and(|owner| identity::is_same(owner, source))
     }
 
+    /// Whether it can be made another client's.
+    pub(super) fn takes_xclient(&self) -> bool {
+        self.client.takes_xclient()
+    }
+
     /// How it is protected, if it is.
     pub fn secured(&self) -> Option<Secured> {
         self.stream.as_ref().and_then(Stream::secured)

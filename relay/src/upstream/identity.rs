@@ -65,7 +65,7 @@ pub(super) fn is_same(one: &Source, other: &Source) -> bool {
 
 /// The name to greet a target with: the client's own where the connection is his, if it can stand
 /// in a command.
-pub(super) fn hello<'a>(source: &'a Source) -> Option<&'a str> {
+pub(super) fn hello(source: &Source) -> Option<&str> {
     let plain = source.helo.bytes().all(|byte| byte.is_ascii_graphic());
     Some(source.helo.as_str()).filter(|helo| plain && !helo.is_empty())
 }
@@ -189,9 +189,9 @@ impl Upstream {
         }
     }
 
-    /// The best connection for a client: one that speaks for it; under XCLIENT any, as it can be
-    /// made his. Another is kept if there is room for one more, and if not the one that was idle
-    /// the longest goes.
+    /// The best connection for a client: one that speaks for it, else one that can be made his.
+    /// What was granted and is neither is kept, and at the cap the one that was idle the longest
+    /// goes for the one that is to be opened.
     pub(super) fn exchange(
         &self,
         held: Option<Connection>,
@@ -200,33 +200,26 @@ impl Upstream {
     ) -> Option<Connection> {
         let usable = |one: &Connection| Some(one.target()) != avoid;
         let fits = |one: &Connection| usable(one) && one.speaks_for(owner);
+        // Some offer XCLIENT to whoever is trusted, and not to the client that a session has
+        // become: theirs can be made a client's once.
+        let may_become = self.config.identity == UpstreamIdentity::Xclient;
+        let becomes = |one: &Connection| may_become && usable(one) && one.takes_xclient();
         if held.as_ref().is_some_and(fits) {
             return held;
         }
-        let mut over = None;
         let mut state = self.lock();
-        let found = state.idle.iter().rposition(fits).map(|at| state.idle.remove(at));
-        let taken = match (found, held) {
-            (Some(found), held) => {
-                over = held.and_then(|held| self.keep(&mut state, held));
-                Some(found)
+        let mut at = state.idle.iter().rposition(fits);
+        if at.is_none() {
+            if held.as_ref().is_some_and(becomes) {
+                return held;
             }
-            (None, held) if !self.config.identity.is_proxy() => {
-                let held = held.or_else(|| (!state.idle.is_empty()).then(|| state.idle.remove(0)));
-                let (mine, others) =
-                    if held.as_ref().is_some_and(usable) { (held, None) } else { (None, held) };
-                over = others;
-                mine
-            }
-            (None, Some(held)) => {
-                over = self.keep(&mut state, held);
-                if over.is_none() && state.in_use + state.idle.len() > self.config.connections {
-                    over = Some(state.idle.remove(0));
-                }
-                None
-            }
-            (None, None) => None,
-        };
+            at = state.idle.iter().position(becomes);
+        }
+        let taken = at.map(|at| state.idle.remove(at));
+        let mut over = held.and_then(|held| self.keep(&mut state, held));
+        if over.is_none() && state.in_use + state.idle.len() > self.config.connections {
+            over = Some(state.idle.remove(0));
+        }
         drop(state);
         if let Some(over) = over {
             over.quit();

@@ -368,7 +368,7 @@ impl Upstream {
         let (mut connection, mut extensions) = self.reach(target, owner).await?;
         if self.config.identity == UpstreamIdentity::Xclient {
             // Asked of probes too, so that no message finds out.
-            if !connection.client().takes_xclient() {
+            if !connection.takes_xclient() {
                 self.identity.no_xclient.fetch_add(1, Ordering::Relaxed);
                 connection.quit();
                 return Err(ConnectionError::NoXclient(None));
