@@ -9,6 +9,7 @@
 pub mod connection;
 pub mod health;
 pub mod identity;
+mod lease_error;
 mod login;
 mod rehearsal;
 
@@ -25,10 +26,11 @@ use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
 };
-use wavegate_smtp::{Credentials, Extensions, Reply};
+use wavegate_smtp::{Credentials, Extensions};
 
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
+pub use lease_error::LeaseError;
 pub use login::{LoginResult, Logins};
 pub use rehearsal::RehearsalError;
 
@@ -128,64 +130,6 @@ pub struct UpstreamStatus {
     pub targets: Vec<TargetStatus>,
     /// What all targets that ever answered offer; none when no one ever did.
     pub extensions: Option<Extensions>,
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// Every target is ejected.
-    #[error("every target of upstream {upstream} is down; last: {last}")]
-    AllDown {
-        /// The upstream.
-        upstream: String,
-        /// What the last failure was.
-        last: String,
-    },
-    /// All connections stayed busy.
-    #[error("upstream {upstream}: all {connections} connections are busy (connections)")]
-    Busy {
-        /// The upstream.
-        upstream: String,
-        /// The cap.
-        connections: usize,
-    },
-    /// Too many attempts wait already.
-    #[error("upstream {upstream}: {limit} attempts wait already (limits.direct_queue)")]
-    QueueFull {
-        /// The upstream.
-        upstream: String,
-        /// The bound.
-        limit: usize,
-    },
-    /// A connection could not be opened.
-    #[error("upstream {upstream}, target {target}: {source}")]
-    Connect {
-        /// The upstream.
-        upstream: String,
-        /// The target.
-        target: std::net::SocketAddr,
-        /// Why.
-        source: ConnectionError,
-    },
-    /// A target does not want the client that the connection would speak for: its answer to the
-    /// message.
-    #[error("upstream {upstream}, target {target}: it does not want this client: {reply}")]
-    Unwanted {
-        /// The upstream.
-        upstream: String,
-        /// The target.
-        target: std::net::SocketAddr,
-        /// What it said.
-        reply: Reply,
-    },
-}
-
-impl LeaseError {
-    /// Whether a target did not let the relay in.
-    pub fn is_of_login(&self) -> bool {
-        let Self::Connect { source, .. } = self else { return false };
-        matches!(source, ConnectionError::Login(_) | ConnectionError::NoMechanism)
-    }
 }
 
 /// A connection in use, or from [`Upstream::lease_patiently`] the right to have one. Dropped

@@ -6,7 +6,7 @@
 //!
 //! Floor 0.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use super::{Client, ClientEvent, State, Upgrade};
 use crate::reply::Reply;
