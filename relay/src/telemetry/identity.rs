@@ -27,7 +27,7 @@ pub(super) fn collect(families: &mut Families, generation: &Generation) {
         "wavegate_upstream_logins_total",
         "Logins of the relay itself at targets, by how they ended.",
     );
-    for (name, upstream) in all().filter(|(_, upstream)| upstream.config.auth.is_some()) {
+    for (name, upstream) in all() {
         for (result, count) in LoginResult::ALL.iter().zip(&upstream.logins().counts) {
             family.count(&[("upstream", name), ("result", result.as_str())], count.load(Relaxed));
         }
