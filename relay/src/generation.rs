@@ -113,12 +113,14 @@ pub fn build(
             .filter(|previous| previous.config.relay.hostname == config.relay.hostname)
             .and_then(|previous| previous.upstream(&upstream.name))
             .filter(|kept| kept.config == *upstream)
-            .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)));
+            .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)))
+            .filter(|kept| same(kept.credentials(), tls.login(&upstream.name)));
         let upstream = kept.cloned().unwrap_or_else(|| {
             let known = |address| known.get(&address).copied();
             let connector = tls.connector(&upstream.name).cloned();
+            let login = tls.login(&upstream.name).cloned();
             let (world, hostname) = (world.clone(), Arc::clone(&hostname));
-            Upstream::new(upstream.clone(), world, hostname, &known, connector)
+            Upstream::new(upstream.clone(), world, hostname, &known, connector, login)
         });
         upstreams.insert(upstream.config.name.as_str().into(), upstream);
     }

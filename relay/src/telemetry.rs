@@ -12,6 +12,7 @@
 //! message or a client.
 
 mod families;
+mod identity;
 mod ledger;
 mod log;
 mod process;

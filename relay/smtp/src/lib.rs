@@ -27,7 +27,8 @@ pub mod xclient;
 pub use address::{Address, ReversePath};
 pub use body::{BodyFacts, MessageFault};
 pub use client::{
-    BodyForm, BodyShape, Client, ClientError, ClientEvent, Settled, Stage, Unsupported, Upgrade,
+    BodyForm, BodyShape, Client, ClientError, ClientEvent, Credentials, Identity, Mechanism,
+    Settled, Stage, Unsupported, Upgrade,
 };
 pub use command::{Mail, Rcpt};
 pub use extensions::{Extension, Extensions};

@@ -7,6 +7,7 @@ mod api;
 mod auth;
 mod check;
 mod diagnostic;
+mod identity;
 mod lock;
 mod open;
 mod plan;
@@ -29,6 +30,7 @@ pub(crate) use self::values::{duration, line as one_line};
 pub use self::{
     check::{Hooks, check_hooks, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
+    identity::{UpstreamAuth, UpstreamIdentity},
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
     policy::BUILTIN_POLICIES,
@@ -354,6 +356,10 @@ pub struct UpstreamConfig {
     pub bounces: Bounces,
     /// TLS with its targets.
     pub tls: Option<UpstreamTls>,
+    /// Whom it hears that mail is from.
+    pub identity: UpstreamIdentity,
+    /// How the relay logs in, if it does.
+    pub auth: Option<UpstreamAuth>,
     /// Extensions to take for granted instead of asking, such as `["8BITMIME", "DSN"]`.
     pub extensions: Option<Vec<String>>,
     /// SIZE to take for granted with `extensions` (0: no limit stated).

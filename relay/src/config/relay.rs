@@ -17,7 +17,7 @@ use super::{
     Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, RelayConfig, SpoolConfig,
     TableConfig, Unmatched, UpstreamConfig, api, auth,
     diagnostic::{Located, Place},
-    policy,
+    identity, policy,
     reader::Section,
     tls,
     values::{self, one_of, quote},
@@ -392,6 +392,9 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
     let eject_for = section.duration("eject_for", seconds(1), MS..=HOUR);
     let (extensions, size) = read_extensions(&section);
     let retry_first = section.duration("retry_first", seconds(60), MS..=DAY);
+    let tls = tls::upstream(&section, base);
+    let identity = identity::identity(&section);
+    let auth = identity::auth(&section, base, tls.as_ref(), identity);
     let upstream = UpstreamConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
         targets: targets.iter().map(|found| found.value).collect(),
@@ -413,7 +416,9 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
         retry_max: section.duration("retry_max", HOUR.max(retry_first), retry_first..=7 * DAY),
         expire: section.duration("expire", 5 * DAY, seconds(1)..=60 * DAY),
         bounces: bounces.map_or(Bounces::Send, |found| found.value),
-        tls: tls::upstream(&section, base),
+        tls,
+        identity,
+        auth,
         extensions,
         size,
     };

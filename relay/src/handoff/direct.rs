@@ -137,12 +137,15 @@ impl Incoming<'_> {
                 Told::of_all(recipients, reply, Outcome::Deferred)
             }
             End::NoConnection(_) | End::Failed(_) if !spools => {
+                // It is we who may not: nothing is wrong with the client's own login, if it has one.
+                let ours = matches!(&end, End::NoConnection(error) if error.is_of_login());
+                let enhanced = if ours { Enhanced(4, 7, 0) } else { Enhanced(4, 4, 1) };
                 let error = end.to_string();
                 let text = match error.contains(name.as_str()) {
                     true => error,
                     false => format!("upstream {name}: {error}"),
                 };
-                let reply = relay_reply(451, Enhanced(4, 4, 1), &text);
+                let reply = relay_reply(451, enhanced, &text);
                 Told::of_all(recipients, reply, Outcome::Deferred)
             }
             End::NoConnection(_) | End::Failed(_) | End::Limited(_) => {

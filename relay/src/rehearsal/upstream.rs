@@ -16,7 +16,10 @@ use wavegate_smtp::{
 };
 
 use super::{Strength, ledger::Ledger, sender::TAG};
-use crate::{config::UpstreamConfig, world::memory::MemoryNetwork};
+use crate::{
+    config::{UpstreamConfig, UpstreamIdentity},
+    world::memory::MemoryNetwork,
+};
 
 /// Bytes of a message that are looked at for its number: the head is in them.
 const KEPT: usize = 4096;
@@ -40,6 +43,8 @@ struct Played {
 /// share one.
 pub(super) fn redirect(number: usize, upstream: &mut UpstreamConfig) {
     upstream.tls = None;
+    upstream.identity = UpstreamIdentity::None;
+    upstream.auth = None;
     for (place, target) in (1_u16..).zip(&mut upstream.targets) {
         // Of a network in memory nobody but this rehearsal knows.
         let number = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use wavegate_smtp::{Extension, Extensions};
 
-use super::Upstream;
+use super::{ConnectionError, Upstream};
 use crate::config::UpstreamConfig;
 
 /// What is known of one target.
@@ -105,9 +105,29 @@ impl Upstream {
 
     /// A target failed: it refused the connection, broke it, or did not speak SMTP.
     pub fn report_failure(&self, target: usize, error: &str) {
+        self.note_failure(target, error, false);
+    }
+
+    /// There is no connection with a target. That it does not want a client says nothing of it.
+    /// Where it does not let us in there is no second try, and the longest pause: too many wrong
+    /// logins get an account locked.
+    pub(super) fn report_error(&self, target: usize, error: &ConnectionError) {
+        let is_grave = match error {
+            ConnectionError::Unwanted(_) => return,
+            ConnectionError::Login(reply) => reply.is_permanent(),
+            _ => false,
+        };
+        self.note_failure(target, &error.to_string(), is_grave);
+    }
+
+    fn note_failure(&self, target: usize, error: &str, is_grave: bool) {
         let mut state = self.lock();
         let health = &mut state.targets[target];
         health.failures = health.failures.saturating_add(1);
+        if is_grave {
+            health.failures = health.failures.max(self.config.eject_after);
+            health.pause = self.config.eject_max;
+        }
         health.last_error = Some(error.chars().take(ERROR_TEXT).collect());
         if health.failures < self.config.eject_after || health.ejected {
             return;
@@ -151,14 +171,15 @@ impl Upstream {
     }
 
     async fn probe(&self, target: usize) -> bool {
-        match self.dial(target).await {
+        let _turn = self.logins.turn().await;
+        match self.dial(target, None).await {
             Ok((connection, extensions)) => {
                 connection.quit();
                 self.report_success(target, Some(extensions));
                 true
             }
             Err(error) => {
-                self.report_failure(target, &error.to_string());
+                self.report_error(target, &error);
                 false
             }
         }

@@ -49,7 +49,10 @@ impl Upstream {
         sender: &ReversePath,
         recipient: &Address,
     ) -> Result<(), RehearsalError> {
-        let (mut connection, _) = self.dial(target).await.map_err(RehearsalError::Connection)?;
+        let turn = self.logins.turn().await;
+        let (mut connection, _) =
+            self.dial(target, None).await.map_err(RehearsalError::Connection)?;
+        drop(turn);
         connection.client().rehearse(sender, recipient);
         loop {
             match connection.event(self.config.reply_timeout).await {
