@@ -23,7 +23,7 @@ use crate::{
     upstream::{
         ConnectionError, Lease, LeaseError, Upstream,
         connection::{Commit, WriteError},
-        original,
+        identity, original,
     },
     waves::{Attempt, Blocked, InstanceState, Waves},
 };
@@ -161,6 +161,15 @@ impl Job {
         for _ in 0..ROUNDS {
             let mut lease = match self.lease(avoid.as_ref(), fresh).await {
                 Ok(lease) => lease,
+                // The upstream's answer, before the message could be begun.
+                Err(LeaseError::Unwanted { target, reply, .. }) => {
+                    refund(permit);
+                    drop(attempt);
+                    *at = Some(target);
+                    self.learn(&reply).await;
+                    let stage = Stage::Mail;
+                    return End::Settled(Settled { reply, refused: Vec::new(), stage });
+                }
                 Err(error) => {
                     refund(permit);
                     return End::NoConnection(error);
@@ -223,13 +232,14 @@ impl Job {
     }
 
     async fn lease(&mut self, avoid: Option<&Endpoint>, fresh: bool) -> Result<Lease, LeaseError> {
+        let source = &self.message.source;
         if let Some(lease) = self.lease.take() {
-            return Ok(lease);
+            return self.upstream.fit(lease, source).await;
         }
         let Patience { connection, queue, .. } = self.patience;
         match connection {
-            Some(deadline) => self.upstream.lease(deadline, queue, avoid, fresh).await,
-            None => self.upstream.lease(Instant::now(), 0, avoid, fresh).await,
+            Some(deadline) => self.upstream.lease(deadline, queue, avoid, fresh, source).await,
+            None => self.upstream.lease(Instant::now(), 0, avoid, fresh, source).await,
         }
     }
 
@@ -276,9 +286,15 @@ impl Job {
         let shape = BodyShape::of(&parcel.facts, head.len() as u64);
         connection.count_message();
         let recipients = self.recipients.iter().map(|&index| &parcel.recipients[index as usize]);
+        let identity = self.upstream.forwards().then(|| {
+            if !connection.client().forwards() {
+                self.upstream.note_not_forwarded(None);
+            }
+            identity::of(&self.message.source, Some(&self.message.id))
+        });
         connection
             .client()
-            .begin(&parcel.mail, recipients, &shape)
+            .begin_from(identity.as_ref(), &parcel.mail, recipients, &shape)
             .map_err(|unsupported| Broken::Over(End::Unsupported(unsupported)))?;
         let config = &self.upstream.config;
         let mut patience = config.reply_timeout;
@@ -314,6 +330,9 @@ impl Job {
                     self.upstream.report_answer(begun.elapsed());
                     return Ok(settled);
                 }
+                Ok(ClientEvent::NotForwarded(reply)) => {
+                    self.upstream.note_not_forwarded(Some(&reply));
+                }
                 Ok(ClientEvent::Closing(reply) | ClientEvent::Refused(reply)) => {
                     return Err(closed_with(&reply));
                 }
@@ -322,6 +341,9 @@ impl Job {
                     ClientEvent::Ready(_)
                     | ClientEvent::StartTls
                     | ClientEvent::NoTls(_)
+                    | ClientEvent::NoXclient(_)
+                    | ClientEvent::Login(_)
+                    | ClientEvent::NoLogin
                     | ClientEvent::Reset
                     | ClientEvent::Rehearsed(_),
                 ) => {}

@@ -14,6 +14,7 @@ mod plan;
 mod queue;
 mod remote;
 mod spool;
+mod users;
 mod wave;
 
 use std::{
@@ -120,6 +121,9 @@ enum Command {
     /// Make the host's rules that redirect connections to a relay, or take them away.
     #[command(subcommand)]
     Host(host::HostCommand),
+    /// Make lines for the file of users.
+    #[command(subcommand)]
+    Users(users::UsersCommand),
     /// Show the relay at work: three instances, a window, two upstreams, all in this process.
     Demo(DemoArgs),
     /// Man pages and completions, for packages.
@@ -158,6 +162,9 @@ struct ExplainArgs {
     /// Recipient.
     #[arg(long, value_name = "ADDRESS", value_parser = recipient)]
     to: Address,
+    /// Who the client has logged in as.
+    #[arg(long, value_name = "NAME", value_parser = users::name)]
+    user: Option<String>,
     /// Listener that it comes in by; by default the first.
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
@@ -229,6 +236,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         Command::ReleaseAll(args) => queue::hold_all(args, false, out),
         Command::Spool(command) => spool::spool(command, out),
         Command::Host(command) => host::host(command, out),
+        Command::Users(command) => users::users(command, out),
     }
 }
 
@@ -370,6 +378,8 @@ mod tests {
             "wavegate wave status --hosts a,,b --token-file t",
             "wavegate wave status --hosts ftp://a --token-file t",
             "wavegate spool export --config a",
+            "wavegate users hash",
+            "wavegate users hash a:b",
             "wavegate spool verify",
             "wavegate host rules",
             "wavegate host rules --apply",

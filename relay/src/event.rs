@@ -91,6 +91,26 @@ pub enum Event<'a> {
         /// Why, in more words.
         error: &'a str,
     },
+    /// A client has logged in.
+    LoggedIn {
+        /// Name of the listener.
+        listener: &'a str,
+        /// Where it came from.
+        client: IpAddr,
+        /// As whom.
+        user: &'a str,
+    },
+    /// A client has not logged in.
+    LoginFailed {
+        /// Name of the listener.
+        listener: &'a str,
+        /// Where it came from.
+        client: IpAddr,
+        /// Who it says that it is.
+        user: &'a str,
+        /// Why.
+        failure: LoginFailure,
+    },
     /// A message that the protocol itself forbids was refused at its end.
     MessageRejected {
         /// Where it came from.
@@ -114,6 +134,8 @@ pub enum Event<'a> {
         destination: Option<SocketAddr>,
         /// Name of the listener that took it.
         listener: &'a str,
+        /// Who its client has logged in as.
+        user: Option<&'a str>,
         /// Envelope sender; empty for `<>`.
         sender: &'a str,
         /// Who it is for.
@@ -630,6 +652,34 @@ impl TlsFailure {
             Self::Declined => "declined",
             Self::Alert => "alert",
             Self::Other => "other",
+        }
+    }
+}
+
+/// Why a client has not logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoginFailure {
+    /// No such user, or another password.
+    Credentials,
+    /// Too many have failed: it was not looked at.
+    TooMany,
+    /// Too many log in at once: it was not looked at.
+    Busy,
+    /// It could not be looked at.
+    Unavailable,
+}
+
+impl LoginFailure {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Credentials, Self::TooMany, Self::Busy, Self::Unavailable];
+
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Credentials => "credentials",
+            Self::TooMany => "too_many",
+            Self::Busy => "busy",
+            Self::Unavailable => "unavailable",
         }
     }
 }

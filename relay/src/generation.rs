@@ -10,14 +10,16 @@ use std::{
     sync::Arc,
 };
 
-use wavegate_smtp::{Extension, Extensions, Limits as SmtpLimits, ServerConfig, StartTls};
+use wavegate_smtp::{
+    AuthOffer, Extension, Extensions, Limits as SmtpLimits, ServerConfig, StartTls,
+};
 
 use crate::{
     body::BodyStore,
     budget::Budget,
     config::{
-        self, Config, Diagnostic, Diagnostics, Hooks, ListenerTls, Target, TlsMode, UpstreamConfig,
-        Verify,
+        self, Config, Diagnostic, Diagnostics, Hooks, ListenerConfig, ListenerTls, Target, TlsMode,
+        UpstreamConfig, Verify,
     },
     event::Observer,
     limits::Limits,
@@ -135,10 +137,11 @@ pub fn build(
         let upstream = kept.cloned().unwrap_or_else(|| {
             let known = |address| offers.get(&address).copied();
             let connector = tls.connector(&upstream.name).cloned();
+            let login = tls.login(&upstream.name).cloned();
             let (world, hostname) = (world.clone(), Arc::clone(&hostname));
             if upstream.original.is_some() {
                 let (config, known) = (upstream.clone(), offers.clone());
-                return Upstream::of_destinations(config, world, hostname, known, connector);
+                return Upstream::of_destinations(config, world, hostname, known, connector, login);
             }
             let (naming, names) = (names.naming.clone(), names.names(upstream));
             Upstream::with_names(
@@ -147,6 +150,7 @@ pub fn build(
                 hostname,
                 &known,
                 connector,
+                login,
                 naming,
                 names,
             )
@@ -159,8 +163,8 @@ pub fn build(
         .map(|listener| {
             let settings = ListenerSettings {
                 config: Arc::new(listener.clone()),
-                inside: Arc::new(session_config(&config, listener.tls.as_ref(), true)),
-                outside: Arc::new(session_config(&config, listener.tls.as_ref(), false)),
+                inside: Arc::new(session_config(&config, listener, true)),
+                outside: Arc::new(session_config(&config, listener, false)),
             };
             (listener.name.clone(), settings)
         })
@@ -192,6 +196,7 @@ pub fn unchanged<'a>(
         .and_then(|_| previous.upstream(&upstream.name))
         .filter(|kept| kept.config == *upstream)
         .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)))
+        .filter(|kept| same(kept.credentials(), tls.login(&upstream.name)))
         .filter(|kept| !is_named || same(kept.naming(), names.naming.as_ref()))
 }
 
@@ -203,7 +208,7 @@ fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
 }
 
 /// Protocol settings of sessions.
-fn session_config(config: &Config, tls: Option<&ListenerTls>, may_relay: bool) -> ServerConfig {
+fn session_config(config: &Config, listener: &ListenerConfig, may_relay: bool) -> ServerConfig {
     ServerConfig {
         hostname: config.relay.hostname.clone(),
         // What is offered is said at each EHLO; this is the least.
@@ -213,7 +218,7 @@ fn session_config(config: &Config, tls: Option<&ListenerTls>, may_relay: bool) -
             .with_size(Some(config.limits.message_size)),
         limits: SmtpLimits { message_size: config.limits.message_size, ..SmtpLimits::default() },
         may_relay,
-        starttls: match tls {
+        starttls: match &listener.tls {
             Some(ListenerTls { mode: TlsMode::StartTls, required, .. }) => match required {
                 true => StartTls::Required,
                 false => StartTls::Offered,
@@ -221,5 +226,11 @@ fn session_config(config: &Config, tls: Option<&ListenerTls>, may_relay: bool) -
             _ => StartTls::Unavailable,
         },
         mark: replies::MARK,
+        auth: match &listener.auth {
+            None => AuthOffer::Unavailable,
+            Some(auth) if auth.insecure => AuthOffer::Anytime,
+            Some(_) => AuthOffer::UnderTls,
+        },
+        auth_required: listener.auth.as_ref().is_some_and(|auth| auth.required),
     }
 }

@@ -101,6 +101,7 @@ pub async fn deliver(
         client: source.client,
         destination: source.destination,
         listener: &source.listener,
+        user: source.user.as_deref(),
         sender: parcel.mail.sender.as_str(),
         to: &parcel.recipients,
     });

@@ -19,6 +19,7 @@ pub mod world;
 pub mod config;
 // Floor 2: what speaks to the outside world.
 pub mod tls;
+pub mod users;
 pub mod rotation;
 pub mod budget;
 pub mod body;
@@ -35,6 +36,7 @@ pub mod rates;
 pub mod answer;
 pub mod scheduler;
 pub mod queue;
+pub mod logins;
 pub mod relay;
 pub mod generation;
 pub mod gate;

@@ -17,6 +17,7 @@ use crate::{
     event::Refused,
     rates::What,
     relay::Relay,
+    session::Place,
 };
 
 /// Connections that the kernel keeps for us until they are accepted.
@@ -117,7 +118,27 @@ impl Counted {
 
     /// It is this client's, unless that has too many, or comes too often.
     pub fn of(mut self, client: SocketAddr) -> Result<Self, Refused> {
+        self.give_to(client).map(|()| self)
+    }
+
+    fn uncount(&mut self) {
+        let Some(client) = self.client.take() else { return };
+        let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&client);
+            }
+        }
+    }
+}
+
+impl Place for Counted {
+    fn give_to(&mut self, client: SocketAddr) -> Result<(), Refused> {
         let client = client.ip().to_canonical();
+        if self.client == Some(client) {
+            return Ok(());
+        }
         let generation = self.relay.generation();
         let limits = &generation.config.limits;
         if !self.relay.rates.admit(What::Connection, client, limits) {
@@ -132,22 +153,16 @@ impl Counted {
         }
         *count += 1;
         drop(by_address);
+        self.uncount();
         self.client = Some(client);
-        Ok(self)
+        Ok(())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.relay.connections().fetch_sub(1, Ordering::Relaxed);
-        let Some(client) = self.client else { return };
-        let mut by_address = self.clients.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&client);
-            }
-        }
+        self.uncount();
     }
 }
 

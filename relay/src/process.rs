@@ -36,7 +36,7 @@ use crate::{
     service::{Inherited, PassedError, Service},
     succession::{self, Incumbent, Successor, TakeOverError},
     telemetry::Telemetry,
-    tls,
+    tls, users,
     worker::{Pulse, Workers},
     world::World,
 };
@@ -217,6 +217,7 @@ impl Running {
         let files = launch.signals.then(|| watch::Files::watch(&config.files)).flatten();
         logging::set(config.relay.log);
         let tls = tls::load(&config, now, None)?;
+        let users = users::load(&config)?;
         let warnings = config.warnings.iter().chain(&tls.warnings);
         warnings.for_each(|warning| tracing::warn!("{warning}"));
         // The control thread's, which goes on asking for names.
@@ -259,6 +260,7 @@ impl Running {
             names,
         };
         let relay = generation::assemble_with(config, policies, around);
+        relay.logins.replace(users);
         check_waves(&relay)?;
         memory::find(&relay);
         relay.bodies.clear().map_err(StartError::system("clear the spill directory"))?;

@@ -8,7 +8,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -24,6 +24,7 @@ use crate::{
     config::{Config, ListenerConfig},
     event::{Event, Observer},
     limits::Limits,
+    logins::Logins,
     names::Naming,
     policy::{PolicyHost, PolicySet, WorkerPolicies},
     queue::Queue,
@@ -73,6 +74,8 @@ pub struct Relay {
     pub bodies: Arc<BodyStore>,
     /// The messages that wait.
     pub queue: Arc<Queue>,
+    /// Logins of clients.
+    pub logins: Logins,
     /// The policy host.
     pub policy_host: Arc<PolicyHost>,
     /// Who hears of events.
@@ -144,8 +147,18 @@ pub struct ListenerSettings {
     pub config: Arc<ListenerConfig>,
     /// For clients that may relay.
     pub inside: Arc<ServerConfig>,
-    /// For all others.
+    /// For all others; who logs in may relay too.
     pub outside: Arc<ServerConfig>,
+}
+
+impl ListenerSettings {
+    /// Those of a client.
+    pub fn of(&self, client: IpAddr) -> &Arc<ServerConfig> {
+        match self.config.allow.iter().any(|net| net.contains(&client)) {
+            true => &self.inside,
+            false => &self.outside,
+        }
+    }
 }
 
 impl Relay {
@@ -171,6 +184,7 @@ impl Relay {
             budget,
             bodies,
             queue,
+            logins: Logins::default(),
             policy_host,
             observer,
             current: ArcSwap::from_pointee(first),

@@ -7,6 +7,7 @@
 
 mod collect;
 mod pressure;
+mod login;
 mod secure;
 mod verify;
 pub mod stopping;
@@ -20,12 +21,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{BodyFacts, Closing, Enhanced, Rcpt, Reply, Server, ServerConfig, Step};
+use wavegate_smtp::{BodyFacts, Closing, Enhanced, Login, Rcpt, Reply, Server, ServerConfig, Step};
+use zeroize::Zeroize;
 
 use crate::{
     budget::{self, Level, Share, Use},
     config::ListenerConfig,
-    event::{Busy, Ended, Event},
+    event::{Busy, Ended, Event, Refused},
     handoff,
     message::{MessageId, Redirected, Source},
     relay::Relay,
@@ -57,6 +59,12 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
+/// A connection's place among those of its client.
+pub trait Place: Send {
+    /// It is this client's from now on, unless that has too many.
+    fn give_to(&mut self, client: SocketAddr) -> Result<(), Refused>;
+}
+
 /// What a session is given.
 pub struct Client {
     /// The connection.
@@ -71,6 +79,8 @@ pub struct Client {
     pub settings: Arc<ServerConfig>,
     /// Its part of the memory.
     pub share: Share,
+    /// Its place among those that are counted; kept to its end.
+    pub place: Option<Box<dyn Place>>,
 }
 
 impl Client {
@@ -80,13 +90,12 @@ impl Client {
         let settings = generation.listener(listener)?;
         // An IPv4 client of an IPv6 socket is an IPv4 client.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let may_relay = settings.config.allow.iter().any(|net| net.contains(&peer.ip()));
-        let config = if may_relay { &settings.inside } else { &settings.outside };
         let listener = Arc::clone(&settings.config);
         let handshake = if listener.is_implicit_tls() { budget::HANDSHAKE } else { 0 };
         let share = relay.budget.share(Use::Sessions, budget::SESSION + handshake);
-        let settings = Arc::clone(config);
-        Some(Self { stream, peer, destination: None, listener, settings, share })
+        let settings = Arc::clone(settings.of(peer.ip()));
+        let (destination, place) = (None, None);
+        Some(Self { stream, peer, destination, listener, settings, share, place })
     }
 
     /// The same, if it was redirected here.
@@ -100,6 +109,12 @@ impl Client {
             }
         }
         self
+    }
+
+    /// The same, counted.
+    #[must_use]
+    pub fn counted(self, place: impl Place + 'static) -> Self {
+        Self { place: Some(Box::new(place)), ..self }
     }
 }
 
@@ -142,6 +157,7 @@ struct Session {
     /// Its part of the memory, and what of that TLS has.
     share: Share,
     tls: usize,
+    place: Option<Box<dyn Place>>,
 }
 
 /// What the session does next.
@@ -149,6 +165,7 @@ enum Next {
     Read,
     HandOff(BodyFacts),
     Verify(Box<Rcpt>),
+    LogIn(Login),
     Secure(Arc<Acceptor>),
     Close,
 }
@@ -169,20 +186,25 @@ impl From<io::Error> for Broken {
 
 impl Session {
     fn new(relay: Arc<Relay>, client: Client) -> Self {
-        let Client { stream, peer, destination, listener, settings, share } = client;
+        let Client { stream, peer, destination, listener, settings, share, place } = client;
         let mut deadline = Deadline::default();
         deadline.set(relay.look().config.limits.command_timeout);
+        let mut server = Server::new(settings);
+        if listener.trusts(peer.ip()) {
+            server.trust();
+        }
         Self {
             relay,
             stream,
             source: Arc::new(Source { destination, ..Source::new(peer, &listener.name) }),
             listener,
-            server: Server::new(settings),
+            server,
             message: None,
             pending: Vec::new(),
             deadline,
             share,
             tls: 0,
+            place,
         }
     }
 
@@ -204,6 +226,7 @@ impl Session {
                 Next::Read => self.flush_and_read().await,
                 Next::HandOff(facts) => Ok(self.hand_off(facts).await),
                 Next::Verify(rcpt) => Box::pin(self.verify(*rcpt)).await,
+                Next::LogIn(credentials) => Ok(Box::pin(self.log_in(credentials)).await),
                 Next::Secure(acceptor) => Box::pin(self.secure(&acceptor)).await,
                 Next::Close => break,
             };
@@ -299,6 +322,10 @@ impl Session {
                 }
                 let next = self.take(buffer.filled());
                 self.weigh(0);
+                if matches!(next, Ok(Next::LogIn(_))) {
+                    // Other sessions read into it next, and need not find a password there.
+                    buffer.filled_mut().zeroize();
+                }
                 Poll::Ready(next)
             })
         })
@@ -396,6 +423,9 @@ impl Session {
                     self.relay.emit(&Event::MessageRejected { client, fault });
                 }
                 Step::Reset => self.message = None,
+                // The state machine has seen to it that nothing stands behind either.
+                Step::Auth(credentials) => return Ok(Next::LogIn(credentials)),
+                Step::Xclient(told) => self.become_client(told),
                 Step::StartTls => match self.acceptor() {
                     // The state machine has seen to it that nothing stands behind it.
                     Some(acceptor) => {

@@ -12,6 +12,7 @@
 //! message or a client.
 
 mod families;
+mod identity;
 mod ledger;
 mod log;
 mod process;
@@ -250,6 +251,13 @@ impl Telemetry {
             }
             Event::TlsFailed { listener, failure, .. } => {
                 self.listeners.of(listener).tls.fail(*failure);
+            }
+            Event::LoggedIn { listener, .. } => {
+                self.listeners.of(listener).logins.fetch_add(1, Relaxed);
+            }
+            Event::LoginFailed { listener, failure, .. } => {
+                let listener = self.listeners.of(listener);
+                listener.logins_failed[*failure as usize].fetch_add(1, Relaxed);
             }
             Event::MessageRejected { fault, .. } => {
                 self.rejected[*fault as usize].fetch_add(1, Relaxed);

@@ -1,10 +1,12 @@
-//! Certificates and keys: read, checked, and made into what TLS sessions begin with. Floor 2.
+//! Certificates, keys and the passwords of upstreams: read, checked, and made into what sessions
+//! begin with. Floor 2.
 //!
 //! Owns what is wrong with these files and whether they may still be used; the sessions
 //! themselves are `world::tls`. What did not change is taken over from what is in force, so that
 //! a reload forgets no session that could be resumed.
 
 mod connector;
+mod login;
 mod sni;
 mod validity;
 
@@ -28,6 +30,7 @@ use tokio_rustls::rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
+use wavegate_smtp::Credentials;
 
 use crate::{
     config::{Config, Diagnostic, Diagnostics, ListenerTls, Severity, TlsFiles, TlsVersion},
@@ -48,11 +51,12 @@ const OTHERS: u32 = 0o027;
 /// before they expire, so something has failed then.
 const SOON_MS: u64 = 14 * 24 * 3600 * 1000;
 
-/// All that TLS sessions of a configuration begin with.
+/// All that sessions of a configuration begin with.
 #[derive(Default)]
 pub struct Loaded {
     listeners: HashMap<String, Arc<Acceptor>>,
     upstreams: HashMap<String, Arc<Connector>>,
+    logins: HashMap<String, Arc<Credentials>>,
     /// What was found that is not an error.
     pub warnings: Vec<Diagnostic>,
 }
@@ -109,6 +113,11 @@ impl Loaded {
     pub fn connector(&self, upstream: &str) -> Option<&Arc<Connector>> {
         self.upstreams.get(upstream)
     }
+
+    /// What is said to log in at an upstream, if that is wanted.
+    pub fn login(&self, upstream: &str) -> Option<&Arc<Credentials>> {
+        self.logins.get(upstream)
+    }
 }
 
 /// Reads the files that a configuration names, as of `now`; all that is wrong with them. A
@@ -135,6 +144,14 @@ pub fn load(
         match connector::load(tls, now, before, &mut loaded.warnings) {
             Ok(connector) => drop(loaded.upstreams.insert(upstream.name.clone(), connector)),
             Err(found) => wrong.extend(found),
+        }
+    }
+    for upstream in &config.upstreams {
+        let Some(auth) = &upstream.auth else { continue };
+        let before = in_force.and_then(|loaded| loaded.login(&upstream.name));
+        match login::load(auth, before) {
+            Ok(login) => drop(loaded.logins.insert(upstream.name.clone(), login)),
+            Err(found) => wrong.push(found),
         }
     }
     if wrong.is_empty() { Ok(loaded) } else { Err(Diagnostics(wrong)) }
@@ -327,7 +344,11 @@ pub(crate) fn secret(path: &Path, what: &str) -> Result<Vec<u8>, Diagnostic> {
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE).read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(FILE + 1).read_to_end(&mut bytes)?;
+    // The rest of it would be missing, and nobody would know.
+    if bytes.len() as u64 > FILE {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
     Ok(bytes)
 }
 

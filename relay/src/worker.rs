@@ -317,7 +317,7 @@ impl Worker {
             let client = Client::new(&relay, listener, Stream::Tcp(stream), peer);
             let Some(client) = client else { return };
             counted.begun();
-            let client = client.redirected(&relay, redirected);
+            let client = client.redirected(&relay, redirected).counted(counted);
             let meeting = redirect::meeting(&relay, &client);
             let serving = session::serve(relay, client);
             tokio::spawn(async move {
@@ -325,7 +325,7 @@ impl Worker {
                     meeting.await;
                 }
                 serving.await;
-                drop((session, counted));
+                drop(session);
             });
         } else {
             let newcomer = Newcomer { relay, listener: listener.to_owned(), stream, peer };
@@ -398,9 +398,8 @@ impl Newcomer {
         let stream = Stream::Tcp(self.stream);
         if let Some(client) = Client::new(&self.relay, &self.listener, stream, self.peer) {
             counted.begun();
-            session::serve(self.relay, client).await;
+            session::serve(self.relay, client.counted(counted)).await;
         }
-        drop(counted);
     }
 
     /// Tells it why it is turned away, without waiting long for it to listen.

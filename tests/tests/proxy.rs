@@ -1,15 +1,10 @@
 //! Behind a proxy: the relay goes by the client that its header names.
 #![allow(clippy::unwrap_used, reason = "a test may stop here")]
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 
 use wavegate_tests::{
-    harness::{Client, Config, Relay, recording, until},
+    harness::{Client, Config, Haproxy, Relay, recording, until},
     sink::SinkHandle,
     tool,
 };
@@ -124,53 +119,13 @@ fn clients_are_counted_apart_behind_one_proxy() {
     until("the first one is uncounted", || connect(1).reply().starts_with("220").then_some(()));
 }
 
-/// HAProxy in front of a relay.
-struct Haproxy {
-    child: Child,
-    addr: SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-impl Haproxy {
-    fn start(program: PathBuf, relay: SocketAddr, options: &str) -> Self {
-        let spare = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let addr = spare.local_addr().unwrap();
-        drop(spare);
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("haproxy.cfg");
-        let text = format!(
-            "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
-             listen smtp\n bind {addr}\n server relay {relay} {options}\n"
-        );
-        fs::write(&file, text).unwrap();
-        let child = Command::new(program)
-            .arg("-db")
-            .arg("-f")
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        until("HAProxy listens", || TcpStream::connect(addr).ok());
-        Self { child, addr, _folder: folder }
-    }
-}
-
-impl Drop for Haproxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn haproxy_names_its_clients_in_both_versions() {
     let Some(program) = tool::require("haproxy") else { return };
     for options in ["send-proxy", "send-proxy-v2", "send-proxy-v2 check inter 50ms"] {
         let sink = recording();
         let relay = relay(&sink);
-        let haproxy = Haproxy::start(program.clone(), relay.addr(), options);
+        let haproxy = Haproxy::start(&program, relay.addr(), "", options);
         let mut client = Client::connect_from(CLIENT, haproxy.addr);
         client.expect_reply("220");
         client.expect("EHLO client.example", "250");

@@ -1,133 +1,14 @@
 //! Real mail programs on both sides: Postfix, its smtp-source and smtp-sink, swaks.
 #![allow(clippy::unwrap_used, reason = "a test may stop here")]
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::net::TcpStream;
+use std::process::{Command, Output, Stdio};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Group, Pid, User};
-use wavegate_tests::harness::{Client, Config, Relay, TLS_FILES, recording, sink, until};
+use wavegate_tests::harness::{
+    Client, Config, Postfix, Relay, TLS_FILES, free, recording, sink, until, user_line,
+};
 use wavegate_tests::sink::Extensions;
 use wavegate_tests::tool;
-
-/// Where Debian has Postfix's daemons.
-const MASTER: &str = "/usr/lib/postfix/sbin/master";
-
-/// A port that was free a moment ago.
-fn free() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
-}
-
-/// A Postfix of its own: queue, configuration, log; the system's is not touched.
-struct Postfix {
-    master: Child,
-    addr: SocketAddr,
-    folder: tempfile::TempDir,
-}
-
-impl Postfix {
-    /// Starts one; all that it takes goes to `transport`.
-    fn start(transport: &str) -> Self {
-        Self::start_with(transport, "")
-    }
-
-    /// The same with more lines of configuration; `@TLS@` in them is the folder of certificates.
-    fn start_with(transport: &str, lines: &str) -> Self {
-        let user = User::from_name("postfix").unwrap().expect("a user postfix");
-        let drop = Group::from_name("postdrop").unwrap().expect("a group postdrop");
-        let folder = tempfile::Builder::new().prefix("wavegate-postfix-").tempdir().unwrap();
-        let dir = folder.path();
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
-        let addr = free();
-        fs::create_dir(dir.join("config")).unwrap();
-        fs::create_dir(dir.join("tls")).unwrap();
-        for (name, bytes) in TLS_FILES {
-            fs::write(dir.join("tls").join(name), bytes).unwrap();
-        }
-        let main = include_str!("postfix/main.cf").to_owned() + lines;
-        for (name, text) in [("main.cf", &*main), ("master.cf", include_str!("postfix/master.cf"))]
-        {
-            let text = text
-                .replace("@TLS@", "@DIR@/tls")
-                .replace("@DIR@", dir.to_str().unwrap())
-                .replace("@LISTEN@", &addr.port().to_string())
-                .replace("@TRANSPORT@", transport);
-            fs::write(dir.join("config").join(name), text).unwrap();
-        }
-        let (uid, gid) = (user.uid.as_raw(), drop.gid.as_raw());
-        let make = |name: &str, mode: u32, group: Option<u32>| {
-            let path = dir.join(name);
-            fs::create_dir_all(&path).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            chown(&path, Some(uid), group).unwrap();
-        };
-        make("data", 0o700, None);
-        make("log", 0o755, None);
-        fs::create_dir_all(dir.join("queue/pid")).unwrap();
-        for name in [
-            "active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming",
-            "private", "saved", "trace",
-        ] {
-            make(&format!("queue/{name}"), 0o700, None);
-        }
-        make("queue/maildrop", 0o730, Some(gid));
-        make("queue/public", 0o710, Some(gid));
-        let output = File::create(dir.join("output")).unwrap();
-        let mut master = Command::new(MASTER)
-            .arg("-c")
-            .arg(dir.join("config"))
-            .arg("-d")
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap();
-        until("Postfix greets", || {
-            if let Some(status) = master.try_wait().unwrap() {
-                let said = fs::read_to_string(dir.join("output")).unwrap();
-                panic!("Postfix ended: {status}: {said}");
-            }
-            TcpStream::connect(addr).is_ok().then_some(())
-        });
-        Self { master, addr, folder }
-    }
-
-    /// Its log so far.
-    fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log/mail.log")).unwrap_or_default()
-    }
-
-    /// Messages in its queue.
-    fn queued(&self) -> usize {
-        fn files(folder: &Path) -> usize {
-            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-            entries.map(|one| if one.path().is_dir() { files(&one.path()) } else { 1 }).sum()
-        }
-        let queue = self.folder.path().join("queue");
-        ["maildrop", "incoming", "active", "deferred"]
-            .iter()
-            .map(|one| files(&queue.join(one)))
-            .sum()
-    }
-}
-
-impl Drop for Postfix {
-    fn drop(&mut self) {
-        // The master ends its children when it is told to end, not when it is killed.
-        let _ended_already =
-            kill(Pid::from_raw(i32::try_from(self.master.id()).unwrap()), Signal::SIGTERM);
-        let _reaped = self.master.wait();
-        if std::thread::panicking() {
-            #[allow(clippy::print_stderr, reason = "the test runner shows it with the failure")]
-            {
-                eprintln!("Postfix's log:\n{}", self.log());
-            }
-        }
-    }
-}
 
 /// Runs a command to its end; it must succeed.
 fn run(command: &mut Command) -> Output {
@@ -258,6 +139,37 @@ fn postfix_as_sender_under_tls() {
     let content = String::from_utf8(sink.messages().remove(0).content.unwrap()).unwrap();
     assert!(content.contains("with ESMTPS (TLSv1.3 "), "{content}");
     assert_eq!(relay.metrics().sum("tls_failures_total", &[]), 0.0);
+}
+
+#[test]
+fn postfix_as_sender_that_logs_in() {
+    let Some(_postfix) = tool::require("postfix") else { return };
+    let sink = recording();
+    let config = Config::to(&[sink.addr()]).admin().listener(
+        "tls = { certificates = [{ certificate = \"mx.pem\", key = \"mx.key\" }] }\n\
+         auth = { users = \"users.key\", required = true }",
+    );
+    let users = user_line("bob", "hello");
+    let files = [&TLS_FILES[..], &[("users.key", users.as_bytes())]].concat();
+    let relay = Relay::start_with(&config.to_string(), &files);
+    let transport = format!("smtp:[127.0.0.1]:{}", relay.addr().port());
+    let lines = "smtp_tls_security_level = encrypt\nsmtp_sasl_auth_enable = yes\n\
+                 smtp_sasl_password_maps = static:bob:hello\n\
+                 smtp_sasl_security_options = noanonymous\n";
+    let postfix = Postfix::start_with(&transport, lines);
+    let mut client = Client::connect(postfix.addr);
+    client.expect_reply("220");
+    client.expect("EHLO sender.example", "250");
+    for _ in 0..3 {
+        assert!(client.small().starts_with("250"));
+    }
+    until("all have come", || (sink.counts().messages == 3).then_some(()));
+    until("the queue is empty", || (postfix.queued() == 0).then_some(()));
+    let content = String::from_utf8(sink.messages().remove(0).content.unwrap()).unwrap();
+    assert!(content.contains("with ESMTPSA (TLSv1.3 "), "{content}");
+    let metrics = relay.metrics();
+    assert!(metrics.sum("logins_total", &[]) >= 1.0);
+    assert_eq!(metrics.sum("login_failures_total", &[]), 0.0);
 }
 
 #[test]

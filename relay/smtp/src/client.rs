@@ -23,6 +23,7 @@
 //! Floor 0.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::command::{Mail, Rcpt};
@@ -30,13 +31,21 @@ use crate::extensions::{Extension, Extensions};
 use crate::reply::{Reply, ReplyFault, ReplyReader};
 
 mod envelope;
+mod identity;
+mod login;
+mod offers;
 mod rehearsal;
 mod transaction;
 
 pub use envelope::{BodyShape, Unsupported};
+pub use identity::Identity;
+pub use login::{Credentials, Mechanism};
 pub use rehearsal::{Asked, Rehearsed};
 pub use transaction::{Settled, Stage};
 
+use envelope::Before;
+use login::Login;
+use offers::Offers;
 use rehearsal::Rehearsal;
 use transaction::Transaction;
 
@@ -66,6 +75,15 @@ pub enum ClientEvent {
     /// TLS was demanded, and the upstream does not offer it, or refused it so.
     /// The session is over.
     NoTls(Option<Reply>),
+    /// [`Client::speak_for`]: the upstream does not take the session as the client's: it does not
+    /// offer XCLIENT, or refused it so. The session is over.
+    NoXclient(Option<Reply>),
+    /// [`Client::log_in`] was answered so; not positive: the session is over.
+    Login(Reply),
+    /// [`Client::log_in`]: nothing is offered that could be used. Nothing was said.
+    NoLogin,
+    /// XFORWARD was refused; the transaction goes on, and the session says it no more.
+    NotForwarded(Reply),
     /// Write the output and then the body, see [`Client::body_sent`].
     SendBody(BodyForm),
     /// The transaction is over.
@@ -120,6 +138,10 @@ enum State {
     /// The handshake is awaited.
     Handshake,
     Ready,
+    /// RSET or XCLIENT was sent; these commands follow, one at a time, then EHLO.
+    Xclient(Vec<u8>),
+    /// AUTH was sent.
+    Login(Login),
     /// RSET was sent on its own.
     Reset,
     Rehearsal(Box<Rehearsal>),
@@ -141,13 +163,14 @@ pub enum Upgrade {
 }
 
 /// The client side of one session.
-#[derive(Debug)]
 pub struct Client {
     /// Our name in EHLO.
     hostname: Arc<str>,
     state: State,
     upgrade: Upgrade,
     extensions: Extensions,
+    offers: Offers,
+    logged_in: bool,
     reader: ReplyReader,
     output: Vec<u8>,
     events: VecDeque<ClientEvent>,
@@ -163,6 +186,8 @@ impl Client {
             state: State::Greeting,
             upgrade: Upgrade::Never,
             extensions: Extensions::NONE,
+            offers: Offers::default(),
+            logged_in: false,
             reader: ReplyReader::default(),
             output: Vec::new(),
             events: VecDeque::new(),
@@ -184,7 +209,7 @@ impl Client {
     pub fn secured(&mut self) {
         assert!(matches!(self.state, State::Handshake), "no handshake was asked for");
         self.upgrade = Upgrade::Never;
-        self.extensions = Extensions::NONE;
+        self.forget();
         self.hello(b"EHLO ", State::Ehlo);
     }
 
@@ -299,9 +324,30 @@ impl Client {
         recipients: impl IntoIterator<Item = &'e Rcpt> + Clone,
         shape: &BodyShape,
     ) -> Result<(), Unsupported> {
+        self.begin_from(None, mail, recipients, shape)
+    }
+
+    /// The same, and tells the upstream by XFORWARD whom the message is from, if it wants to know
+    /// ([`Client::forwards`]).
+    ///
+    /// # Errors
+    /// As [`Client::begin`].
+    ///
+    /// # Panics
+    /// As [`Client::begin`].
+    pub fn begin_from<'e>(
+        &mut self,
+        identity: Option<&Identity<'_>>,
+        mail: &Mail,
+        recipients: impl IntoIterator<Item = &'e Rcpt> + Clone,
+        shape: &BodyShape,
+    ) -> Result<(), Unsupported> {
         assert!(self.is_ready(), "the session is not ready for a transaction");
-        let commands =
-            envelope::render(mail, recipients, shape, &self.extensions, self.needs_rset)?;
+        let before = Before {
+            reset: self.needs_rset,
+            forward: identity.map(|identity| (identity, self.offers.forward)),
+        };
+        let commands = envelope::render(mail, recipients, shape, &self.extensions, &before)?;
         let (transaction, output, event) =
             Transaction::begin(commands, shape, &self.extensions, self.needs_rset);
         self.output = output;
@@ -369,6 +415,11 @@ impl Client {
         Ok(())
     }
 
+    /// Whether XFORWARD is of use: offered, and not refused in this session.
+    pub fn forwards(&self) -> bool {
+        !self.offers.forward.is_empty()
+    }
+
     /// Says goodbye, if there is nothing under way; else just close.
     pub fn quit(&mut self) {
         match self.state {
@@ -387,6 +438,9 @@ impl Client {
         match &mut self.state {
             State::Transaction(transaction) => {
                 let done = transaction.reply(reply, &mut self.output, &mut self.events)?;
+                if transaction.is_not_forwarded() {
+                    self.offers.forward = Default::default();
+                }
                 if let Some(after) = done {
                     self.needs_rset = after.needs_rset;
                     self.state = if after.usable { State::Ready } else { State::Closed };
@@ -416,14 +470,22 @@ impl Client {
                     self.events.push_back(ClientEvent::Rehearsed(rehearsed));
                 }
             }
+            State::Login(_) => return self.login(reply),
             _ if code / 100 == 3 => return Err(Misbehaviour::Code(code)),
             State::StartTls if reply.is_positive() && code != 220 => {
                 return Err(Misbehaviour::Code(code));
             }
+            State::Xclient(_) => self.xclient(reply),
             State::Handshake => return Err(Misbehaviour::BehindStartTls),
             State::Greeting | State::Ehlo | State::Helo | State::StartTls => self.opening(reply),
         }
         Ok(())
+    }
+
+    /// What the upstream said of itself counts no more.
+    fn forget(&mut self) {
+        self.extensions = Extensions::NONE;
+        self.offers = Offers::default();
     }
 
     /// A reply before the session is open.
@@ -434,6 +496,7 @@ impl Client {
             State::Ehlo if reply.is_permanent() => self.hello(b"HELO ", State::Helo),
             State::Ehlo if reply.is_positive() => {
                 self.extensions = Extensions::from_ehlo(&reply);
+                self.offers = Offers::from_ehlo(&reply);
                 self.greeted();
             }
             State::Helo if reply.is_positive() => self.greeted(),
@@ -481,5 +544,12 @@ impl Client {
         self.output.extend_from_slice(self.hostname.as_bytes());
         self.output.extend_from_slice(b"\r\n");
         self.state = state;
+    }
+}
+
+/// Without what is to be written: there may be a password in it.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("state", &self.state).finish_non_exhaustive()
     }
 }

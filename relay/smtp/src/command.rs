@@ -6,6 +6,8 @@
 //!
 //! Floor 0.
 
+use std::fmt;
+
 use crate::address::{self, Address, AddressError, ReversePath};
 use crate::extensions::{Extension, Extensions};
 use crate::params::{self, BodyType, Notify, Ret};
@@ -85,10 +87,22 @@ pub enum Command<'a> {
     Quit,
     /// STARTTLS.
     StartTls,
-    /// AUTH.
-    Auth,
+    /// AUTH, with its arguments.
+    Auth(Hidden<'a>),
+    /// XCLIENT, with its arguments.
+    Xclient(&'a [u8]),
     /// A request of HTTP.
     Http,
+}
+
+/// Bytes that may hold a password, so that nobody is shown them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Hidden<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden")
+    }
 }
 
 /// What is wrong with a command; the client's fault.
@@ -202,7 +216,8 @@ pub fn parse<'a>(
         b"EXPN" => Ok(Command::Expn),
         b"HELP" => Ok(Command::Help),
         b"STARTTLS" => bare(Command::StartTls),
-        b"AUTH" => Ok(Command::Auth),
+        b"AUTH" => Ok(Command::Auth(Hidden(arguments))),
+        b"XCLIENT" => Ok(Command::Xclient(arguments)),
         b"GET" | b"POST" | b"CONNECT" | b"HEAD" | b"PUT" | b"DELETE" | b"OPTIONS" | b"PATCH"
         | b"TRACE" | b"PRI" => Ok(Command::Http),
         _ => Err(CommandError::Unrecognised),
@@ -247,6 +262,7 @@ fn mail(arguments: &[u8], offered: &Extensions) -> Result<Mail, CommandError> {
     let path = path_of(arguments, b"FROM:")?;
     let (sender, rest) = address::reverse_path(path).map_err(CommandError::Sender)?;
     let mut mail = Mail::new(sender);
+    let mut auth = None;
     for parameter in parameters(rest)? {
         let (keyword, value) = parameter?;
         let is = |name: &str| keyword.eq_ignore_ascii_case(name);
@@ -264,6 +280,9 @@ fn mail(arguments: &[u8], offered: &Extensions) -> Result<Mail, CommandError> {
         } else if is("ENVID") && offered.has(Extension::Dsn) {
             let value = required(value)?;
             set(&mut mail.envid, params::is_envid(value).then(|| value.into()))?;
+        } else if is("AUTH") && offered.has(Extension::Auth) {
+            // RFC 4954 5: as if it were `<>`, which is what is not said onwards.
+            set(&mut auth, params::is_auth(required(value)?).then_some(()))?;
         } else {
             return Err(CommandError::UnknownParameter);
         }

@@ -7,6 +7,7 @@
 //! Floor 0.
 
 use crate::reply::{Reply, write_number};
+use crate::{login, xclient};
 
 /// An extension without a parameter that matters here. SIZE is apart, see
 /// [`Extensions::size`].
@@ -27,11 +28,15 @@ pub enum Extension {
     /// RFC 3207. Offered by a server that can have it, whatever the embedder
     /// says at EHLO.
     StartTls,
+    /// RFC 4954. Offered by a server that has it, as [`Extension::StartTls`].
+    Auth,
+    /// Postfix' XCLIENT. Offered to peers that are trusted.
+    Xclient,
 }
 
 impl Extension {
     /// All, in the order in which they are offered.
-    pub const ALL: [Extension; 7] = [
+    pub const ALL: [Extension; 9] = [
         Extension::Pipelining,
         Extension::EightBitMime,
         Extension::SmtpUtf8,
@@ -39,6 +44,8 @@ impl Extension {
         Extension::Chunking,
         Extension::Dsn,
         Extension::StartTls,
+        Extension::Auth,
+        Extension::Xclient,
     ];
 
     /// The keyword in an EHLO reply.
@@ -51,10 +58,21 @@ impl Extension {
             Extension::Chunking => "CHUNKING",
             Extension::Dsn => "DSN",
             Extension::StartTls => "STARTTLS",
+            Extension::Auth => "AUTH",
+            Extension::Xclient => "XCLIENT",
         }
     }
 
-    fn bit(self) -> u8 {
+    /// The line of an EHLO reply by which we offer it.
+    fn offer(self) -> &'static str {
+        match self {
+            Extension::Auth => login::MECHANISMS,
+            Extension::Xclient => xclient::ATTRIBUTES,
+            other => other.keyword(),
+        }
+    }
+
+    fn bit(self) -> u16 {
         1 << (self as u8)
     }
 }
@@ -62,7 +80,7 @@ impl Extension {
 /// A set of extensions, with the size that SIZE (RFC 1870) states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extensions {
-    bits: u8,
+    bits: u16,
     size: Option<u64>,
 }
 
@@ -73,7 +91,9 @@ impl Extensions {
     /// All that a server can offer, with this SIZE (0: no fixed limit).
     pub fn full(size: u64) -> Extensions {
         let bits = Extension::ALL.iter().fold(0, |bits, extension| bits | extension.bit());
-        Extensions { bits, size: Some(size) }.without(Extension::StartTls)
+        let all = Extensions { bits, size: Some(size) };
+        // What is not said by the embedder.
+        all.without(Extension::StartTls).without(Extension::Auth).without(Extension::Xclient)
     }
 
     /// The set with this one in it.
@@ -160,7 +180,7 @@ impl Extensions {
         line(out, hostname, None);
         for extension in Extension::ALL {
             if self.has(extension) {
-                line(out, extension.keyword(), None);
+                line(out, extension.offer(), None);
             }
         }
         match self.size {

@@ -9,7 +9,7 @@
 //! Floor 0: knows nothing of the rest of the relay.
 //!
 //! Reading order: [`limits`], [`reply`], [`address`], [`command`], [`body`],
-//! [`server`], then [`extensions`], [`stuff`], [`client`].
+//! [`login`], [`xclient`], [`server`], then [`extensions`], [`stuff`], [`client`].
 
 pub mod address;
 pub mod body;
@@ -17,18 +17,23 @@ pub mod client;
 pub mod command;
 pub mod extensions;
 pub mod limits;
+pub mod login;
 pub mod params;
 pub mod reply;
 pub mod server;
 pub mod stuff;
+pub mod xclient;
 
 pub use address::{Address, ReversePath};
 pub use body::{BodyFacts, MessageFault};
 pub use client::{
-    BodyForm, BodyShape, Client, ClientError, ClientEvent, Settled, Stage, Unsupported, Upgrade,
+    BodyForm, BodyShape, Client, ClientError, ClientEvent, Credentials, Identity, Mechanism,
+    Settled, Stage, Unsupported, Upgrade,
 };
 pub use command::{Mail, Rcpt};
 pub use extensions::{Extension, Extensions};
 pub use limits::Limits;
+pub use login::{Login, Secret};
 pub use reply::{Enhanced, Reply};
-pub use server::{Closing, Helo, Server, ServerConfig, StartTls, Step};
+pub use server::{AuthOffer, Closing, Helo, Server, ServerConfig, StartTls, Step};
+pub use xclient::{Told, Xclient};

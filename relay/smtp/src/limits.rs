@@ -30,6 +30,12 @@ pub const REPLY_LINES: usize = 100;
 /// memory of a relay with many connections.
 pub const REPLY_TEXT: usize = 32 * 1024;
 
+/// Longest name of a user. RFC 4616 2 asks for 255 octets.
+pub const USER: usize = 255;
+
+/// Longest AUTH parameter of MAIL, as xtext (RFC 4954 3).
+pub const AUTH_PARAMETER: usize = 500;
+
 /// Limits of a server session. The defaults suit a relay for known senders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -49,6 +55,13 @@ pub struct Limits {
     /// answered before `421 4.7.0`; they would keep a connection for ever. A
     /// message that was taken forgives all.
     pub idle_commands: u32,
+    /// Longest line within an exchange of AUTH, CRLF included: what RFC 4954 4
+    /// finds sufficient. AUTH itself is a command line. Beyond: `500 5.5.6`.
+    pub login_line: usize,
+    /// Logins that may fail. The next AUTH gets `421 4.7.0`: clients that know
+    /// the password do not try so often, and who guesses shall connect anew,
+    /// which is counted by address.
+    pub login_failures: u32,
     /// Longest line of a message, CRLF not counted. RFC 5321 4.5.3.1.6 says
     /// 998, yet real senders write whole HTML pages in one line, and folding
     /// would break signatures: so all up to here pass unchanged. Beyond:
@@ -73,6 +86,8 @@ impl Default for Limits {
             recipients: 1000,
             errors: 20,
             idle_commands: 100,
+            login_line: 12_288,
+            login_failures: 3,
             message_line: 64 * 1024,
             header_block: 1024 * 1024,
             received_lines: 100,

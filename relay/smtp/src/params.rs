@@ -133,6 +133,29 @@ fn is_xtext(value: &str) -> bool {
     true
 }
 
+/// What xtext stands for (RFC 3461 4).
+pub(crate) fn xtext(value: &str) -> Option<Vec<u8>> {
+    // An older encoding has `=` as it is.
+    if !value.split('=').all(is_xtext) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(value.len());
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        out.push(match byte {
+            b'+' => u8::try_from(digit(bytes.next())? * 16 + digit(bytes.next())?).ok()?,
+            other => other,
+        });
+    }
+    Some(out)
+}
+
+/// Whether it is an AUTH value of MAIL (RFC 4954 3): xtext, or `<>` for nobody.
+pub(crate) fn is_auth(value: &str) -> bool {
+    value == "<>" || !value.is_empty() && value.len() <= limits::AUTH_PARAMETER && is_xtext(value)
+}
+
 /// Whether it is an ENVID value (RFC 3461 4.4).
 pub(crate) fn is_envid(value: &str) -> bool {
     !value.is_empty() && value.len() <= limits::ENVID && is_xtext(value)
@@ -173,6 +196,11 @@ mod tests {
         assert!(is_envid("QQ314159") && is_envid("a+2Bb") && !is_envid("a+2bb"));
         assert!(!is_envid("") && !is_envid("a+2") && !is_envid("a=b") && !is_envid("a b"));
         assert!(is_envid(&"a".repeat(limits::ENVID)) && !is_envid(&"a".repeat(limits::ENVID + 1)));
+        assert!(is_auth("<>") && is_auth("ada+3Dx@example.com") && !is_auth("") && !is_auth("a=b"));
+        let long = |count| is_auth(&"a".repeat(count));
+        assert!(long(limits::AUTH_PARAMETER) && !long(limits::AUTH_PARAMETER + 1));
+        assert_eq!(xtext("a+2Bb=c").as_deref(), Some(&b"a+b=c"[..]));
+        assert_eq!((xtext("a+2"), xtext("+zz"), xtext("a b")), (None, None, None));
         assert!(is_orcpt("rfc822;Bob+2B1@example.com") && !is_orcpt("rfc822") && !is_orcpt(";a"));
         assert!(is_orcpt("utf-8;\u{7528}@example") && !is_orcpt("rfc822;\u{7528}@example"));
         let mut out = Vec::new();

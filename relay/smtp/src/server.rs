@@ -19,11 +19,14 @@ use std::sync::Arc;
 
 use crate::body::{BodyFacts, ChunkReceiver, DataReceiver, MessageFault};
 use crate::command::{Mail, Rcpt};
-use crate::extensions::{Extension, Extensions};
+use crate::extensions::Extensions;
 use crate::limits::Limits;
+use crate::login::{Exchange, Login};
 use crate::reply::Reply;
+use crate::xclient::Xclient;
 
 mod commands;
+mod login;
 mod receive;
 mod replies;
 
@@ -39,14 +42,30 @@ pub struct ServerConfig {
     pub extensions: Extensions,
     /// The limits.
     pub limits: Limits,
-    /// Whether this client may send mail through us; if not, every recipient
-    /// is answered `550 5.7.1`.
+    /// Whether this client may send mail through us without a login; if not, every
+    /// recipient is answered `550 5.7.1` before one.
     pub may_relay: bool,
     /// Whether the client can have TLS by asking for it.
     pub starttls: StartTls,
     /// Stands in front of the text of each negative reply that the server gives on its own, so that
     /// nobody takes it for one of a next hop. May be empty.
     pub mark: &'static str,
+    /// Whether the client can log in.
+    pub auth: AuthOffer,
+    /// Nothing that concerns mail is answered before a login (`530 5.7.0`).
+    pub auth_required: bool,
+}
+
+/// What a server says to AUTH (RFC 4954).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthOffer {
+    /// It knows no such command.
+    #[default]
+    Unavailable,
+    /// It is offered under TLS; without, it is answered `538 5.7.11`.
+    UnderTls,
+    /// It is offered, and passwords may come in the clear.
+    Anytime,
 }
 
 /// What a server says to STARTTLS (RFC 3207) while there is no TLS.
@@ -102,6 +121,12 @@ pub enum Step<'a> {
     /// transaction and queues `220`: write the output, take the handshake from
     /// the connection, and call [`Server::secured`]. Or a negative reply.
     StartTls,
+    /// The client logs in. **Awaits** [`Server::accept`], or any reply: a
+    /// positive one is a login that succeeded.
+    Auth(Login),
+    /// A peer that is trusted says who its client is. **Awaits**
+    /// [`Server::accept_xclient`], or a negative reply.
+    Xclient(Xclient),
     /// Write the output and close. A transaction that was open has ended.
     Close(Closing),
 }
@@ -150,8 +175,8 @@ enum SkipReply {
     TooLarge,
     /// No transaction is open.
     OutOfOrder,
-    /// TLS must come first.
-    TlsFirst,
+    /// TLS or a login must come first.
+    Lacking(&'static Reply),
     Fixed(&'static Reply),
     /// The embedder's.
     Given(Box<Reply>),
@@ -168,6 +193,8 @@ enum Awaited {
     Bdat { size: u64, last: bool },
     End,
     StartTls,
+    Auth,
+    Xclient,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,6 +222,12 @@ pub struct Server {
     greeted: bool,
     /// The connection is under TLS.
     secure: bool,
+    /// The peer is, see [`Server::trust`].
+    trusted: bool,
+    logged_in: bool,
+    login_failures: u32,
+    /// AUTH has begun, and waits for a response.
+    exchange: Option<Box<Exchange>>,
     phase: Phase,
     awaited: Awaited,
     transaction: Transaction,
@@ -214,6 +247,10 @@ impl Server {
             offered: Extensions::NONE,
             greeted: false,
             secure: false,
+            trusted: false,
+            logged_in: false,
+            login_failures: 0,
+            exchange: None,
             phase: Phase::Greeting,
             awaited: Awaited::Nothing,
             transaction: Transaction::None,
@@ -229,10 +266,7 @@ impl Server {
     /// [`Server::step`] with it instead: it is answered `554 5.5.0`.
     pub fn greet(&mut self) {
         assert!(matches!(self.phase, Phase::Greeting), "greeted twice");
-        self.output.extend_from_slice(b"220 ");
-        self.output.extend_from_slice(self.config.hostname.as_bytes());
-        self.output.extend_from_slice(b" ESMTP\r\n");
-        self.phase = Phase::Command;
+        self.write_greeting();
     }
 
     /// Takes one step over the input: says how many bytes it used, and what
@@ -255,7 +289,7 @@ impl Server {
                     let (taken, ended) = line_end(rest, last_cr);
                     if ended {
                         self.phase = Phase::Command;
-                        self.error(&replies::LONG_LINE);
+                        self.long_line();
                     }
                     (taken, None)
                 }
@@ -294,7 +328,8 @@ impl Server {
     ///
     /// # Panics
     /// If no step awaits one, or if it is [`Step::End`]: that a message was
-    /// taken has no standard answer, whoever took it gives one.
+    /// taken has no standard answer, whoever took it gives one. Nor has
+    /// [`Step::Xclient`].
     pub fn accept(&mut self) {
         match self.awaited {
             Awaited::Helo { .. } => self.accept_helo(self.config.extensions),
@@ -316,7 +351,8 @@ impl Server {
                 replies::GO_SECURE.write(&mut self.output);
                 self.phase = Phase::Handshake;
             }
-            Awaited::End => panic!("the end of a message has no standard reply"),
+            Awaited::Auth => self.reply(&replies::LOGGED_IN),
+            Awaited::End | Awaited::Xclient => panic!("this step has no standard reply"),
             Awaited::Nothing => panic!("no step awaits an answer"),
         }
     }
@@ -332,12 +368,7 @@ impl Server {
         };
         self.greeted = true;
         if extended {
-            // RFC 3207 4.2: not offered again under TLS.
-            let offers = self.config.starttls != StartTls::Unavailable && !self.secure;
-            self.offered = match offers {
-                true => extensions.with(Extension::StartTls),
-                false => extensions.without(Extension::StartTls),
-            };
+            self.offered = self.offer(extensions);
             self.offered.write_ehlo(&self.config.hostname, &mut self.output);
         } else {
             self.offered = Extensions::NONE;
@@ -361,8 +392,7 @@ impl Server {
         }
         assert!(!self.secure && self.output.is_empty(), "the handshake came too early");
         self.secure = true;
-        self.greeted = false;
-        self.offered = Extensions::NONE;
+        self.forget();
         self.line = Vec::new();
     }
 
@@ -407,6 +437,10 @@ impl Server {
                 self.transaction = Transaction::None;
             }
             Awaited::StartTls => assert!(reply.is_negative(), "STARTTLS is accepted by accept()"),
+            Awaited::Auth => self.logged_in(reply.is_positive()),
+            Awaited::Xclient => {
+                assert!(reply.is_negative(), "XCLIENT is accepted by accept_xclient()");
+            }
             Awaited::End => {
                 if reply.is_positive() {
                     self.errors = 0;
@@ -442,6 +476,7 @@ impl Server {
             self.phase = Phase::Closed(closing);
         }
         self.awaited = Awaited::Nothing;
+        self.exchange = None;
         self.end_transaction();
         self.line = Vec::new();
     }

@@ -10,7 +10,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use wavegate_smtp::address::forward_path;
 use wavegate_smtp::reply::ReplyReader;
-use wavegate_smtp::{Address, Client, Enhanced, Extensions, Limits, MessageFault, Reply, stuff};
+use wavegate_smtp::{
+    Address, AuthOffer, Client, Enhanced, Extensions, Limits, MessageFault, Reply, ServerConfig,
+    stuff,
+};
 
 /// Pieces of which contents are made that lie near the interesting cases.
 fn content() -> impl Strategy<Value = Vec<u8>> {
@@ -50,7 +53,9 @@ fn limits() -> Limits {
 }
 
 fn greeted() -> Embedder {
-    let mut embedder = Embedder::new(config(Extensions::full(200), limits()));
+    let config = config(Extensions::full(200), limits());
+    let mut embedder = Embedder::new(ServerConfig { auth: AuthOffer::Anytime, ..config });
+    embedder.server.trust();
     embedder.feed(b"EHLO c\r\n");
     embedder.take_output();
     embedder
@@ -203,8 +208,42 @@ proptest! {
     }
 
     #[test]
+    fn a_login_is_what_was_said(
+        user in "[^\\pC]{1,20}",
+        password in vec(1u8..=255, 1..60),
+        acting in any::<bool>(),
+        way in 0..4,
+        lengths in lengths(),
+    ) {
+        let text = |bytes: &[u8]| base64(bytes);
+        let acting = if acting { user.as_str() } else { "" };
+        let whole = text(&[acting.as_bytes(), user.as_bytes(), &password].join(&0));
+        let (name, secret) = (text(user.as_bytes()), text(&password));
+        let lines = match way {
+            0 => vec![format!("AUTH PLAIN {whole}")],
+            1 => vec!["auth plain".to_owned(), whole],
+            2 => vec![format!("AUTH LOGIN {name}"), secret],
+            _ => vec!["AUTH LOGIN".to_owned(), name, secret],
+        };
+        let mut embedder = greeted();
+        for line in &lines {
+            for piece in split(format!("{line}\r\n").as_bytes(), &lengths) {
+                prop_assert!(embedder.feed(piece));
+            }
+        }
+        let Some(Seen::Auth(login)) = embedder.seen.last() else {
+            return Err(TestCaseError::fail("no login"));
+        };
+        prop_assert_eq!((&*login.user, login.password.expose()), (&*user, &*password));
+        prop_assert!(embedder.take_output().ends_with(b"235 2.7.0 Authentication succeeded\r\n"));
+    }
+
+    #[test]
     fn no_bytes_make_the_server_panic(
-        fragments in vec(prop_oneof![command_group(), content(), vec(any::<u8>(), 0..40)], 0..20),
+        fragments in vec(
+            prop_oneof![command_group(), exchange(), content(), vec(any::<u8>(), 0..40)],
+            0..20,
+        ),
         lengths in lengths(),
     ) {
         let mut embedder = greeted();
@@ -341,6 +380,39 @@ proptest! {
     }
 }
 
+/// Base64 in the plainest way.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits: Vec<bool> =
+        bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte & (0x80 >> bit) != 0)).collect();
+    let sextets = bits.chunks(6);
+    let mut text: String = sextets
+        .map(|bits| {
+            let padded = bits.iter().copied().chain(std::iter::repeat(false)).take(6);
+            char::from(ALPHABET[padded.fold(0, |value, bit| value << 1 | usize::from(bit))])
+        })
+        .collect();
+    while !text.len().is_multiple_of(4) {
+        text.push('=');
+    }
+    text
+}
+
+/// Lines of AUTH, each good where it stands.
+fn exchange() -> impl Strategy<Value = Vec<u8>> {
+    let line = select(vec![
+        &b"AUTH LOGIN\r\n"[..],
+        b"AUTH LOGIN YWRh\r\n",
+        b"AUTH PLAIN\r\n",
+        b"AUTH PLAIN =\r\n",
+        b"YWRh\r\n",
+        b"AGFkYQBzZWNyZXQ=\r\n",
+        b"*\r\n",
+        b"\r\n",
+    ]);
+    line.prop_map(<[u8]>::to_vec)
+}
+
 /// What a client sends without waiting: DATA and EHLO stand last in it, as
 /// what follows them at once is refused.
 fn command_group() -> impl Strategy<Value = Vec<u8>> {
@@ -361,8 +433,18 @@ fn command_group() -> impl Strategy<Value = Vec<u8>> {
         b"Subject: x\r\n\r\n",
         b"\xff\r\n",
     ]);
-    let last =
-        select(vec![&b""[..], b"DATA\r\n", b"EHLO c\r\n", b"HELO c\r\n", b"\r\n.\r\n", b"RC"]);
+    let last = select(vec![
+        &b""[..],
+        b"DATA\r\n",
+        b"EHLO c\r\n",
+        b"HELO c\r\n",
+        b"\r\n.\r\n",
+        b"RC",
+        b"AUTH PLAIN AGFkYQBzZWNyZXQ=\r\n",
+        b"AUTH PLAIN AGFkYQBzZWNyZXQ\r\n",
+        b"XCLIENT ADDR=192.0.2.1 LOGIN=ada\r\n",
+        b"XCLIENT ADDR=192.0.2\r\n",
+    ]);
     (vec(inner, 0..6), last).prop_map(|(inner, last)| {
         let mut group = inner.concat();
         group.extend_from_slice(last);

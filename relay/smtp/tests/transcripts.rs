@@ -9,6 +9,8 @@
 //! M: a message that was given to the embedder, escaped
 //! D: the fault for which a message was dropped
 //! T: the TLS handshake that was asked for is done
+//! U: a user has logged in, or tried to, with this name and password
+//! P: a peer has said this of its client
 //! X: the session is closed, and why
 //! ```
 //!
@@ -22,7 +24,7 @@ mod common;
 use std::path::Path;
 
 use common::{Embedder, Seen, config};
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, ServerConfig, StartTls};
+use wavegate_smtp::{AuthOffer, Enhanced, Extensions, Limits, Reply, ServerConfig, StartTls};
 
 struct Dialogue {
     name: String,
@@ -47,6 +49,8 @@ fn parse(text: &str) -> Vec<Dialogue> {
             "M:" => 'M',
             "D:" => 'D',
             "T:" => 'T',
+            "U:" => 'U',
+            "P:" => 'P',
             "X:" => 'X',
             _ => panic!("not a transcript line: {line}"),
         };
@@ -91,6 +95,7 @@ fn configuration(settings: &[String]) -> ServerConfig {
     let mut limits = Limits::default();
     let mut may_relay = true;
     let mut starttls = StartTls::Unavailable;
+    let (mut auth, mut auth_required) = (AuthOffer::Unavailable, false);
     let mut extensions = Extensions::full(100_000);
     for setting in settings {
         match setting.split_once('=') {
@@ -101,23 +106,31 @@ fn configuration(settings: &[String]) -> ServerConfig {
             None if setting == "no-relay" => may_relay = false,
             None if setting == "starttls" => starttls = StartTls::Offered,
             None if setting == "tls-required" => starttls = StartTls::Required,
+            None if setting == "auth" => auth = AuthOffer::UnderTls,
+            None if setting == "auth-in-the-clear" => auth = AuthOffer::Anytime,
+            None if setting == "auth-required" => auth_required = true,
             None if setting == "bare" => extensions = Extensions::NONE,
-            None if setting == "one-packet" => {}
+            None if setting == "one-packet" || setting == "trusted" => {}
             _ => panic!("unknown setting {setting}"),
         }
     }
-    ServerConfig { may_relay, starttls, ..config(extensions, limits) }
+    ServerConfig { may_relay, starttls, auth, auth_required, ..config(extensions, limits) }
 }
 
-/// Addresses whose domain is a reply code are refused with it.
+/// Addresses whose domain is a reply code are refused with it, and so are users
+/// by that name; all others have the password `secret`.
 fn refuse(seen: &Seen) -> Option<Reply> {
     let domain = match seen {
         Seen::Mail(mail) => mail.sender.domain(),
         Seen::Rcpt(rcpt) => rcpt.recipient.domain(),
+        Seen::Auth(login) if login.password.expose() != b"secret" => "535",
+        Seen::Auth(login) => &login.user,
         _ => return None,
     };
     match domain {
         "550" => Some(Reply::fixed(550, Enhanced(5, 1, 1), "Refused")),
+        "454" => Some(Reply::fixed(454, Enhanced(4, 7, 0), "Not now")),
+        "535" => Some(Reply::fixed(535, Enhanced(5, 7, 8), "Wrong")),
         "451" => Some(Reply::fixed(451, Enhanced(4, 7, 0), "Refused")),
         "421" => Some(Reply::fixed(421, Enhanced(4, 3, 2), "Refused")),
         _ => None,
@@ -128,6 +141,9 @@ fn run(dialogue: &Dialogue, whole_packets: bool) {
     let place = format!("{} (whole packets: {whole_packets})", dialogue.name);
     let mut embedder = Embedder::new(configuration(&dialogue.settings));
     embedder.refuse = refuse;
+    if dialogue.settings.iter().any(|setting| setting == "trusted") {
+        embedder.server.trust();
+    }
     embedder.take_output();
     let mut answers: Vec<String> = Vec::new();
     let mut seen_before = 0;
@@ -179,6 +195,21 @@ fn run(dialogue: &Dialogue, whole_packets: bool) {
             'T' => {
                 assert_eq!(embedder.seen.last(), Some(&Seen::StartTls), "{place}, line {at}");
                 embedder.server.secured();
+            }
+            'U' | 'P' => {
+                let said = match embedder.seen.last() {
+                    Some(Seen::Auth(login)) if *kind == 'U' => {
+                        [login.user.as_bytes(), b" ", login.password.expose()].concat()
+                    }
+                    Some(Seen::Xclient(told)) if *kind == 'P' => {
+                        let login = told.login.clone().or(None);
+                        let address = told.address.clone().or(None);
+                        format!("{address:?} {login:?}").into_bytes()
+                    }
+                    other => panic!("{place}, line {at}: {other:?}"),
+                };
+                let said = String::from_utf8(said).unwrap();
+                assert_eq!(said, String::from_utf8_lossy(content), "{place}, line {at}");
             }
             'X' => {
                 assert!(closed && answers.is_empty(), "{place}: not closed: {answers:?}");

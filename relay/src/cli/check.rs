@@ -22,7 +22,7 @@ use crate::{
     generation,
     names::{self, Naming, Resolved},
     policy::{HostOptions, PolicyHost, PolicySet},
-    tls,
+    tls, users,
     world::{SystemClock, WallClock as _, World},
 };
 
@@ -143,6 +143,9 @@ fn find(path: &Path, resolve: bool) -> anyhow::Result<Findings> {
             }
             Err(found) => diagnostics.extend(found.0),
         }
+    }
+    if let Err(found) = users::load(&config) {
+        diagnostics.extend(found.0);
     }
     let host = policy_host(&config)?;
     let policies = generation::load_policies(&host, &config);

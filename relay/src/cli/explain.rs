@@ -102,6 +102,7 @@ fn ask(
     source.helo.clone_from(&args.helo);
     source.extended = true;
     source.destination = args.destination;
+    source.user.clone_from(&args.user);
     let subject = Subject {
         id: id.as_str(),
         source: &source,
@@ -122,8 +123,10 @@ fn ask(
         Some(Instance::new(&generation.config, index, at))
     });
     let refusal = generation.listener(&listener.name).and_then(|settings| {
-        let allowed = listener.allow.iter().any(|network| network.contains(&args.client));
-        if allowed { None } else { refusal(&settings.outside, args) }
+        let settings = settings.of(args.client);
+        // Who has logged in may relay. (That there is such a user is not looked at.)
+        let may = args.user.is_some() || settings.may_relay && !settings.auth_required;
+        if may { None } else { refusal(settings, args) }
     });
     let outcome = match (&refusal, verdict) {
         (Some(reply), _) => Outcome::not_allowed(reply, listener),
@@ -139,6 +142,7 @@ fn ask(
         listener: listener.name.clone(),
         helo: args.helo.clone(),
         destination: args.destination,
+        user: args.user.clone(),
         from: args.from.as_str().to_owned(),
         to: args.to.as_str().to_owned(),
         allowed: refusal.is_none(),

@@ -256,6 +256,9 @@ fn show(args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
     if let Some(destination) = &show.destination {
         field(out, "destination", format!("{} before it was redirected", clean(destination)))?;
     }
+    if let Some(user) = &show.user {
+        field(out, "logged in as", clean(user))?;
+    }
     field(out, "size", format!("{} bytes", item.size))?;
     field(out, "sender", format!("<{}>", or_dash(&item.sender)))?;
     for (at, one) in show.envelope.iter().enumerate() {

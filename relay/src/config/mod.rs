@@ -4,8 +4,10 @@
 //! value in its type. The files are read by `read`; nothing else looks at TOML.
 
 mod api;
+mod auth;
 mod check;
 mod diagnostic;
+mod identity;
 mod lock;
 mod open;
 mod plan;
@@ -30,6 +32,7 @@ pub(crate) use self::values::{duration, line as one_line};
 pub use self::{
     check::{Hooks, check_hooks, check_needs, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},
+    identity::{UpstreamAuth, UpstreamIdentity},
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
     policy::BUILTIN_POLICIES,
@@ -275,8 +278,12 @@ pub struct ListenerConfig {
     pub redirect: Option<Redirect>,
     /// Names of the upstreams that this listener can reach; all by default.
     pub upstreams: Vec<String>,
+    /// Peers that are believed who their client is (XCLIENT); default none.
+    pub xclient: Vec<IpNet>,
     /// TLS with its clients.
     pub tls: Option<ListenerTls>,
+    /// Logins of its clients.
+    pub auth: Option<ListenerAuth>,
 }
 
 impl ListenerConfig {
@@ -286,10 +293,27 @@ impl ListenerConfig {
         self.proxies.iter().any(|net| net.contains(&address))
     }
 
+    /// Whether a connection from this address may say who its client is.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.xclient.iter().any(|net| net.contains(&address))
+    }
+
     /// Whether a connection begins with a TLS handshake.
     pub fn is_implicit_tls(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Implicit)
     }
+}
+
+/// `listener.auth`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerAuth {
+    /// The file of users.
+    pub users: PathBuf,
+    /// No mail without a login.
+    pub required: bool,
+    /// Without TLS too.
+    pub insecure: bool,
 }
 
 /// `listener.tls`.
@@ -394,6 +418,10 @@ pub struct UpstreamConfig {
     pub bounces: Bounces,
     /// TLS with its targets.
     pub tls: Option<UpstreamTls>,
+    /// Whom it hears that mail is from.
+    pub identity: UpstreamIdentity,
+    /// How the relay logs in, if it does.
+    pub auth: Option<UpstreamAuth>,
     /// Extensions to take for granted instead of asking, such as `["8BITMIME", "DSN"]`.
     pub extensions: Option<Vec<String>>,
     /// SIZE to take for granted with `extensions` (0: no limit stated).

@@ -15,9 +15,9 @@ use wavegate_smtp::Address;
 use super::{
     Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
     Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, Rate, RelayConfig,
-    ResolverConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api,
+    ResolverConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api, auth,
     diagnostic::{Located, Place},
-    policy,
+    identity, policy,
     reader::Section,
     redirect,
     target::{self, Target},
@@ -335,6 +335,7 @@ fn read_listener(
         }
     };
     let proxies = section.list("proxies", "\"192.0.2.7\"", values::network).unwrap_or_default();
+    let xclient = section.list("xclient", "\"192.0.2.7\"", values::network).unwrap_or_default();
     let upstreams = section.list("upstreams", "\"legacy\"", values::name);
     if let Some(value) = section.empty_list("upstreams") {
         value.error("is empty, so that this listener could reach nothing; leave it out for all");
@@ -346,7 +347,12 @@ fn read_listener(
         upstreams: upstreams.clone(),
     };
     let redirect = redirect::listener(&section, address.as_ref().map(|found| found.value));
+    let errors = section.report().errors();
     let tls = section.section("tls").and_then(|section| tls::listener(section, base));
+    let tls_is_wrong = section.report().errors() > errors;
+    let auth = section
+        .section("auth")
+        .and_then(|section| auth::listener(section, base, tls.as_ref(), tls_is_wrong));
     section.finish();
     let listener = ListenerConfig {
         name: name.map(|found| found.value).unwrap_or_default(),
@@ -354,8 +360,10 @@ fn read_listener(
         allow,
         proxies: proxies.into_iter().map(|found| found.value).collect(),
         redirect,
+        xclient: xclient.into_iter().map(|found| found.value).collect(),
         upstreams: upstreams.into_iter().map(|found| found.value).collect(),
         tls,
+        auth,
     };
     (listener, places)
 }
@@ -421,6 +429,9 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
     let eject_for = section.duration("eject_for", seconds(1), MS..=HOUR);
     let (extensions, size) = read_extensions(&section);
     let retry_first = section.duration("retry_first", seconds(60), MS..=DAY);
+    let tls = tls::upstream(&section, base, named);
+    let identity = identity::identity(&section);
+    let auth = identity::auth(&section, base, tls.as_ref(), identity);
     let upstream = UpstreamConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
         targets: targets.iter().map(|found| found.value.clone()).collect(),
@@ -444,7 +455,9 @@ fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, Upstream
         retry_max: section.duration("retry_max", HOUR.max(retry_first), retry_first..=7 * DAY),
         expire: section.duration("expire", 5 * DAY, seconds(1)..=60 * DAY),
         bounces: bounces.map_or(Bounces::Send, |found| found.value),
-        tls: tls::upstream(&section, base, named),
+        tls,
+        identity,
+        auth,
         extensions,
         size,
     };

@@ -53,6 +53,7 @@ pub(super) fn show(relay: &Relay, one: &Match, progress: &Progress) -> Show {
         destination: envelope
             .and_then(|envelope| envelope.source.destination)
             .map(|destination| destination.to_string()),
+        user: envelope.and_then(|envelope| envelope.source.user.clone()),
         envelope: (0..)
             .zip(recipients)
             .map(|(index, rcpt)| Recipient {

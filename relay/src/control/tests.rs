@@ -262,6 +262,7 @@ fn what_is_said_of_messages_is_described() {
         listener: some("l"),
         helo: some("h"),
         destination: some("192.0.2.1:25"),
+        user: some("ada"),
         envelope: vec![Recipient { address: "a@b.example".into(), ended: true }],
         unreadable: some("x"),
         last: Some(Last { upstream: some("up"), text: "x".into(), time: TIME.into() }),

@@ -130,6 +130,9 @@ pub struct Show {
     pub helo: Option<String>,
     /// Where the client wanted to go, before it was redirected here.
     pub destination: Option<String>,
+    /// Who it had logged in as.
+    #[serde(default)]
+    pub user: Option<String>,
     /// All its recipients.
     pub envelope: Vec<Recipient>,
     /// Why the envelope is not here.

@@ -60,6 +60,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     listener: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sender: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<Vec<String>>,
@@ -124,6 +126,7 @@ impl Writer {
                 client,
                 destination,
                 listener,
+                user,
                 sender,
                 to,
             } => {
@@ -134,6 +137,7 @@ impl Writer {
                     client: Some(client),
                     destination,
                     listener: Some(listener),
+                    user,
                     sender: self.address(sender),
                     to: self.named(to.collect()),
                     size: Some(size),

@@ -121,6 +121,7 @@ fn addresses_are_told_hashed_or_left_out() {
             client: "192.0.2.1".parse().unwrap(),
             destination: None,
             listener: "in",
+            user: None,
             sender: "news@acme.example",
             to: &to,
         };

@@ -34,6 +34,11 @@ pub(super) fn collect(
                     push(&mut attributes, need, &destination.to_string());
                 }
             }
+            "auth-user" => {
+                if let Some(user) = &subject.source.user {
+                    push(&mut attributes, need, user);
+                }
+            }
             other => {
                 if let Some(wanted) = other.strip_prefix("header:") {
                     let headers = headers.get_or_insert_with(|| parse(subject.headers));
@@ -43,7 +48,7 @@ pub(super) fn collect(
                         push(&mut attributes, need, value);
                     }
                 }
-                // `auth-user` and the like have no value yet and are left out.
+                // `original-destination` and the like have no value yet and are left out.
             }
         }
     }
@@ -151,6 +156,15 @@ mod tests {
         let expected = [(name.to_owned(), "[2001:db8::1]:25".to_owned())];
         assert_eq!(all(&needs(&[name]), &redirected), expected);
         assert_eq!(all(&needs(&[name]), &subject(b"")), []);
+    }
+
+    #[test]
+    fn a_user_is_who_has_logged_in() {
+        let source = Source { user: Some("ada".to_owned()), ..SOURCE.clone() };
+        let logged_in = Subject { source: &source, ..subject(b"") };
+        let expected = [("auth-user".to_owned(), "ada".to_owned())];
+        assert_eq!(all(&needs(&["auth-user"]), &logged_in), expected);
+        assert_eq!(all(&needs(&["auth-user"]), &subject(b"")), []);
     }
 
     #[test]

@@ -137,17 +137,19 @@ impl Incoming<'_> {
                 Told::of_all(recipients, reply, Outcome::Deferred)
             }
             End::NoConnection(_) | End::Failed(_) if !spools => {
+                // It is we who may not: nothing is wrong with the client's own login, if it has one.
+                let enhanced = match &end {
+                    End::NoConnection(error) if error.is_of_login() => Enhanced(4, 7, 0),
+                    // A directory server fails (RFC 3463 X.4.3).
+                    End::NoConnection(LeaseError::NoTarget { .. }) => Enhanced(4, 4, 3),
+                    _ => Enhanced(4, 4, 1),
+                };
                 let error = end.to_string();
                 let text = match error.contains(name.as_str()) {
                     true => error,
                     false => format!("upstream {name}: {error}"),
                 };
-                let detail = match end {
-                    // A directory server fails (RFC 3463 X.4.3).
-                    End::NoConnection(LeaseError::NoTarget { .. }) => 3,
-                    _ => 1,
-                };
-                let reply = relay_reply(451, Enhanced(4, 4, detail), &text);
+                let reply = relay_reply(451, enhanced, &text);
                 Told::of_all(recipients, reply, Outcome::Deferred)
             }
             End::NoConnection(_) | End::Failed(_) | End::Limited(_) => {

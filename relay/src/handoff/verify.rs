@@ -22,7 +22,7 @@ use crate::{
 /// there. So a message in a window is taken and held, and nobody is asked.
 pub async fn verify(
     relay: &Arc<Relay>,
-    source: &Source,
+    source: &Arc<Source>,
     id: MessageId,
     mail: &Mail,
     rcpt: &Rcpt,
@@ -52,7 +52,7 @@ pub async fn verify(
     }
     let limits = &generation.config.limits;
     let deadline = Instant::now() + limits.direct_wait;
-    let asked = upstream.verify(mail, rcpt, deadline, limits.direct_queue).await;
+    let asked = upstream.verify(source, mail, rcpt, deadline, limits.direct_queue).await;
     let name = &upstream.config.name;
     match asked {
         Ok(reply) => {

@@ -168,6 +168,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+    use crate::{config::UpstreamIdentity, message::Source, upstream::identity::proxy_header};
 
     /// What becomes of these bytes, and how many stay for who reads next.
     async fn of(bytes: &[u8]) -> (Result<Option<SocketAddr>, String>, usize) {
@@ -256,6 +257,30 @@ mod tests {
         ] {
             let error = of(header).await.0.unwrap_err();
             assert!(error.contains(said), "{}: {error}", header.escape_ascii());
+        }
+    }
+
+    proptest::proptest! {
+        /// What upstreams are told is what is read here.
+        #[test]
+        fn our_own_headers_are_read_as_they_were_meant(
+            client: IpAddr,
+            port: u16,
+            target: SocketAddr,
+            destination: Option<SocketAddr>,
+        ) {
+            let source = SocketAddr::new(client, port);
+            let source = Source { destination, ..Source::new(source, "listener-1") };
+            let meant = SocketAddr::new(client.to_canonical(), port);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+            let runtime = runtime.unwrap();
+            for way in [UpstreamIdentity::ProxyV1, UpstreamIdentity::ProxyV2] {
+                for (source, read) in [(Some(&source), Some(meant)), (None, None)] {
+                    let header = proxy_header(way, source, target);
+                    let whole = [&header[..], b"EHLO x\r\n"].concat();
+                    proptest::prop_assert_eq!(runtime.block_on(of(&whole)), (Ok(read), 8));
+                }
+            }
         }
     }
 

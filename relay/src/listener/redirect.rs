@@ -4,7 +4,7 @@
 //! The kernel remembers where a connection was to go that a rule of nftables or iptables has
 //! redirected (`SO_ORIGINAL_DST`). One that nobody redirected has no such place, or our own address.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::SockRef;
 use tokio::{net::TcpStream, time::Instant};
@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, time::Instant};
 use crate::{
     config::ListenerConfig,
     event::Refused,
-    message::Redirected,
+    message::{Redirected, Source},
     relay::Relay,
     session::Client,
     world::{BoxFuture, Openings},
@@ -63,10 +63,12 @@ pub fn meeting(relay: &Relay, client: &Client) -> Option<BoxFuture<'static, ()>>
     if unknown.is_empty() {
         return None;
     }
+    let source = Source::new(client.peer, &client.listener.name);
+    let source = Arc::new(Source { destination: Some(destination), ..source });
     Some(Box::pin(async move {
         let until = Instant::now() + MEET;
         for child in unknown {
-            let lease = child.lease(until, 0, None, false);
+            let lease = child.lease(until, 0, None, false, &source);
             if let Ok(Ok(lease)) = tokio::time::timeout_at(until, lease).await {
                 // It stays for the client's mail.
                 lease.release();

@@ -27,6 +27,7 @@ use crate::{
     service::{Inherited, Service},
     tls,
     upstream::Upstream,
+    users,
     worker::Workers,
 };
 
@@ -116,6 +117,7 @@ impl Reloader {
         let config = config::read_at(&self.path, When { now, checks: Checks::Relay })?;
         let current = self.relay.generation();
         let tls = tls::load(&config, self.relay.world.clock.now(), Some(&current.tls))?;
+        let users = users::load(&config)?;
         let warnings = config.warnings.iter().chain(&tls.warnings);
         warnings.for_each(|warning| tracing::warn!("{warning}"));
         self.check_unchangeable(&current.config, &config)?;
@@ -133,6 +135,7 @@ impl Reloader {
         let number = next.number;
         logging::set(next.config.relay.log);
         self.relay.replace(next);
+        self.relay.logins.replace(users);
         if let (Some(doors), Some(keys)) = (&self.doors, keys) {
             doors.change(keys);
         }

@@ -11,11 +11,13 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::Instant,
 };
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
+use wavegate_smtp::{
+    AuthOffer, Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step,
+};
 
 use super::{Strength, ledger::Ledger, sender::TAG};
 use crate::{
-    config::{Target, UpstreamConfig},
+    config::{Target, UpstreamConfig, UpstreamIdentity},
     world::memory::MemoryNetwork,
 };
 
@@ -45,6 +47,8 @@ pub(super) fn redirect(number: usize, upstream: &mut UpstreamConfig) {
         // Nobody redirects in a rehearsal: where all clients wanted to go is one place.
         upstream.targets = vec![Target::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)))];
     }
+    upstream.identity = UpstreamIdentity::None;
+    upstream.auth = None;
     for (place, target) in (1_u16..).zip(&mut upstream.targets) {
         // Of a network in memory nobody but this rehearsal knows.
         let number = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
@@ -69,6 +73,8 @@ pub(super) fn play(
         may_relay: true,
         starttls: StartTls::Unavailable,
         mark: "",
+        auth: AuthOffer::Unavailable,
+        auth_required: false,
     };
     let played = Played {
         number,
@@ -140,7 +146,9 @@ impl Played {
                         server.reply(&TAKEN);
                     }
                     Step::Dropped(_) | Step::Reset => message.clear(),
-                    Step::StartTls => unreachable!("it is not offered"),
+                    Step::StartTls | Step::Auth(_) | Step::Xclient(_) => {
+                        unreachable!("it is not offered")
+                    }
                     Step::Close(_) => {
                         let _ = flush(&mut stream, &mut server).await;
                         return;

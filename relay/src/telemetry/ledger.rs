@@ -14,7 +14,10 @@ use std::{
 
 use prometheus::{Histogram, HistogramOpts};
 
-use crate::{event::Outcome, tls::Counts};
+use crate::{
+    event::{LoginFailure, Outcome},
+    tls::Counts,
+};
 
 /// The label of what has no name: mail of no instance, mail that never got a route. No name in
 /// a configuration has parentheses.
@@ -157,6 +160,9 @@ pub(super) struct ListenerCounts {
     pub(super) connections: AtomicI64,
     pub(super) opened: AtomicU64,
     pub(super) tls: Counts,
+    pub(super) logins: AtomicU64,
+    /// In the order of [`LoginFailure::ALL`].
+    pub(super) logins_failed: [AtomicU64; LoginFailure::ALL.len()],
 }
 
 /// A histogram with these buckets. Name and labels are put to it when it is read.

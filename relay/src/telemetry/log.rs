@@ -44,6 +44,7 @@ pub(super) struct Log {
     panics: Bound,
     ended: Bound,
     tls: Bound,
+    logins: Bound,
     unreadable: Bound,
     suppressed: AtomicU64,
 }
@@ -191,6 +192,15 @@ impl Log {
                     let (reason, error) = (failure.as_str(), Clean(error));
                     tracing::info!(listener, %client, reason, %error, suppressed, "no TLS");
                 }
+            }
+            Event::LoginFailed { listener, client, user, failure } => {
+                if let Some(suppressed) = self.admit(&self.logins) {
+                    let (reason, user) = (failure.as_str(), Clean(user));
+                    tracing::warn!(listener, %client, %user, reason, suppressed, "a login failed");
+                }
+            }
+            Event::LoggedIn { listener, client, user } => {
+                tracing::debug!(listener, %client, user = %Clean(user), "a login");
             }
             Event::MessageRejected { client, fault } => {
                 if let Some(suppressed) = self.admit(&self.rejected) {

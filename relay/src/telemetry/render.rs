@@ -8,7 +8,7 @@ use wavegate_smtp::MessageFault;
 use super::{
     Telemetry,
     families::{Families, distribution_ns, number},
-    process, spool, waves,
+    identity, process, spool, waves,
 };
 use crate::{
     budget::Use,
@@ -42,6 +42,7 @@ impl Telemetry {
         upstreams(&mut families, &generation);
         self.sessions(&mut families);
         self.tls(&mut families, &generation);
+        identity::collect(&mut families, &generation);
         policies(&mut families, relay);
         shared(&mut families, relay);
         self.generations(&mut families, &generation);

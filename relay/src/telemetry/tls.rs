@@ -1,5 +1,5 @@
-//! TLS in a scrape: sessions by cipher suite, failures by reason, and when certificates expire.
-//! Floor 4.
+//! TLS and logins in a scrape: sessions by cipher suite, failures by reason, and when certificates
+//! expire. Floor 4.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -8,7 +8,7 @@ use super::{
     families::{Families, number},
 };
 use crate::{
-    event::TlsFailure,
+    event::{LoginFailure, TlsFailure},
     message::{CIPHERS, Secured},
     relay::Generation,
     tls::Counts,
@@ -20,6 +20,19 @@ impl Telemetry {
         let all: Vec<_> = listeners.iter().map(|(name, counts)| (&**name, &counts.tls)).collect();
         sessions(families, &all, "listener", "wavegate_tls", "with clients");
         certificates(families, generation);
+        let mut family =
+            families.counter("wavegate_logins_total", "Logins of clients that succeeded.");
+        for (name, counts) in &listeners {
+            family.count(&[("listener", name)], counts.logins.load(Relaxed));
+        }
+        let mut family =
+            families.counter("wavegate_login_failures_total", "Logins of clients that failed.");
+        for (name, counts) in &listeners {
+            for failure in LoginFailure::ALL {
+                let labels = [("listener", &**name), ("reason", failure.as_str())];
+                family.count(&labels, counts.logins_failed[failure as usize].load(Relaxed));
+            }
+        }
         let upstreams = generation.upstreams.iter();
         let upstreams: Vec<(&str, Arc<Counts>)> =
             upstreams.map(|(name, upstream)| (&**name, upstream.tls_counts())).collect();

@@ -11,14 +11,17 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     time::Instant,
 };
-use wavegate_smtp::{Client, ClientError, ClientEvent, Extensions, Reply, Upgrade};
+use wavegate_smtp::{
+    Client, ClientError, ClientEvent, Credentials, Extensions, Mechanism, Reply, Upgrade,
+};
 
+use super::identity;
 use crate::{
     config::UpstreamTlsMode,
-    message::Secured,
+    message::{Secured, Source},
     names::Endpoint,
     tls::Connector,
     world::{Deadline, Stream, TlsError, World},
@@ -71,6 +74,25 @@ pub enum ConnectionError {
          host rules --user)"
     )]
     Loop,
+    /// Sessions are to be clients', and it does not let them be: XCLIENT is not offered, or was
+    /// refused so.
+    #[error("{}", no_xclient(.0.as_ref()))]
+    NoXclient(Option<Reply>),
+    /// It does not want the client that the connection speaks for. Says nothing of the target.
+    #[error("it does not want this client: {0}")]
+    Unwanted(Reply),
+    /// It refused the login. Its words are not shown: there is no saying what it repeats in them.
+    #[error("it refused the login of `auth`: {}", status(.0))]
+    Login(Reply),
+    /// There is no way to log in.
+    #[error("it offers no AUTH that can be used, which `auth` requires (PLAIN or LOGIN)")]
+    NoMechanism,
+    /// No connection came free for it.
+    #[error("all {0} connections are busy (connections)")]
+    Busy(usize),
+    /// No target may be tried now.
+    #[error("every target is down")]
+    Down,
     /// The upstream closed, or did not speak SMTP.
     #[error(transparent)]
     Protocol(#[from] ClientError),
@@ -82,6 +104,8 @@ pub struct Connection {
     stream: Option<Stream>,
     client: Client,
     endpoint: Endpoint,
+    /// Whom it speaks for; none: for the relay.
+    owner: Option<Arc<Source>>,
     home: usize,
     messages: u32,
     idle_since: Instant,
@@ -108,22 +132,26 @@ pub enum WriteError<R> {
 }
 
 impl Connection {
-    /// Connects, waits for the greeting, says EHLO; under TLS where that is wanted.
+    /// Connects, says `header` before all else, waits for the greeting, says EHLO; under TLS where
+    /// that is wanted.
     pub async fn open(
         world: &World,
         endpoint: &Endpoint,
         hostname: &Arc<str>,
         time: Duration,
         tls: Option<&Connector>,
+        header: &[u8],
     ) -> Result<(Self, Extensions), ConnectionError> {
         let mut own = None;
         let opening = async {
-            let (stream, begun) = world.network.connect(endpoint.address).await?;
+            let (mut stream, begun) = world.network.connect(endpoint.address).await?;
             own = begun;
+            stream.write_all(header).await?;
             let mut connection = Self {
                 stream: Some(stream),
                 client: Client::new(Arc::clone(hostname)).starttls(upgrade(tls)),
                 endpoint: endpoint.clone(),
+                owner: None,
                 home: current_worker(),
                 messages: 0,
                 idle_since: Instant::now(),
@@ -134,7 +162,12 @@ impl Connection {
             }
             loop {
                 match (connection.event(time).await?, tls) {
-                    (ClientEvent::Ready(extensions), _) => return Ok((connection, extensions)),
+                    // What it says behind its answer, such as 421, is the next event.
+                    (ClientEvent::Ready(extensions), _) => {
+                        if connection.client.is_ready() {
+                            return Ok((connection, extensions));
+                        }
+                    }
                     (ClientEvent::StartTls, Some(tls)) => {
                         connection.secure(tls).await?;
                         connection.client.secured();
@@ -167,6 +200,67 @@ impl Connection {
         let name = tls.name(host.as_deref(), address.ip());
         stream.begin_client_tls(Arc::clone(&tls.config), name)?;
         poll_fn(|cx| stream.poll_handshake(cx)).await
+    }
+
+    /// Makes the session a client's.
+    pub async fn speak_for(
+        &mut self,
+        source: &Arc<Source>,
+        time: Duration,
+    ) -> Result<Extensions, ConnectionError> {
+        self.client.speak_for(&identity::of(source, None));
+        loop {
+            match self.event(time).await? {
+                ClientEvent::Ready(extensions) if self.client.is_ready() => {
+                    self.owner = Some(Arc::clone(source));
+                    return Ok(extensions);
+                }
+                ClientEvent::Ready(_) => {}
+                ClientEvent::NoXclient(reply) => return Err(ConnectionError::NoXclient(reply)),
+                ClientEvent::Refused(reply) | ClientEvent::Closing(reply) => {
+                    return Err(ConnectionError::Unwanted(reply));
+                }
+                other => unreachable!("XCLIENT was answered {other:?}"),
+            }
+        }
+    }
+
+    /// Logs in; the upstream's answer, whatever it is.
+    pub async fn log_in(
+        &mut self,
+        credentials: &Credentials,
+        mechanism: Option<Mechanism>,
+        time: Duration,
+    ) -> Result<Reply, ConnectionError> {
+        self.client.log_in(credentials, mechanism);
+        loop {
+            match self.event(time).await? {
+                ClientEvent::Login(reply) => {
+                    if self.client.is_ready() || reply.is_negative() {
+                        return Ok(reply);
+                    }
+                }
+                ClientEvent::NoLogin => return Err(ConnectionError::NoMechanism),
+                ClientEvent::Closing(reply) => return Err(ConnectionError::Refused(reply)),
+                other => unreachable!("AUTH was answered {other:?}"),
+            }
+        }
+    }
+
+    /// Says that it speaks for this client from its beginning.
+    pub(super) fn owned_by(mut self, owner: Arc<Source>) -> Self {
+        self.owner = Some(owner);
+        self
+    }
+
+    /// Whether it speaks for this client.
+    pub(super) fn speaks_for(&self, source: &Source) -> bool {
+        self.owner.as_deref().is_some_and(|owner| identity::is_same(owner, source))
+    }
+
+    /// Whether it can be made another client's.
+    pub(super) fn takes_xclient(&self) -> bool {
+        self.client.takes_xclient()
     }
 
     /// How it is protected, if it is.
@@ -399,6 +493,22 @@ impl Connection {
             &heap[..]
         };
         Pin::new(stream).poll_write_vectored(cx, filled)
+    }
+}
+
+/// What there is to say about a missing XCLIENT.
+fn no_xclient(reply: Option<&Reply>) -> String {
+    match reply {
+        None => "it does not offer XCLIENT with ADDR, which `identity` requires".to_owned(),
+        Some(reply) => format!("it refused XCLIENT, which `identity` requires: {}", status(reply)),
+    }
+}
+
+/// The codes of a reply without its words.
+fn status(reply: &Reply) -> String {
+    match reply.enhanced() {
+        Some(enhanced) => format!("{} {enhanced}", reply.code()),
+        None => reply.code().to_string(),
     }
 }
 

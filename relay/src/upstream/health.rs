@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{task::AbortHandle, time::Instant};
 use wavegate_smtp::{Extension, Extensions};
 
-use super::{Connection, State, Upstream};
+use super::{Connection, ConnectionError, State, Upstream};
 use crate::{
     config::UpstreamConfig,
     names::{Endpoint, Placed},
@@ -102,7 +102,7 @@ pub(super) fn common_extensions(targets: &[TargetHealth]) -> Option<Extensions> 
 
 impl State {
     /// What is known of a target; none where it is no target any more.
-    fn health(&mut self, endpoint: &Endpoint) -> Option<&mut TargetHealth> {
+    pub(super) fn health(&mut self, endpoint: &Endpoint) -> Option<&mut TargetHealth> {
         self.targets.iter_mut().find(|health| health.endpoint == *endpoint)
     }
 
@@ -154,9 +154,29 @@ impl Upstream {
 
     /// A target failed: it refused the connection, broke it, or did not speak SMTP.
     pub fn report_failure(&self, target: &Endpoint, error: &str) {
+        self.note_failure(target, error, false);
+    }
+
+    /// There is no connection with a target. That it does not want a client says nothing of it.
+    /// Where it does not let us in there is no second try, and the longest pause: too many wrong
+    /// logins get an account locked.
+    pub(super) fn report_error(&self, target: &Endpoint, error: &ConnectionError) {
+        let is_grave = match error {
+            ConnectionError::Unwanted(_) => return,
+            ConnectionError::Login(reply) => reply.is_permanent(),
+            _ => false,
+        };
+        self.note_failure(target, &error.to_string(), is_grave);
+    }
+
+    fn note_failure(&self, target: &Endpoint, error: &str, is_grave: bool) {
         let mut state = self.lock();
         let Some(health) = state.health(target) else { return };
         health.failures = health.failures.saturating_add(1);
+        if is_grave {
+            health.failures = health.failures.max(self.config.eject_after);
+            health.pause = self.config.eject_max;
+        }
         health.last_error = Some(error.chars().take(ERROR_TEXT).collect());
         if health.failures < self.config.eject_after || health.ejected {
             return;
@@ -207,14 +227,15 @@ impl Upstream {
     }
 
     async fn probe(&self, target: &Endpoint) -> bool {
-        match self.dial(target).await {
+        let _turn = self.logins.turn().await;
+        match self.dial(target, None).await {
             Ok((connection, extensions)) => {
                 connection.quit();
                 self.report_success(target, Some(extensions));
                 true
             }
             Err(error) => {
-                self.report_failure(target, &error.to_string());
+                self.report_error(target, &error);
                 false
             }
         }

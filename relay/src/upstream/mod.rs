@@ -4,13 +4,17 @@
 //! Whoever finds no slot waits in line for one, first come first served; a connection or slot
 //! that comes free goes to the first in line. Idle connections are used again, most recent
 //! first. Targets of a lower rank go before others; where names are configured they come and go
-//! (`names`). Nothing here knows of gates, instances or windows.
+//! (`names`). Those that speak for one client are for this client alone. Nothing here knows of gates,
+//! instances or windows.
 
 pub mod connection;
 pub mod health;
+pub mod identity;
+mod lease_error;
+mod login;
 mod names;
-mod pool;
 pub mod original;
+mod pool;
 mod rehearsal;
 mod verify;
 
@@ -24,10 +28,12 @@ use std::{
 };
 
 use tokio::{sync::Notify, time::Instant};
-use wavegate_smtp::Extensions;
+use wavegate_smtp::{Credentials, Extensions};
 
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
+pub use lease_error::LeaseError;
+pub use login::{LoginResult, Logins};
 pub use names::NamesStatus;
 pub use original::Unplaced;
 pub use pool::Lease;
@@ -36,8 +42,9 @@ pub use verify::VerifyError;
 
 use self::pool::{Grant, Slot, Waiter};
 use crate::{
-    config::UpstreamConfig,
+    config::{UpstreamConfig, UpstreamIdentity},
     event::TlsFailure,
+    message::Source,
     names::{Endpoint, Name, Naming, place},
     tls::{Connector, Counts},
     world::World,
@@ -53,6 +60,8 @@ pub struct Upstream {
     /// What TLS sessions with its targets begin with.
     connector: Option<Arc<Connector>>,
     tls: Arc<Counts>,
+    identity: identity::Counts,
+    logins: Logins,
     world: World,
     hostname: Arc<str>,
     state: Mutex<State>,
@@ -129,53 +138,6 @@ pub struct UpstreamStatus {
     pub extensions: Option<Extensions>,
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// Every target is ejected.
-    #[error("every target of upstream {upstream} is down; last: {last}")]
-    AllDown {
-        /// The upstream.
-        upstream: String,
-        /// What the last failure was.
-        last: String,
-    },
-    /// There is none: its names stand for nothing, or nobody says for what.
-    #[error("upstream {upstream} has no target: {why}")]
-    NoTarget {
-        /// The upstream.
-        upstream: String,
-        /// What is wrong with its names.
-        why: String,
-    },
-    /// All connections stayed busy.
-    #[error("upstream {upstream}: all {connections} connections are busy (connections)")]
-    Busy {
-        /// The upstream.
-        upstream: String,
-        /// The cap.
-        connections: usize,
-    },
-    /// Too many attempts wait already.
-    #[error("upstream {upstream}: {limit} attempts wait already (limits.direct_queue)")]
-    QueueFull {
-        /// The upstream.
-        upstream: String,
-        /// The bound.
-        limit: usize,
-    },
-    /// A connection could not be opened.
-    #[error("upstream {upstream}, target {target}: {source}")]
-    Connect {
-        /// The upstream.
-        upstream: String,
-        /// The target.
-        target: std::net::SocketAddr,
-        /// Why.
-        source: ConnectionError,
-    },
-}
-
 impl State {
     /// What all targets that ever answered offer.
     fn offered(&self) -> Option<Extensions> {
@@ -198,8 +160,9 @@ impl Upstream {
         hostname: Arc<str>,
         known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
         connector: Option<Arc<Connector>>,
+        login: Option<Arc<Credentials>>,
     ) -> Arc<Self> {
-        Self::with_names(config, world, hostname, known, connector, None, Vec::new())
+        Self::with_names(config, world, hostname, known, connector, login, None, Vec::new())
     }
 
     /// One whose mail goes where its client wanted to go. `known` are the extensions of destinations
@@ -210,33 +173,38 @@ impl Upstream {
         hostname: Arc<str>,
         known: HashMap<std::net::SocketAddr, Extensions>,
         connector: Option<Arc<Connector>>,
+        login: Option<Arc<Credentials>>,
     ) -> Arc<Self> {
         let children = Some(original::Children::new(known));
         let (known, names) = (&|_| None, Vec::new());
-        let own = Self::make(config, world, hostname, known, connector, None, names);
+        let own = Self::make(config, world, hostname, known, connector, login, None, names);
         Arc::new(Self { children, ..own })
     }
 
     /// An upstream among whose targets are names, with what is known of them. Its housekeeping
     /// looks them up again, if `naming` says how.
+    #[allow(clippy::too_many_arguments, reason = "one place puts it together from its parts")]
     pub fn with_names(
         config: UpstreamConfig,
         world: World,
         hostname: Arc<str>,
         known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
         connector: Option<Arc<Connector>>,
+        login: Option<Arc<Credentials>>,
         naming: Option<Arc<Naming>>,
         names: Vec<Name>,
     ) -> Arc<Self> {
-        Arc::new(Self::make(config, world, hostname, known, connector, naming, names))
+        Arc::new(Self::make(config, world, hostname, known, connector, login, naming, names))
     }
 
+    #[allow(clippy::too_many_arguments, reason = "one place puts it together from its parts")]
     fn make(
         config: UpstreamConfig,
         world: World,
         hostname: Arc<str>,
         known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
         connector: Option<Arc<Connector>>,
+        login: Option<Arc<Credentials>>,
         naming: Option<Arc<Naming>>,
         names: Vec<Name>,
     ) -> Self {
@@ -257,6 +225,8 @@ impl Upstream {
             config,
             connector,
             tls: Arc::default(),
+            identity: identity::Counts::default(),
+            logins: Logins::new(login),
             world,
             hostname,
             state: Mutex::new(state),
@@ -290,32 +260,61 @@ impl Upstream {
     /// A connection: an idle one, a new one, or the next that comes free before `deadline`.
     /// Opening has its own time limit. `avoid` is a target that just failed this message;
     /// `fresh` asks for a new connection, after an idle one was found dead: if one is, others
-    /// are. `queue` bounds how many may wait.
+    /// are. `queue` bounds how many may wait. It may carry mail from `source`.
     pub async fn lease(
         self: &Arc<Self>,
         deadline: Instant,
         queue: usize,
         avoid: Option<&Endpoint>,
         fresh: bool,
+        source: &Arc<Source>,
     ) -> Result<Lease, LeaseError> {
-        let grant = match self.try_grant(avoid, fresh) {
+        let owner = self.owner(source);
+        let grant = match self.try_grant(avoid, fresh, owner.is_some()) {
             Some(grant) => grant,
             None => self.wait(deadline, queue).await?,
         };
+        match owner {
+            None => self.connected(grant, avoid, fresh, None).await,
+            Some(owner) => Box::pin(self.connected_for(grant, avoid, fresh, owner)).await,
+        }
+    }
+
+    /// What was granted as a connection that can be used now.
+    async fn connected(
+        self: &Arc<Self>,
+        grant: Grant,
+        avoid: Option<&Endpoint>,
+        fresh: bool,
+        owner: Option<&Arc<Source>>,
+    ) -> Result<Lease, LeaseError> {
         let Grant { slot, connection } = grant;
         if let Some(mut connection) = connection.filter(|_| !fresh) {
             // A connection lives in the reactor of the worker that uses it.
-            if connection.rehome().is_ok() && connection.is_quiet() {
-                self.stats.reused.fetch_add(1, Ordering::Relaxed);
-                return Ok(Lease { slot, connection: Some(connection), reused: true });
-            }
-            self.stats.stale.fetch_add(1, Ordering::Relaxed);
+            let is_good = connection.rehome().is_ok() && connection.is_quiet();
+            let target = connection.endpoint().clone();
+            let made = match owner.filter(|owner| is_good && !connection.speaks_for(owner)) {
+                Some(owner) => Box::pin(self.hand_over(&mut connection, owner)).await.map(drop),
+                None => Ok(()),
+            };
+            match made {
+                Ok(()) if is_good => {
+                    self.stats.reused.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Lease { slot, connection: Some(connection), reused: true });
+                }
+                Err(error @ (ConnectionError::Unwanted(_) | ConnectionError::NoXclient(_))) => {
+                    self.report_error(&target, &error);
+                    return Err(self.no_connection(&target, error));
+                }
+                _ => self.stats.stale.fetch_add(1, Ordering::Relaxed),
+            };
         }
-        self.open(slot, avoid).await
+        self.open(slot, avoid, owner).await
     }
 
     /// A connection, however long that takes; none once the upstream is retired. For those who
-    /// have nobody waiting.
+    /// have nobody waiting. Where connections speak for one client, it is the right to have one,
+    /// until [`Upstream::fit`] knows for whom.
     pub async fn lease_patiently(self: &Arc<Self>) -> Option<Lease> {
         loop {
             let recovered = self.recovered.notified();
@@ -326,15 +325,23 @@ impl Upstream {
                 recovered.await;
                 continue;
             }
-            match self.lease(Instant::now() + PATIENCE, usize::MAX, None, false).await {
+            let of_clients = self.config.identity.is_of_one_client();
+            let grant = match self.try_grant(None, false, of_clients) {
+                Some(grant) => Ok(grant),
+                None => self.wait(Instant::now() + PATIENCE, usize::MAX).await,
+            };
+            let lease = match grant {
+                Ok(Grant { slot, connection }) if of_clients => {
+                    Ok(Lease { slot, connection, reused: false })
+                }
+                Ok(grant) => self.connected(grant, None, false, None).await,
+                Err(error) => Err(error),
+            };
+            match lease {
                 Ok(lease) => return Some(lease),
                 Err(LeaseError::Busy { .. } | LeaseError::QueueFull { .. }) => {}
                 // The targets that are not ejected yet do not answer.
-                Err(
-                    LeaseError::AllDown { .. }
-                    | LeaseError::NoTarget { .. }
-                    | LeaseError::Connect { .. },
-                ) => {
+                Err(_) => {
                     tokio::time::sleep(self.config.eject_for).await;
                 }
             }
@@ -365,15 +372,56 @@ impl Upstream {
         Arc::clone(&self.tls)
     }
 
-    /// A connection to a target, beside the pool.
-    async fn dial(&self, target: &Endpoint) -> Result<(Connection, Extensions), ConnectionError> {
-        let Self { config, world, hostname, .. } = self;
-        let time = config.connect_timeout;
+    /// A connection to a target, beside the pool, on which mail of `owner` can begin.
+    async fn dial(
+        &self,
+        target: &Endpoint,
+        owner: Option<&Arc<Source>>,
+    ) -> Result<(Connection, Extensions), ConnectionError> {
+        let (mut connection, mut extensions) = self.reach(target, owner).await?;
+        if self.config.identity == UpstreamIdentity::Xclient {
+            // Asked of probes too, so that no message finds out.
+            if !connection.takes_xclient() {
+                self.identity.no_xclient.fetch_add(1, Ordering::Relaxed);
+                connection.quit();
+                return Err(ConnectionError::NoXclient(None));
+            }
+            if let Some(owner) = owner {
+                extensions = self.hand_over(&mut connection, owner).await?;
+            }
+        }
+        self.log_in(&mut connection).await?;
+        Ok((connection, extensions))
+    }
+
+    /// A connection to a target that has answered EHLO.
+    async fn reach(
+        &self,
+        target: &Endpoint,
+        owner: Option<&Arc<Source>>,
+    ) -> Result<(Connection, Extensions), ConnectionError> {
+        let Self { config, world, .. } = self;
+        let (hostname, time) = (&self.hostname, config.connect_timeout);
         let connector = self.connector.as_deref();
         if config.tls.is_some() && connector.is_none() {
             return Err(ConnectionError::NotOffered);
         }
-        let opened = Connection::open(world, target, hostname, time, connector).await;
+        let owner = owner.filter(|_| config.identity.is_proxy());
+        let speaks_for = owner.map(|one| &**one);
+        let header = identity::proxy_header(config.identity, speaks_for, target.address);
+        let own: Option<Arc<str>> = owner.and_then(|one| identity::hello(one)).map(Into::into);
+        let hostname = own.as_ref().unwrap_or(hostname);
+        let opened = Connection::open(world, target, hostname, time, connector, &header).await;
+        let opened = match (opened, owner) {
+            (Ok((connection, extensions)), Some(owner)) => {
+                Ok((connection.owned_by(Arc::clone(owner)), extensions))
+            }
+            (Err(ConnectionError::Refused(reply)), Some(_)) => {
+                self.identity.unwanted.fetch_add(1, Ordering::Relaxed);
+                Err(ConnectionError::Unwanted(reply))
+            }
+            (opened, _) => opened,
+        };
         match &opened {
             Ok((connection, _)) => match connection.secured() {
                 Some(secured) => self.tls.begin(secured),
@@ -466,23 +514,32 @@ impl Upstream {
         self: &Arc<Self>,
         slot: Slot,
         avoid: Option<&Endpoint>,
+        owner: Option<&Arc<Source>>,
     ) -> Result<Lease, LeaseError> {
         let mut tried = Vec::new();
         let mut last = None;
         while let Some(target) = self.choose_target(avoid, &tried) {
-            match self.connect(&target).await {
+            match self.connect(&target, owner).await {
                 Ok(connection) => {
                     return Ok(Lease { slot, connection: Some(connection), reused: false });
                 }
-                Err(source) => {
-                    let upstream = self.config.name.clone();
-                    let target = target.address;
-                    last = Some(LeaseError::Connect { upstream, target, source });
+                // Another target would say the same of this client.
+                Err(error @ ConnectionError::Unwanted(_)) => {
+                    return Err(self.no_connection(&target, error));
                 }
+                Err(error) => last = Some(self.no_connection(&target, error)),
             }
             tried.push(target);
         }
         Err(last.unwrap_or_else(|| self.all_down()))
+    }
+
+    fn no_connection(&self, target: &Endpoint, error: ConnectionError) -> LeaseError {
+        let (upstream, target) = (self.config.name.clone(), target.address);
+        match error {
+            ConnectionError::Unwanted(reply) => LeaseError::Unwanted { upstream, target, reply },
+            source => LeaseError::Connect { upstream, target, source },
+        }
     }
 
     fn all_down(&self) -> LeaseError {
@@ -513,8 +570,17 @@ impl Upstream {
     }
 
     /// Connects and greets; the health of the target learns from it.
-    async fn connect(&self, target: &Endpoint) -> Result<Connection, ConnectionError> {
-        match self.dial(target).await {
+    async fn connect(
+        &self,
+        target: &Endpoint,
+        owner: Option<&Arc<Source>>,
+    ) -> Result<Connection, ConnectionError> {
+        let turn = self.logins.turn().await;
+        if turn.is_some() && self.lock().health(target).is_none_or(|one| one.is_ejected()) {
+            // While this one waited for his turn another one was refused.
+            return Err(ConnectionError::Down);
+        }
+        match self.dial(target, owner).await {
             Ok((connection, extensions)) => {
                 self.stats.opened.fetch_add(1, Ordering::Relaxed);
                 self.report_success(target, Some(extensions));
@@ -522,7 +588,7 @@ impl Upstream {
             }
             Err(error) => {
                 self.stats.failed.fetch_add(1, Ordering::Relaxed);
-                self.report_failure(target, &error.to_string());
+                self.report_error(target, &error);
                 Err(error)
             }
         }

@@ -158,8 +158,16 @@ impl Upstream {
         config.default = false;
         let known = |address| children.known.get(&address).copied();
         let (world, hostname) = (self.world.clone(), Arc::clone(&self.hostname));
-        let child =
-            Self::make(config, world, hostname, &known, self.connector.clone(), None, Vec::new());
+        let child = Self::make(
+            config,
+            world,
+            hostname,
+            &known,
+            self.connector.clone(),
+            self.logins.credentials.clone(),
+            None,
+            Vec::new(),
+        );
         // One count for the whole family.
         Arc::new(Self { tls: Arc::clone(&self.tls), ..child })
     }

@@ -26,7 +26,8 @@ pub(super) struct Slot {
     upstream: Option<Arc<Upstream>>,
 }
 
-/// A connection in use. Dropped without `release`, it is closed.
+/// A connection in use, or from [`Upstream::lease_patiently`] the right to have one. Dropped
+/// without `release`, it is closed.
 pub struct Lease {
     pub(super) slot: Slot,
     pub(super) connection: Option<Connection>,
@@ -38,15 +39,22 @@ impl Upstream {
         Slot { upstream: Some(Arc::clone(self)) }
     }
 
-    /// An idle connection or a free slot, if nobody stands in line for it.
+    /// An idle connection or a free slot, if nobody stands in line for it. A place `of_clients` is
+    /// for whoever looks himself for a connection that is his.
     pub(super) fn try_grant(
         self: &Arc<Self>,
         avoid: Option<&Endpoint>,
         fresh: bool,
+        of_clients: bool,
     ) -> Option<Grant> {
         let mut state = self.lock();
         if !state.waiters.is_empty() {
             return None;
+        }
+        if of_clients {
+            let connection = self.take_place(&mut state)?;
+            state.in_use += 1;
+            return Some(Grant { slot: self.slot(), connection });
         }
         let here = connection::current_worker();
         let usable = |c: &Connection| !fresh && Some(c.endpoint()) != avoid;
@@ -155,7 +163,7 @@ impl Lease {
     pub fn connection(&mut self) -> &mut Connection {
         match &mut self.connection {
             Some(connection) => connection,
-            None => unreachable!("a lease has its connection until it is released"),
+            None => unreachable!("a lease that was fitted has its connection until it is released"),
         }
     }
 

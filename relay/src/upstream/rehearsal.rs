@@ -55,7 +55,10 @@ impl Upstream {
         sender: &ReversePath,
         recipient: &Address,
     ) -> Result<(), RehearsalError> {
-        let (mut connection, _) = self.dial(target).await.map_err(RehearsalError::Connection)?;
+        let turn = self.logins.turn().await;
+        let (mut connection, _) =
+            self.dial(target, None).await.map_err(RehearsalError::Connection)?;
+        drop(turn);
         let (mail, rcpt) = (Mail::new(sender.clone()), Rcpt::new(recipient.clone()));
         connection.client().rehearse(&mail, &rcpt)?;
         loop {

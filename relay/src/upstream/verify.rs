@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use wavegate_smtp::{ClientEvent, Mail, Rcpt, Reply, Unsupported, client::Rehearsed};
 
 use super::{ConnectionError, LeaseError, Upstream};
+use crate::message::Source;
 
 /// Why nobody could be asked.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,7 @@ impl Upstream {
     /// A connection that turns out to be dead is replaced once.
     pub async fn verify(
         self: &Arc<Self>,
+        source: &Arc<Source>,
         mail: &Mail,
         rcpt: &Rcpt,
         deadline: Instant,
@@ -37,7 +39,12 @@ impl Upstream {
     ) -> Result<Reply, VerifyError> {
         let mut fresh = false;
         loop {
-            let mut lease = self.lease(deadline, queue, None, fresh).await?;
+            let mut lease = match self.lease(deadline, queue, None, fresh, source).await {
+                Ok(lease) => lease,
+                // What it says against the client is its answer to the recipient.
+                Err(LeaseError::Unwanted { reply, .. }) => return Ok(reply),
+                Err(error) => return Err(error.into()),
+            };
             let reused = lease.is_reused();
             let connection = lease.connection();
             let endpoint = connection.endpoint().clone();

@@ -13,7 +13,9 @@ use tokio::{
     time::Instant,
 };
 use wavegate::world::memory::MemoryNetwork;
-use wavegate_smtp::{Extension, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
+use wavegate_smtp::{
+    AuthOffer, Extension, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step,
+};
 
 /// Where in a dialogue the script is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,6 +298,8 @@ impl Dialogue {
             may_relay: true,
             starttls: StartTls::Unavailable,
             mark: "",
+            auth: AuthOffer::Unavailable,
+            auth_required: false,
         };
         let server = Server::new(Arc::new(config));
         Self { sink, number, writer, server, from: String::new(), to: Vec::new(), body: Vec::new() }
@@ -386,7 +390,9 @@ impl Dialogue {
                 Step::Body(bytes) => self.body.extend_from_slice(bytes),
                 Step::End(_) => self.end(at).await?,
                 Step::Dropped(_) | Step::Reset => self.body.clear(),
-                Step::StartTls => unreachable!("it is not offered"),
+                Step::StartTls | Step::Auth(_) | Step::Xclient(_) => {
+                    unreachable!("it is not offered")
+                }
             }
         }
     }

@@ -17,8 +17,10 @@ mod dns;
 mod monitor;
 mod promise;
 mod relay;
+mod servers;
 mod tls;
 mod upstream;
+mod users;
 mod variants;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,11 +33,13 @@ pub use dns::{Dns, Mood};
 pub use monitor::{Metrics, http_get};
 pub use promise::{Watch, assert_promise};
 pub use relay::{Relay, binary};
+pub use servers::{Haproxy, Postfix, free};
 pub use tls::{TLS_FILES, tls_client, write_tls_files};
 pub use upstream::{Peer, Script};
+pub use users::user_line;
 pub use variants::variant;
 
-use crate::sink::{Extensions, Fault, Sink, SinkHandle, SinkOptions};
+use crate::sink::{Extensions, Fault, Identity, Sink, SinkHandle, SinkOptions};
 
 /// How long a condition may take to come true before the test fails. Far more than it takes: the
 /// machine may be busy.
@@ -61,6 +65,21 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A sink that records messages with their content and checks line ends.
 pub fn recording() -> SinkHandle {
     sink(Extensions { chunking: true, ..Extensions::default() }, &[])
+}
+
+/// A recording sink that is told who is behind a session.
+pub fn told(identity: Identity, faults: &[&str]) -> SinkHandle {
+    let extensions = Extensions { chunking: true, ..Extensions::default() };
+    let options = SinkOptions {
+        extensions,
+        identity,
+        faults: faults_of(faults),
+        verify: true,
+        record: true,
+        keep_content: true,
+        ..SinkOptions::default()
+    };
+    Sink::start(options).unwrap()
 }
 
 /// A recording sink with these extensions and faults.

@@ -27,6 +27,9 @@ pub(super) enum Command<'a> {
     Rset,
     Noop,
     Quit,
+    Xforward(&'a str),
+    Xclient(&'a str),
+    Auth(&'a str),
     /// A verb that is known, with arguments that are not.
     Malformed,
     Unknown,
@@ -50,6 +53,9 @@ pub(super) fn parse(line: &str) -> Command<'_> {
         "RSET" => Command::Rset,
         "NOOP" => Command::Noop,
         "QUIT" => Command::Quit,
+        "XFORWARD" => Command::Xforward(rest),
+        "XCLIENT" => Command::Xclient(rest),
+        "AUTH" => Command::Auth(rest),
         "EHLO" | "HELO" | "DATA" => Command::Malformed,
         _ => Command::Unknown,
     }

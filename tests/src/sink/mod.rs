@@ -6,6 +6,7 @@
 mod content;
 mod envelope;
 mod fault;
+mod identity;
 mod record;
 mod session;
 mod transaction;
@@ -25,6 +26,7 @@ use tokio::task::LocalSet;
 
 use fault::Faults;
 pub use fault::{Action, Fault, Stage, When};
+pub use identity::{Identity, Told};
 use record::Recorder;
 pub use record::{Message, Recipient};
 
@@ -72,6 +74,8 @@ pub struct SinkOptions {
     pub hostname: String,
     /// What is offered.
     pub extensions: Extensions,
+    /// What it is told of who is behind a session.
+    pub identity: Identity,
     /// How much later the reply to the end of the content comes.
     pub reply_delay: Duration,
     /// What goes wrong.
@@ -96,6 +100,7 @@ impl Default for SinkOptions {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             hostname: "sink.example".into(),
             extensions: Extensions::default(),
+            identity: Identity::default(),
             reply_delay: Duration::ZERO,
             faults: Vec::new(),
             messages_per_session: None,

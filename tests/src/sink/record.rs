@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{SinkOptions, content};
+use super::{SinkOptions, Told, content};
 
 /// A recipient with its parameters (NOTIFY, ORCPT), as they came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +30,8 @@ pub struct Message {
     pub at_ms: u64,
     /// The name of the client's EHLO or HELO.
     pub helo: String,
+    /// What it was told of who is behind the session.
+    pub told: Told,
     /// The number of the session, from 1, by the order of the first message.
     pub session: u64,
     /// The sender's address between the angle brackets; empty for `<>`.

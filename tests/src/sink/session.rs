@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::content;
 use super::envelope::{self, Command};
 use super::fault::{Action, Stage};
+use super::identity::Teller;
 use super::transaction::Mail;
 use super::{Shared, SinkOptions, add};
 
@@ -37,6 +38,7 @@ pub(super) fn ehlo_reply(options: &SinkOptions) -> Vec<u8> {
     ];
     lines.extend(flags.iter().filter(|flag| flag.1).map(|flag| flag.0.to_owned()));
     lines.extend(offered.size.map(|size| format!("SIZE {size}")));
+    lines.extend(options.identity.lines());
     lines.push("ENHANCEDSTATUSCODES".into());
     let last = lines.len() - 1;
     let line = |(n, text)| format!("250{}{text}\r\n", if n == last { ' ' } else { '-' });
@@ -47,6 +49,9 @@ pub(super) fn ehlo_reply(options: &SinkOptions) -> Vec<u8> {
 pub(super) async fn run(shared: &Arc<Shared>, stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut session = Session::new(shared, stream);
+    if shared.options.identity.proxy && session.proxied().await?.is_none() {
+        return session.flush().await;
+    }
     let greeting = format!("220 {} ESMTP\r\n", shared.options.hostname);
     if session.answer(Stage::Connect, greeting.as_bytes()).await?.is_some() {
         session.serve().await?;
@@ -79,6 +84,7 @@ struct Session<'a> {
     out: Vec<u8>,
     expect: Expect,
     helo: String,
+    teller: Teller,
     number: u64,
     sent: u64,
     mail: Option<Mail>,
@@ -103,10 +109,29 @@ impl<'a> Session<'a> {
             out: Vec::with_capacity(256),
             expect: Expect::Command,
             helo: String::new(),
+            teller: Teller::default(),
             number: SESSIONS.fetch_add(1, Ordering::Relaxed) + 1,
             sent: 0,
             mail: None,
             refusal: Vec::new(),
+        }
+    }
+
+    /// Takes the header of a proxy.
+    async fn proxied(&mut self) -> Step {
+        loop {
+            match self.teller.proxy(&self.buffer[self.start..self.end]) {
+                Some(Ok(length)) => {
+                    self.start += length;
+                    return Ok(Some(()));
+                }
+                Some(Err(_)) => {
+                    self.violation(b"421 4.7.0 no PROXY header\r\n")?;
+                    return Ok(None);
+                }
+                None if self.fill().await? => {}
+                None => return Ok(None),
+            }
         }
     }
 
@@ -214,6 +239,11 @@ impl<'a> Session<'a> {
         };
         let line = line.to_owned();
         self.start += at + 1;
+        if self.teller.is_asked() {
+            let reply = self.teller.respond(&line, &self.shared.options.identity);
+            self.put(reply);
+            return Ok(Some(()));
+        }
         let command = envelope::parse(&line);
         // The bytes of a chunk may follow BDAT at once; all else waits without PIPELINING.
         let early = more && !matches!(command, Command::Bdat { .. });
@@ -239,8 +269,33 @@ impl<'a> Session<'a> {
             Command::Rcpt { address, parameters } => self.rcpt(address, &parameters).await,
             Command::Data => self.begin_data().await,
             Command::Bdat { size, last } => self.begin_chunk(size, last).await,
+            Command::Xforward(_) | Command::Xclient(_) if self.mail.is_some() => {
+                self.violation(b"503 5.5.1 out of order\r\n")
+            }
+            Command::Xforward(rest) if self.shared.options.identity.xforward => {
+                let reply = self.teller.xforward(rest);
+                self.put(reply);
+                Ok(Some(()))
+            }
+            Command::Xclient(rest) if self.shared.options.identity.xclient => {
+                let Some(()) = self.teller.xclient(rest) else {
+                    return self.violation(b"501 5.5.4 bad attribute\r\n");
+                };
+                self.helo.clear();
+                let greeting = format!("220 {} ESMTP\r\n", self.shared.options.hostname);
+                self.answer(Stage::Connect, greeting.as_bytes()).await
+            }
+            Command::Auth(rest) if self.shared.options.identity.auth.is_some() => {
+                let reply = self.teller.auth(rest, &self.shared.options.identity);
+                self.put(reply);
+                Ok(Some(()))
+            }
+            Command::Xforward(_) | Command::Xclient(_) | Command::Auth(_) => {
+                self.violation(b"502 5.5.1 not offered\r\n")
+            }
             Command::Rset => {
                 self.mail = None;
+                self.teller.reset();
                 self.put(b"250 2.0.0 reset\r\n");
                 Ok(Some(()))
             }
@@ -261,6 +316,10 @@ impl<'a> Session<'a> {
         let shared = self.shared;
         if self.mail.is_some() || self.helo.is_empty() {
             return self.violation(b"503 5.5.1 out of order\r\n");
+        }
+        if !self.teller.may_send(&shared.options.identity) {
+            self.put(b"530 5.7.0 log in first\r\n");
+            return Ok(Some(()));
         }
         if envelope::not_offered(parameters, &shared.options.extensions).is_some() {
             return self.violation(b"555 5.5.4 parameter of an extension not offered\r\n");
@@ -459,7 +518,9 @@ impl<'a> Session<'a> {
         add(&counters.messages, 1);
         if let Some(recorder) = &self.shared.recorder {
             let keep = self.shared.options.keep_content;
-            recorder.add(mail.into_message(&self.helo, self.number, proper, keep))?;
+            let mut message = mail.into_message(&self.helo, self.number, proper, keep);
+            message.told = self.teller.take();
+            recorder.add(message)?;
         }
         self.shared.progress.advance();
         Ok(())

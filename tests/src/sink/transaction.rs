@@ -4,6 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::Told;
 use super::content::LineCheck;
 use super::record::{Message, Recipient};
 
@@ -39,6 +40,7 @@ impl Mail {
     ) -> Message {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut message = Message {
+            told: Told::new(),
             at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
             helo: helo.to_owned(),
             session,

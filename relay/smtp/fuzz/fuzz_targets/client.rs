@@ -1,10 +1,25 @@
 //! Any bytes from an upstream: no panic, at most one end to a transaction, and
-//! nothing of a body is asked for twice.
+//! nothing of a body is asked for twice. The first byte says how its words are cut, and what is
+//! done before the first message.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wavegate_smtp::{Address, BodyShape, Client, ClientEvent, Mail, Rcpt, ReversePath, Upgrade};
+use wavegate_smtp::{
+    Address, BodyShape, Client, ClientEvent, Credentials, Identity, Mail, Rcpt, ReversePath,
+    Upgrade,
+};
+
+const IDENTITY: Identity<'_> = Identity {
+    client: std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)),
+    port: Some(4711),
+    name: Some("mta.example"),
+    helo: Some("mta.example"),
+    extended: true,
+    ident: Some("01HX"),
+    login: None,
+    destination: None,
+};
 
 fuzz_target!(|data: &[u8]| {
     let [cut, data @ ..] = data else { return };
@@ -12,7 +27,8 @@ fuzz_target!(|data: &[u8]| {
     let rcpts = [Rcpt::new(address.clone()), Rcpt::new(address)];
     let shape = BodyShape { size: 9, eight_bit: true, leading_dot: true, ends_with_crlf: true };
     let mut client = Client::new("relay.example".into()).starttls(Upgrade::IfOffered);
-    let mut open = false;
+    let (mut open, mut first) = (false, true);
+    let Some(credentials) = Credentials::new("relay", "secret") else { return };
     for piece in data.chunks(usize::from(*cut).max(1)) {
         if client.receive(piece).is_err() {
             assert!(client.is_closed());
@@ -38,7 +54,14 @@ fuzz_target!(|data: &[u8]| {
         }
         client.written(client.output().len());
         if client.is_ready() {
-            open = client.begin(&Mail::new(ReversePath::Null), &rcpts, &shape).is_ok();
+            match (std::mem::take(&mut first), cut & 3) {
+                (true, 1) => client.log_in(&credentials, None),
+                (true, 2) => client.speak_for(&IDENTITY),
+                _ => {
+                    let mail = Mail::new(ReversePath::Null);
+                    open = client.begin_from(Some(&IDENTITY), &mail, &rcpts, &shape).is_ok();
+                }
+            }
         }
     }
 });

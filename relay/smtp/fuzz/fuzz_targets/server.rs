@@ -7,9 +7,23 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
+use wavegate_smtp::{AuthOffer, Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
 
 static TAKEN: Reply = Reply::fixed(250, Enhanced(2, 0, 0), "Taken");
+static WRONG: Reply = Reply::fixed(535, Enhanced(5, 7, 8), "Wrong");
+
+fn config() -> ServerConfig {
+    ServerConfig {
+        hostname: "relay.example".to_owned(),
+        extensions: Extensions::full(1000),
+        limits: Limits { message_line: 64, header_block: 256, login_line: 64, ..Limits::default() },
+        may_relay: false,
+        starttls: StartTls::Offered,
+        mark: "",
+        auth: AuthOffer::Anytime,
+        auth_required: false,
+    }
+}
 
 fn session(server: &mut Server, mut input: &[u8], body: &mut Vec<u8>) -> bool {
     loop {
@@ -39,6 +53,14 @@ fn session(server: &mut Server, mut input: &[u8], body: &mut Vec<u8>) -> bool {
                 server.written(server.output().len());
                 server.secured();
             }
+            Step::Xclient(told) => {
+                body.clear();
+                let logged_in = matches!(told.login, wavegate_smtp::Told::Is(_));
+                server.accept_xclient(Arc::new(config()), logged_in);
+            }
+            // Every other login fails, so that both ends of it are seen.
+            Step::Auth(login) if login.password.expose().len() % 2 == 0 => server.reply(&WRONG),
+            Step::Auth(_) => server.accept(),
             Step::Helo(_) | Step::Mail(_) | Step::Rcpt(_) | Step::Data => {
                 body.clear();
                 server.accept();
@@ -49,16 +71,9 @@ fn session(server: &mut Server, mut input: &[u8], body: &mut Vec<u8>) -> bool {
 
 fuzz_target!(|data: &[u8]| {
     let [cut, data @ ..] = data else { return };
-    let limits = Limits { message_line: 64, header_block: 256, ..Limits::default() };
-    let config = ServerConfig {
-        hostname: "relay.example".to_owned(),
-        extensions: Extensions::full(1000),
-        limits,
-        may_relay: true,
-        starttls: StartTls::Offered,
-        mark: "",
-    };
+    let config = ServerConfig { may_relay: cut % 2 == 0, ..config() };
     let mut server = Server::new(Arc::new(config));
+    server.trust();
     server.greet();
     let mut body = Vec::new();
     for piece in data.chunks(usize::from(*cut).max(1)) {

@@ -5,6 +5,7 @@
 //!
 //! Floor 0.
 
+use super::identity::{self, Attributes, Identity};
 use crate::body::BodyFacts;
 use crate::command::{Mail, Rcpt};
 use crate::extensions::{Extension, Extensions};
@@ -74,11 +75,21 @@ impl Unsupported {
     }
 }
 
+/// What a transaction begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'a> {
+    /// The one before must be ended.
+    pub(super) reset: bool,
+    /// Whom the message is from, and what the upstream wants to know of that.
+    pub(super) forward: Option<(&'a Identity<'a>, Attributes)>,
+}
+
 /// The commands of a transaction up to where the body is asked for.
 #[derive(Debug)]
 pub(super) struct Commands {
-    /// `RSET` if needed, `MAIL`, each `RCPT`, and `DATA` or `BDAT`.
+    /// `RSET` if needed, each `XFORWARD`, `MAIL`, each `RCPT`, and `DATA` or `BDAT`.
     pub(super) text: Vec<u8>,
+    pub(super) forwards: u32,
     pub(super) recipients: u32,
 }
 
@@ -87,15 +98,19 @@ pub(super) fn render<'e>(
     recipients: impl IntoIterator<Item = &'e Rcpt> + Clone,
     shape: &BodyShape,
     extensions: &Extensions,
-    reset: bool,
+    before: &Before<'_>,
 ) -> Result<Commands, Unsupported> {
     let ascii = mail.sender.is_ascii()
         && recipients.clone().into_iter().all(|rcpt| rcpt.recipient.is_ascii());
     check(mail, ascii, shape, extensions)?;
     let mut text = Vec::with_capacity(256);
-    if reset {
+    if before.reset {
         text.extend_from_slice(b"RSET\r\n");
     }
+    let forwards = match before.forward {
+        Some((identity, offered)) => identity::write("XFORWARD", identity, offered, &mut text),
+        None => 0,
+    };
     write_mail(mail, shape, extensions, &mut text);
     let mut count = 0;
     for rcpt in recipients {
@@ -110,7 +125,7 @@ pub(super) fn render<'e>(
     } else {
         text.extend_from_slice(b"DATA\r\n");
     }
-    Ok(Commands { text, recipients: count })
+    Ok(Commands { text, forwards, recipients: count })
 }
 
 /// The commands that ask about a recipient.
@@ -188,6 +203,8 @@ fn write_mail(mail: &Mail, shape: &BodyShape, extensions: &Extensions, out: &mut
             out.extend_from_slice(envid.as_bytes());
         }
     }
+    // AUTH (RFC 4954 5) is left out, in a session that has logged in too: it is optional, says only
+    // that nobody vouches for the sender, and some servers that offer AUTH refuse it.
     out.extend_from_slice(b"\r\n");
 }
 

@@ -52,6 +52,7 @@ impl Settled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Awaited {
     Rset,
+    Forward,
     Mail,
     Rcpt,
     Data,
@@ -82,6 +83,9 @@ pub(super) struct Transaction {
     form: BodyForm,
     pipelined: bool,
     untouched: bool,
+    /// XFORWARD commands that are not answered yet.
+    forwards: u32,
+    not_forwarded: bool,
     recipients: u32,
     answered: u32,
     refused: Vec<(u32, Reply)>,
@@ -104,11 +108,17 @@ impl Transaction {
             false => BodyForm::Data { stuff: shape.leading_dot },
         };
         let mut transaction = Transaction {
-            awaited: if reset { Awaited::Rset } else { Awaited::Mail },
+            awaited: match (reset, commands.forwards) {
+                (true, _) => Awaited::Rset,
+                (false, 0) => Awaited::Mail,
+                (false, _) => Awaited::Forward,
+            },
             body: Body::NotAsked,
             form,
             pipelined: extensions.has(Extension::Pipelining),
             untouched: true,
+            forwards: commands.forwards,
+            not_forwarded: false,
             recipients: commands.recipients,
             answered: 0,
             refused: Vec::new(),
@@ -135,6 +145,11 @@ impl Transaction {
 
     pub(super) fn is_untouched(&self) -> bool {
         self.untouched
+    }
+
+    /// Whether XFORWARD was refused.
+    pub(super) fn is_not_forwarded(&self) -> bool {
+        self.not_forwarded
     }
 
     pub(super) fn is_in_doubt(&self) -> bool {
@@ -166,7 +181,9 @@ impl Transaction {
         }
         match self.awaited {
             Awaited::Rset if reply.is_negative() => return Err(Misbehaviour::Code(code)),
+            Awaited::Rset if self.forwards > 0 => self.advance(Awaited::Forward, output),
             Awaited::Rset => self.advance(Awaited::Mail, output),
+            Awaited::Forward => self.forwarded(reply, output, events),
             Awaited::Mail => return Ok(self.mail(reply, output, events)),
             Awaited::Rcpt => return Ok(self.rcpt(reply, output, events)),
             Awaited::Data if reply.is_positive() => return Err(Misbehaviour::Code(code)),
@@ -189,6 +206,22 @@ impl Transaction {
             }
         }
         Ok(None)
+    }
+
+    /// It is for the upstream's log: the message goes on without.
+    fn forwarded(
+        &mut self,
+        reply: Reply,
+        output: &mut Vec<u8>,
+        events: &mut VecDeque<ClientEvent>,
+    ) {
+        if reply.is_negative() && !self.not_forwarded {
+            self.not_forwarded = true;
+            events.push_back(ClientEvent::NotForwarded(reply));
+        }
+        self.forwards -= 1;
+        let next = if self.forwards > 0 { Awaited::Forward } else { Awaited::Mail };
+        self.advance(next, output);
     }
 
     fn mail(
@@ -285,7 +318,7 @@ impl Transaction {
     fn settle(&mut self, reply: Reply, after: After, events: &mut VecDeque<ClientEvent>) -> After {
         let stage = match self.awaited {
             _ if self.mail_refused.is_some() => Stage::Mail,
-            Awaited::Rset | Awaited::Mail => Stage::Mail,
+            Awaited::Rset | Awaited::Forward | Awaited::Mail => Stage::Mail,
             _ if self.nobody() => Stage::Recipients,
             Awaited::Rcpt => Stage::Recipients,
             Awaited::Data | Awaited::LoneDot => Stage::Data,

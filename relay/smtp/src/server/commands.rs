@@ -24,10 +24,14 @@ impl Server {
         }
         let mut last_cr = self.line.last() == Some(&b'\r');
         let (taken, ended) = line_end(input, &mut last_cr);
-        if self.line.len() + taken > self.config.limits.command_line {
-            self.line = Vec::new();
+        let limit = match self.exchange {
+            Some(_) => self.config.limits.login_line,
+            None => self.config.limits.command_line,
+        };
+        if self.line.len() + taken > limit {
+            Self::erase(std::mem::take(&mut self.line));
             match ended {
-                true => self.error(&replies::LONG_LINE),
+                true => self.long_line(),
                 false => self.phase = Phase::LongLine { last_cr },
             }
             return (taken, None);
@@ -42,13 +46,26 @@ impl Server {
         } else {
             let mut line = std::mem::take(&mut self.line);
             line.extend_from_slice(&input[..taken]);
-            self.command(&line[..line.len() - 2], more)
+            let step = self.command(&line[..line.len() - 2], more);
+            Self::erase(line);
+            step
         };
         (taken, step)
     }
 
+    /// Answers a line that is too long; within an exchange it ends that.
+    pub(super) fn long_line(&mut self) {
+        match self.exchange.take() {
+            Some(_) => self.error(&replies::LONG_RESPONSE),
+            None => self.error(&replies::LONG_LINE),
+        }
+    }
+
     /// Carries out one command; `more` says that input is there behind it.
     fn command(&mut self, line: &[u8], more: bool) -> Option<Step<'static>> {
+        if let Some(exchange) = self.exchange.take() {
+            return self.response(*exchange, line, more);
+        }
         let smtputf8 = matches!(self.transaction, Transaction::Open { smtputf8: true, .. });
         let command = match command::parse(line, &self.offered, smtputf8) {
             Ok(command) => command,
@@ -61,19 +78,12 @@ impl Server {
                 return None;
             }
         };
-        if self.config.starttls == StartTls::Required && !self.secure {
+        if let Some(reply) = self.lacks(&command) {
             match command {
-                Command::Helo { .. } | Command::Noop | Command::Quit | Command::Rset => {}
-                Command::StartTls | Command::Http => {}
-                Command::Bdat(size, last) => {
-                    self.skip(size, last, SkipReply::TlsFirst);
-                    return None;
-                }
-                _ => {
-                    self.error(&replies::TLS_FIRST);
-                    return None;
-                }
+                Command::Bdat(size, last) => self.skip(size, last, SkipReply::Lacking(reply)),
+                _ => self.error(reply),
             }
+            return None;
         }
         match command {
             // Both must be the last of a group (RFC 2920 3.1): what is there
@@ -98,7 +108,8 @@ impl Server {
             Command::Expn => self.idle(&replies::NOT_IMPLEMENTED),
             Command::Help => self.idle(&replies::HELP),
             Command::StartTls => return self.start_tls(more),
-            Command::Auth => self.error(&replies::NOT_IMPLEMENTED),
+            Command::Auth(arguments) => return self.auth(arguments.0, more),
+            Command::Xclient(arguments) => return self.xclient(arguments, more),
             Command::Quit => self.finish(&replies::BYE, Closing::Quit),
             Command::Http => self.shut(Closing::Misbehaved),
         }
@@ -145,7 +156,7 @@ impl Server {
             self.out_of_order();
             return None;
         };
-        if !self.config.may_relay {
+        if !(self.config.may_relay || self.logged_in) {
             self.error(&replies::NO_RELAY);
         } else if recipients >= self.config.limits.recipients {
             self.say(&replies::TOO_MANY_RECIPIENTS);

@@ -5,7 +5,7 @@
 //!
 //! Floor 0.
 
-use super::{Awaited, Phase, Server, SkipReply, Step, Transaction, replies};
+use super::{Awaited, Phase, Server, SkipReply, Step, Transaction};
 use crate::body::{BodyFacts, MessageFault, Progress};
 use crate::reply::write_number;
 
@@ -101,7 +101,7 @@ impl Server {
                 return (taken, Some(Step::Dropped(MessageFault::TooLarge)));
             }
             SkipReply::OutOfOrder => self.out_of_order(),
-            SkipReply::TlsFirst => self.error(&replies::TLS_FIRST),
+            SkipReply::Lacking(reply) => self.error(reply),
             SkipReply::Fixed(reply) => self.say(reply),
             SkipReply::Given(reply) => reply.write(&mut self.output),
         }

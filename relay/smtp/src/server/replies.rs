@@ -24,6 +24,27 @@ pub(super) static TLS_ACTIVE: Reply = Reply::fixed(503, Enhanced(5, 5, 1), "TLS 
 pub(super) static EHLO_FIRST: Reply = Reply::fixed(503, Enhanced(5, 5, 1), "EHLO first");
 /// RFC 3207 4.
 pub(super) static TLS_FIRST: Reply = Reply::fixed(530, Enhanced(5, 7, 0), "STARTTLS first");
+/// RFC 4954 6.
+pub(super) static AUTH_FIRST: Reply =
+    Reply::fixed(530, Enhanced(5, 7, 0), "Authentication required");
+pub(super) static AUTH_NEEDS_TLS: Reply =
+    Reply::fixed(538, Enhanced(5, 7, 11), "Encryption required for authentication");
+pub(super) static LOGGED_IN: Reply =
+    Reply::fixed(235, Enhanced(2, 7, 0), "Authentication succeeded");
+pub(super) static LOGGED_IN_ALREADY: Reply =
+    Reply::fixed(503, Enhanced(5, 5, 1), "Authenticated already");
+pub(super) static UNKNOWN_MECHANISM: Reply =
+    Reply::fixed(504, Enhanced(5, 5, 4), "Mechanism not recognised");
+pub(super) static CANCELLED: Reply =
+    Reply::fixed(501, Enhanced(5, 7, 0), "Authentication cancelled");
+pub(super) static NOT_DECODED: Reply =
+    Reply::fixed(501, Enhanced(5, 5, 2), "Response cannot be decoded");
+pub(super) static LONG_RESPONSE: Reply = Reply::fixed(500, Enhanced(5, 5, 6), "Response too long");
+pub(super) static TOO_MANY_LOGINS: Reply =
+    Reply::fixed(421, Enhanced(4, 7, 0), "Too many failed logins, closing");
+pub(super) static NOT_TRUSTED: Reply =
+    Reply::fixed(550, Enhanced(5, 7, 0), "Not allowed from your address");
+pub(super) static BAD_ATTRIBUTES: Reply = Reply::fixed(501, Enhanced(5, 5, 4), "Bad attributes");
 pub(super) static LONG_LINE: Reply = Reply::fixed(500, Enhanced(5, 5, 2), "Command line too long");
 pub(super) static TOO_MANY_ERRORS: Reply =
     Reply::fixed(421, Enhanced(4, 7, 0), "Too many errors, closing");

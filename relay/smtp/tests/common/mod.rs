@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use wavegate_smtp::{
-    BodyFacts, Closing, Enhanced, Extensions, Limits, Mail, MessageFault, Rcpt, Reply, Server,
-    ServerConfig, StartTls, Step,
+    AuthOffer, BodyFacts, Closing, Enhanced, Extensions, Limits, Login, Mail, MessageFault, Rcpt,
+    Reply, Server, ServerConfig, StartTls, Step, Told, Xclient,
 };
 
 /// What an embedder saw of a session, in order.
@@ -20,6 +20,8 @@ pub enum Seen {
     Dropped(MessageFault),
     Reset,
     StartTls,
+    Auth(Login),
+    Xclient(Xclient),
     Close(Closing),
 }
 
@@ -28,6 +30,7 @@ pub struct Embedder {
     pub server: Server,
     pub seen: Vec<Seen>,
     body: Vec<u8>,
+    config: Arc<ServerConfig>,
     /// What is refused, and how; all else is accepted.
     pub refuse: fn(&Seen) -> Option<Reply>,
 }
@@ -40,14 +43,17 @@ pub fn config(extensions: Extensions, limits: Limits) -> ServerConfig {
         may_relay: true,
         starttls: StartTls::Unavailable,
         mark: "",
+        auth: AuthOffer::Unavailable,
+        auth_required: false,
     }
 }
 
 impl Embedder {
     pub fn new(config: ServerConfig) -> Embedder {
-        let mut server = Server::new(Arc::new(config));
+        let config = Arc::new(config);
+        let mut server = Server::new(Arc::clone(&config));
         server.greet();
-        Embedder { server, seen: Vec::new(), body: Vec::new(), refuse: |_| None }
+        Embedder { server, seen: Vec::new(), body: Vec::new(), config, refuse: |_| None }
     }
 
     /// Feeds all of the input; says whether the session goes on.
@@ -77,6 +83,8 @@ impl Embedder {
                 Step::Dropped(fault) => Seen::Dropped(fault),
                 Step::Reset => Seen::Reset,
                 Step::StartTls => Seen::StartTls,
+                Step::Auth(credentials) => Seen::Auth(credentials),
+                Step::Xclient(told) => Seen::Xclient(told),
             };
             if !matches!(seen, Seen::Message(..)) {
                 self.body.clear();
@@ -85,6 +93,10 @@ impl Embedder {
                 match ((self.refuse)(&seen), &seen) {
                     (Some(reply), _) => self.server.reply(&reply),
                     (None, Seen::Message(..)) => self.server.reply(&TAKEN),
+                    (None, Seen::Xclient(told)) => {
+                        let logged_in = matches!(told.login, Told::Is(_));
+                        self.server.accept_xclient(Arc::clone(&self.config), logged_in);
+                    }
                     (None, _) => self.server.accept(),
                 }
             }

@@ -7,7 +7,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use wavegate_smtp::{Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step};
+use wavegate_smtp::{
+    AuthOffer, Enhanced, Extensions, Limits, Reply, Server, ServerConfig, StartTls, Step,
+};
 
 use super::report::{Arrival, Ledger, Sink};
 use crate::world::WallClock;
@@ -40,6 +42,8 @@ pub(super) async fn serve(
         may_relay: true,
         starttls: StartTls::Unavailable,
         mark: "",
+        auth: AuthOffer::Unavailable,
+        auth_required: false,
     });
     let mut sessions = JoinSet::new();
     loop {
@@ -112,7 +116,9 @@ async fn session(mut stream: TcpStream, mut server: Server, book: Book) -> io::R
                     server.reply(&TAKEN);
                 }
                 Step::Dropped(_) | Step::Reset => message.clear(),
-                Step::StartTls => unreachable!("it is not offered"),
+                Step::StartTls | Step::Auth(_) | Step::Xclient(_) => {
+                    unreachable!("it is not offered")
+                }
                 Step::Close(_) => return stream.write_all(server.output()).await,
             }
         }

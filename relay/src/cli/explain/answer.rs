@@ -25,6 +25,8 @@ pub(super) struct Answer {
     pub(super) helo: String,
     /// Where it wanted to go, before it was redirected.
     pub(super) destination: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
     /// Empty for a bounce.
     pub(super) from: String,
     pub(super) to: String,
@@ -127,12 +129,21 @@ impl Outcome {
     }
 
     pub(super) fn not_allowed(reply: &Reply, listener: &ListenerConfig) -> Self {
-        let reason = format!(
-            "listener {} lets only {} relay (listener.allow)",
-            listener.name,
-            list(&listener.allow)
-        );
-        let meaning = "refused at RCPT: this client may not relay";
+        let name = &listener.name;
+        let (reason, meaning) = match &listener.auth {
+            Some(auth) if auth.required => (
+                format!("listener {name} takes mail only after a login (listener.auth.required)"),
+                "refused at MAIL: this client has not logged in",
+            ),
+            auth => {
+                let users = if auth.is_some() { ", and who logs in," } else { "" };
+                let allow = list(&listener.allow);
+                (
+                    format!("listener {name} lets only {allow}{users} relay (listener.allow)"),
+                    "refused at RCPT: this client may not relay",
+                )
+            }
+        };
         Self { reason: Some(reason), ..Self::new("refuse", meaning).with_reply(reply) }
     }
 
@@ -197,6 +208,9 @@ impl Answer {
         field(out, "client", format_args!("{client} ({helo}) by {listener}"))?;
         if let Some(destination) = self.destination {
             field(out, "destination", format_args!("{destination} before it was redirected"))?;
+        }
+        if let Some(user) = &self.user {
+            field(out, "logged in", format_args!("as {user}"))?;
         }
         field(out, "at", &self.at)?;
         match &self.instance {

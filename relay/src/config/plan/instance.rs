@@ -150,8 +150,7 @@ fn read_matcher(section: Section<'_>, known: &Known) -> Matcher {
     let headers = section.get("headers").map(|value| read_headers(&value, report));
     if let Some(users) = section.get("users") {
         users.error(
-            "cannot be matched: this version offers no AUTH, so that no user is known; use \
-             `clients`, `senders`, `listeners` or `headers`",
+            "is no criterion in this version; use `clients`, `senders`, `listeners` or `headers`",
         );
     }
     for listener in listeners.iter().flatten() {

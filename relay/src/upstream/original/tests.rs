@@ -5,10 +5,15 @@ use std::net::IpAddr;
 use super::*;
 use crate::{
     config::{self, Target},
+    message::Source,
     names::Endpoint,
     plan::Timestamp,
     world::{World, memory::MemoryNetwork},
 };
+
+fn source() -> Arc<Source> {
+    Arc::new(Source::new("192.0.2.200:4711".parse().unwrap(), "listener-1"))
+}
 
 /// A family whose mail may go to 192.0.2.0/24, and to so many places there at once.
 fn family_of(destinations: usize, network: MemoryNetwork) -> Arc<Upstream> {
@@ -23,7 +28,7 @@ fn family_of(destinations: usize, network: MemoryNetwork) -> Arc<Upstream> {
     let config = config::read(&path).unwrap().upstreams.remove(0);
     let world = World::simulated(network, Timestamp(0), 1);
     let known = HashMap::from([(at(9), Extensions::NONE.with_size(Some(9)))]);
-    Upstream::of_destinations(config, world, "a.example".into(), known, None)
+    Upstream::of_destinations(config, world, "a.example".into(), known, None, None)
 }
 
 fn at(host: u8) -> SocketAddr {
@@ -62,7 +67,7 @@ async fn beyond_the_bound_the_longest_unused_goes_and_one_in_use_never() {
     // Greeted by nobody yet, it has a connection that is being opened.
     let opening = tokio::spawn({
         let first = Arc::clone(&first);
-        async move { first.lease(Instant::now() + LOOK, 1, None, false).await.err() }
+        async move { first.lease(Instant::now() + LOOK, 1, None, false, &source()).await.err() }
     });
     let _stream = accepting.recv().await.unwrap();
     tokio::time::advance(Duration::from_millis(1)).await;

@@ -220,7 +220,7 @@ async fn connect(
 ) -> Result<Connection, String> {
     let mut last = String::new();
     for &address in addresses {
-        match Connection::open(world, &address.into(), hostname, CONNECT, None).await {
+        match Connection::open(world, &address.into(), hostname, CONNECT, None, &[]).await {
             Ok((mut connection, _)) => {
                 connection.client().restrict(Extensions::NONE);
                 return Ok(connection);
@@ -265,6 +265,10 @@ async fn transact(
                 ClientEvent::Ready(_)
                 | ClientEvent::StartTls
                 | ClientEvent::NoTls(_)
+                | ClientEvent::NoXclient(_)
+                | ClientEvent::Login(_)
+                | ClientEvent::NoLogin
+                | ClientEvent::NotForwarded(_)
                 | ClientEvent::Reset
                 | ClientEvent::Rehearsed(_),
             ) => {}
