@@ -63,7 +63,7 @@ async fn targets_are_exchanged_by_their_ttl_and_what_stays_keeps_all() {
     one.refuse();
     // The spool took them over; the leases end by themselves, and nothing is sent twice.
     while let Some(reply) = under_way.join_next().await {
-        assert!(reply.unwrap().starts_with("250 2.0.0 queued as "));
+        assert!(reply.unwrap().starts_with("250 2.0.0 wavegate: queued as "));
     }
     sim.until(at(3, 0)).await;
     let arrived = one.arrived().len() + two.arrived().len();
@@ -124,7 +124,7 @@ async fn without_an_answer_the_last_is_used_for_a_time_and_then_mail_waits() {
     sim.until(at(11, 10)).await;
     assert!(sim.upstream("cloud").is_down());
     let reply = acme(&sim, "no").await;
-    let expected = "451 4.4.3 upstream cloud has no target: mail.cloud.example:25 has no answer: ";
+    let expected = "451 4.4.3 wavegate: upstream cloud has no target: mail.cloud.example:25 has no answer: ";
     assert!(reply.starts_with(expected), "{reply}");
     let asked = names.asked();
     sim.until(at(21, 10)).await;
@@ -144,7 +144,7 @@ async fn what_has_no_target_yet_waits_in_the_spool_and_goes_when_it_has_one() {
     names.silent(true);
     let sim = in_the_cloud(&names, "\"mx:cloud.example\"", "").await;
     for number in 0..5 {
-        assert!(acme(&sim, &number.to_string()).await.starts_with("250 2.0.0 queued as "));
+        assert!(acme(&sim, &number.to_string()).await.starts_with("250 2.0.0 wavegate: queued as "));
     }
     sim.until(at(5, 0)).await;
     assert_eq!(sim.spooled(), 5);
@@ -209,7 +209,7 @@ async fn a_name_that_ceases_to_exist_goes_at_once_where_others_are_left() {
     sim.until(at(13, 0)).await;
     assert_eq!(targets(&sim), Vec::<String>::new());
     let reply = acme(&sim, "no").await;
-    assert!(reply.starts_with("451 4.4.3 upstream cloud has no target: "), "{reply}");
+    assert!(reply.starts_with("451 4.4.3 wavegate: upstream cloud has no target: "), "{reply}");
     assert!(reply.contains("other.example:25: it has no address"), "{reply}");
     assert_eq!(one.names().len() + two.names().len(), 1);
 }
@@ -248,7 +248,7 @@ async fn nothing_is_let_out_to_an_upstream_without_a_target() {
     .build();
     sim.keep_house();
     sim.until(2500).await;
-    assert!(acme(&sim, "held").await.starts_with("250 2.0.0 queued as "));
+    assert!(acme(&sim, "held").await.starts_with("250 2.0.0 wavegate: queued as "));
     sim.until(60_000).await;
     assert_eq!(sim.spooled(), 1);
     assert!(sim.log.count(&["ProbesFailed", "mail.cloud.example:25 has no answer"]) >= 1);

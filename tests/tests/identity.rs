@@ -267,7 +267,7 @@ fn an_upstream_that_offers_nothing() {
     // Who decides by who the client is must not decide by who the relay is.
     let relay = relay_to(sink.addr(), "identity = \"xclient\"\neject_after = 1");
     let mut one = client(&relay, "192.0.2.1", 1, "mta.example");
-    assert!(send(&mut one, "x").starts_with("250 2.0.0 queued"), "it waits");
+    assert!(send(&mut one, "x").starts_with("250 2.0.0 wavegate: queued"), "it waits");
     relay.wait_metrics("the target is down", |metrics| {
         metrics.sum("upstream_target_up", &[]) == 0.0
     });
@@ -387,7 +387,7 @@ fn a_wrong_password_costs_no_message_and_is_not_tried_again_and_again() {
     let mut client = relay.hello();
     for _ in 0..5 {
         let reply = client.small();
-        assert!(reply.starts_with("250 2.0.0 queued"), "never its sender's fault: {reply}");
+        assert!(reply.starts_with("250 2.0.0 wavegate: queued"), "never its sender's fault: {reply}");
     }
     relay.wait_metrics("the target is down", |metrics| {
         metrics.sum("upstream_target_up", &[]) == 0.0

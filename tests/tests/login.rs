@@ -230,7 +230,7 @@ fn a_flood_of_logins_stops_no_mail() {
     for other in &mut others {
         match &*other.reply() {
             reply if reply.starts_with("235 2.7.0") => good += 1.0,
-            reply if reply.starts_with("454 4.7.0 too many logins") => busy += 1.0,
+            reply if reply.starts_with("454 4.7.0 wavegate: too many logins") => busy += 1.0,
             reply => panic!("{reply}"),
         }
     }

@@ -122,7 +122,7 @@ fn a_server_that_stops_answering_costs_nothing_for_a_time() {
     }
     relay.wait_metrics("the end of `keep`", |now| now.sum("upstream_targets", &[]) == 0.0);
     let reply = relay.hello().small();
-    let expected = format!("451 4.4.3 upstream cloud has no target: {HOST}:{port} has no answer: ");
+    let expected = format!("451 4.4.3 wavegate: upstream cloud has no target: {HOST}:{port} has no answer: ");
     assert!(reply.starts_with(&expected), "{reply}");
     assert!(relay.metrics().sum("resolver_lookups_total", &["result=\"no_answer\""]) >= 2.0);
     dns.is(Mood::Well);
@@ -141,7 +141,7 @@ fn a_relay_starts_without_a_server_and_goes_on_when_there_is_one() {
     let relay = Relay::start(&config(&dns, &format!("mx:cloud.example:{port}"), "", QUICK));
     assert!(relay.log().contains("upstream[0].targets[0]: mx:cloud.example:"), "{}", relay.log());
     let reply = relay.hello().small();
-    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    assert!(reply.starts_with("250 2.0.0 wavegate: queued as "), "{reply}");
     dns.exchangers("cloud.example", &[(20, "b.cloud.example"), (10, "a.cloud.example")], 60);
     dns.host("a.cloud.example", &[local(2)], 60);
     // Nobody listens there, and nobody is to be asked.

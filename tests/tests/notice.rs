@@ -250,7 +250,7 @@ fn killed_at_the_second(folder: &Path, more: &str) -> Vec<u8> {
                 seen.send(content.to_vec()).unwrap();
                 return Vec::new();
             }
-            b"250 2.0.0 queued as FIRST\r\n".to_vec()
+            b"250 2.0.0 wavegate: queued as FIRST\r\n".to_vec()
         });
     });
     let mut child: Child = command(

@@ -163,7 +163,7 @@ fn each_step_takes_what_it_says_and_gives_it_back() {
     short.use_of(90.0);
     assert_eq!(short.pressure(), 2.0);
     let mut late = Client::connect(short.relay.addr());
-    late.expect_reply("421 4.3.2 the relay is short of memory");
+    late.expect_reply("421 4.3.2 wavegate: the relay is short of memory");
     late.expect_closed();
     assert!(early.small().starts_with("250"));
 
@@ -321,11 +321,11 @@ fn a_client_that_comes_or_sends_too_often_is_told_so_and_others_are_not() {
     let relay = Relay::start(&config);
     let mut clients: Vec<_> = (0..3).map(|_| relay.hello()).collect();
     let mut fourth = Client::connect(relay.addr());
-    fourth.expect_reply("421 4.7.0 you connect too often (client_connection_rate)");
+    fourth.expect_reply("421 4.7.0 wavegate: you connect too often (client_connection_rate)");
     fourth.expect_closed();
     assert!(clients[0].small().starts_with("250"));
     assert!(clients[1].small().starts_with("250"));
-    clients[2].expect("MAIL FROM:<a@example.com>", "450 4.7.1 you send too often");
+    clients[2].expect("MAIL FROM:<a@example.com>", "450 4.7.1 wavegate: you send too often");
     clients[2].expect("NOOP", "250");
     let other = |last: u8| Client::connect_from([127, 0, 0, last].into(), relay.addr());
     other(3).expect_reply("220");

@@ -91,7 +91,7 @@ fn clients_are_counted_apart_behind_one_peer() {
     let mut second = told(2);
     second.expect_reply("220");
     let mut third = told(1);
-    third.expect_reply("421 4.7.0 too many connections");
+    third.expect_reply("421 4.7.0 wavegate: too many connections");
     third.expect_closed();
     drop(first);
     until("the first one is uncounted", || told(1).reply().starts_with("220").then_some(()));
