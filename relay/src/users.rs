@@ -47,8 +47,8 @@ pub type ByListener = HashMap<String, Arc<Users>>;
 pub fn load(config: &Config) -> Result<ByListener, Diagnostics> {
     let (mut loaded, mut wrong) = (ByListener::new(), Vec::new());
     for listener in &config.listeners {
-        let Some(auth) = &listener.auth else { continue };
-        match read(&auth.users) {
+        let Some(users) = listener.auth.as_ref().and_then(|auth| auth.users()) else { continue };
+        match read(users) {
             Ok(users) => drop(loaded.insert(listener.name.clone(), Arc::new(users))),
             Err(found) => wrong.extend(found),
         }

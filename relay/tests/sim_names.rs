@@ -124,7 +124,8 @@ async fn without_an_answer_the_last_is_used_for_a_time_and_then_mail_waits() {
     sim.until(at(11, 10)).await;
     assert!(sim.upstream("cloud").is_down());
     let reply = acme(&sim, "no").await;
-    let expected = "451 4.4.3 wavegate: upstream cloud has no target: mail.cloud.example:25 has no answer: ";
+    let expected =
+        "451 4.4.3 wavegate: upstream cloud has no target: mail.cloud.example:25 has no answer: ";
     assert!(reply.starts_with(expected), "{reply}");
     let asked = names.asked();
     sim.until(at(21, 10)).await;
@@ -144,7 +145,9 @@ async fn what_has_no_target_yet_waits_in_the_spool_and_goes_when_it_has_one() {
     names.silent(true);
     let sim = in_the_cloud(&names, "\"mx:cloud.example\"", "").await;
     for number in 0..5 {
-        assert!(acme(&sim, &number.to_string()).await.starts_with("250 2.0.0 wavegate: queued as "));
+        assert!(
+            acme(&sim, &number.to_string()).await.starts_with("250 2.0.0 wavegate: queued as ")
+        );
     }
     sim.until(at(5, 0)).await;
     assert_eq!(sim.spooled(), 5);

@@ -387,7 +387,10 @@ fn a_wrong_password_costs_no_message_and_is_not_tried_again_and_again() {
     let mut client = relay.hello();
     for _ in 0..5 {
         let reply = client.small();
-        assert!(reply.starts_with("250 2.0.0 wavegate: queued"), "never its sender's fault: {reply}");
+        assert!(
+            reply.starts_with("250 2.0.0 wavegate: queued"),
+            "never its sender's fault: {reply}"
+        );
     }
     relay.wait_metrics("the target is down", |metrics| {
         metrics.sum("upstream_target_up", &[]) == 0.0

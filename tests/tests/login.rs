@@ -14,8 +14,10 @@ use std::{
 
 use tokio_rustls::rustls::version::TLS13;
 use wavegate_tests::{
-    harness::{Client, Config, Relay, TLS_FILES, binary, recording, tls_client, until, user_line},
-    sink::SinkHandle,
+    harness::{
+        Client, Config, Relay, TLS_FILES, binary, recording, tls_client, told, until, user_line,
+    },
+    sink::{Identity, SinkHandle},
     tool,
 };
 
@@ -362,4 +364,45 @@ fn many_clients_log_in_at_once() {
     });
     assert_eq!(sink.counts().messages, 40);
     assert_eq!(relay.metrics().sum("logins_total", &[]), 40.0);
+}
+
+#[test]
+fn an_upstream_judges_where_it_is_told_to() {
+    // The address of the relay may send there, who logs in is asked about.
+    let auth = Some(("ada".to_owned(), ADA.to_owned()));
+    let judge = told(Identity { auth, mechanisms: "PLAIN LOGIN", ..Identity::default() }, &[]);
+    let sink = recording();
+    let config = Config::to(&[sink.addr()])
+        .upstream("default = true")
+        .and_upstream("legacy", &[judge.addr()], "")
+        .admin()
+        .listener(&format!("{NOBODY}{TLS}auth = {{ upstream = \"legacy\", insecure = true }}"));
+    let relay = Relay::start_with(&config.to_string(), &TLS_FILES);
+    for mechanism in ["PLAIN", "LOGIN"] {
+        let mut client = secure(&relay);
+        client.ehlo();
+        let reply = match mechanism {
+            "PLAIN" => client.command(&plain("ada", ADA)),
+            _ => {
+                client.expect("AUTH LOGIN", "334");
+                client.expect(&base64("ada"), "334");
+                client.command(&base64(ADA))
+            }
+        };
+        assert!(reply.starts_with("235 ") && !reply.contains("wavegate"), "its own words: {reply}");
+        assert!(client.small().starts_with("250"));
+    }
+    assert_eq!(sink.counts().messages, 2);
+    let mut client = secure(&relay);
+    client.ehlo();
+    let reply = client.command(&plain("ada", "wrong"));
+    assert!(reply.starts_with("535 ") && !reply.contains("wavegate"), "its own words: {reply}");
+    client.expect("MAIL FROM:<news@mkt.acme.example>", "250");
+    client.expect("RCPT TO:<customer@example.org>", "550 5.7.1 wavegate: ");
+    assert_eq!(failures(&relay, "credentials"), 1.0);
+    drop(judge);
+    let mut client = secure(&relay);
+    client.ehlo();
+    client.expect(&plain("bob", "hello"), "454 4.7.0 wavegate: ");
+    assert_eq!(failures(&relay, "unavailable"), 1.0);
 }

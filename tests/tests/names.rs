@@ -122,7 +122,8 @@ fn a_server_that_stops_answering_costs_nothing_for_a_time() {
     }
     relay.wait_metrics("the end of `keep`", |now| now.sum("upstream_targets", &[]) == 0.0);
     let reply = relay.hello().small();
-    let expected = format!("451 4.4.3 wavegate: upstream cloud has no target: {HOST}:{port} has no answer: ");
+    let expected =
+        format!("451 4.4.3 wavegate: upstream cloud has no target: {HOST}:{port} has no answer: ");
     assert!(reply.starts_with(&expected), "{reply}");
     assert!(relay.metrics().sum("resolver_lookups_total", &["result=\"no_answer\""]) >= 2.0);
     dns.is(Mood::Well);

@@ -3,7 +3,13 @@
 
 use std::path::Path;
 
-use super::{ListenerAuth, ListenerTls, TlsMode, reader::Section, relay::path};
+use super::{
+    Judge, ListenerAuth, ListenerTls, TlsMode,
+    diagnostic::{Located, Place},
+    reader::{Section, Value},
+    relay::path,
+    values,
+};
 
 /// Reads `auth` of a listener that has this `tls`; `tls_is_wrong` where that was refused.
 pub(super) fn listener(
@@ -11,11 +17,8 @@ pub(super) fn listener(
     base: &Path,
     tls: Option<&ListenerTls>,
     tls_is_wrong: bool,
-) -> Option<ListenerAuth> {
-    let example = "a path in quotes, such as \"users\"";
-    let users = section
-        .require("users", example)
-        .and_then(|value| value.parse(example, |text| path(text, base)));
+) -> Option<(ListenerAuth, Place)> {
+    let judge = judge(&section, base);
     let required = section.boolean("required", false);
     let insecure = section.boolean("insecure", false);
     let at = section.get("insecure").map_or(section.place(), |value| value.place());
@@ -32,5 +35,29 @@ pub(super) fn listener(
         report.error(&section.place(), text);
     }
     section.finish();
-    Some(ListenerAuth { users: users?.value, required, insecure })
+    let place = judge.as_ref().map(|found| found.place.clone())?;
+    Some((ListenerAuth { judge: judge?.value, required, insecure }, place))
+}
+
+/// Who judges: `users` or `upstream`, one of them.
+fn judge(section: &Section<'_>, base: &Path) -> Option<Located<Judge>> {
+    let upstream = section.get("upstream").and_then(|value| {
+        let example = "the name of an upstream, such as \"legacy\"";
+        let found = value.parse(example, values::name)?;
+        Some(Located { value: Judge::Upstream(found.value), place: found.place })
+    });
+    let example = "a path in quotes, such as \"users\"";
+    let own = |value: Value<'_>| {
+        let found = value.parse(example, |text| path(text, base))?;
+        Some(Located { value: Judge::Users(found.value), place: found.place })
+    };
+    match (section.get("users"), section.get("upstream")) {
+        (Some(_), Some(other)) => {
+            other.error("stands beside `users`: only one can say who may; remove one");
+            None
+        }
+        (None, Some(_)) => upstream,
+        (Some(value), None) => own(value),
+        (None, None) => section.require("users", example).and_then(own),
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Config, Diagnostic, Diagnostics, FailMode, Unmatched, Verify,
+    Config, Diagnostic, Diagnostics, FailMode, Unmatched, UpstreamTlsMode, Verify,
     diagnostic::{Located, Place, Report},
     plan::unknown,
     policy::FREEZE_IGNORE,
@@ -68,6 +68,7 @@ fn check_references(draft: &Draft, report: &Report) {
         }
     };
     draft.listeners.iter().flat_map(|(_, at)| &at.upstreams).for_each(check);
+    check_judges(draft, &known, report);
     redirect::fallbacks(draft).for_each(check);
     let Some(migration) = &draft.migration else {
         return;
@@ -77,6 +78,31 @@ fn check_references(draft: &Draft, report: &Report) {
         && before.value == after.value
     {
         report.warn(&after.place, "is the same as `before`: nothing would move");
+    }
+}
+
+/// The upstreams that judge logins, and that passwords do not go to them in the clear.
+fn check_judges(draft: &Draft, known: &[String], report: &Report) {
+    for (listener, places) in &draft.listeners {
+        let Some((auth, place)) = listener.auth.as_ref().zip(places.auth.as_ref()) else {
+            continue;
+        };
+        let Some(name) = auth.upstream() else { continue };
+        let Some((upstream, _)) = draft.upstreams.iter().find(|(one, _)| one.name == name) else {
+            report.error(place, unknown("upstream", name, known));
+            continue;
+        };
+        let mode = upstream.tls.as_ref().map(|tls| tls.mode);
+        let is_safe = matches!(mode, Some(UpstreamTlsMode::Required | UpstreamTlsMode::Implicit));
+        if !is_safe && !auth.insecure {
+            report.error(
+                place,
+                format!(
+                    "passwords would go to upstream \"{name}\" in the clear; give that `tls = \
+                     \"required\"`, or `insecure = true` where something else protects them"
+                ),
+            );
+        }
     }
 }
 

@@ -308,12 +308,39 @@ impl ListenerConfig {
 /// `listener.auth`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerAuth {
-    /// The file of users.
-    pub users: PathBuf,
+    /// Who says whether a password is right.
+    pub judge: Judge,
     /// No mail without a login.
     pub required: bool,
     /// Without TLS too.
     pub insecure: bool,
+}
+
+/// Who says whether a client's password is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judge {
+    /// The relay, by this file of users.
+    Users(PathBuf),
+    /// The upstream of this name, which is asked each time.
+    Upstream(String),
+}
+
+impl ListenerAuth {
+    /// The file of users, if there is one.
+    pub fn users(&self) -> Option<&PathBuf> {
+        match &self.judge {
+            Judge::Users(path) => Some(path),
+            Judge::Upstream(_) => None,
+        }
+    }
+
+    /// The upstream that is asked, if one is.
+    pub fn upstream(&self) -> Option<&str> {
+        match &self.judge {
+            Judge::Users(_) => None,
+            Judge::Upstream(name) => Some(name),
+        }
+    }
 }
 
 /// `listener.tls`.

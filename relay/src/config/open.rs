@@ -189,7 +189,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     let of_upstreams = draft.upstreams.iter().filter_map(|(upstream, _)| upstream.tls.as_ref());
     let of_upstreams = of_upstreams.flat_map(|tls| tls.files().cloned());
     let of_auth = draft.listeners.iter().filter_map(|(listener, _)| listener.auth.as_ref());
-    let of_auth = of_auth.map(|auth| auth.users.clone());
+    let of_auth = of_auth.filter_map(|auth| auth.users().cloned());
     let of_logins = draft.upstreams.iter().filter_map(|(upstream, _)| upstream.auth.as_ref());
     let of_logins = of_logins.map(|auth| auth.secret.clone());
     let of_sections = of_api.chain(of_tls).chain(of_upstreams).chain(of_auth).chain(of_logins);

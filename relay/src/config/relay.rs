@@ -68,6 +68,8 @@ pub(super) struct ListenerPlaces {
     pub(super) name: Option<Place>,
     pub(super) address: Option<Place>,
     pub(super) upstreams: Vec<Located<String>>,
+    /// Where it says who judges logins.
+    pub(super) auth: Option<Place>,
 }
 
 /// Where an upstream's values stand; none where a value was refused.
@@ -341,11 +343,6 @@ fn read_listener(
         value.error("is empty, so that this listener could reach nothing; leave it out for all");
     }
     let upstreams = upstreams.unwrap_or_default();
-    let places = ListenerPlaces {
-        name: name.as_ref().map(|found| found.place.clone()),
-        address: address.as_ref().map(|found| found.place.clone()),
-        upstreams: upstreams.clone(),
-    };
     let redirect = redirect::listener(&section, address.as_ref().map(|found| found.value));
     let errors = section.report().errors();
     let tls = section.section("tls").and_then(|section| tls::listener(section, base));
@@ -353,6 +350,13 @@ fn read_listener(
     let auth = section
         .section("auth")
         .and_then(|section| auth::listener(section, base, tls.as_ref(), tls_is_wrong));
+    let (auth, of_auth) = auth.unzip();
+    let places = ListenerPlaces {
+        name: name.as_ref().map(|found| found.place.clone()),
+        address: address.as_ref().map(|found| found.place.clone()),
+        upstreams: upstreams.clone(),
+        auth: of_auth,
+    };
     section.finish();
     let listener = ListenerConfig {
         name: name.map(|found| found.value).unwrap_or_default(),

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
 use wavegate_smtp::{Enhanced, Login, Reply, Told, Xclient};
 
 use super::{Next, Session};
 use crate::{
-    config::ListenerConfig,
+    config::{ListenerAuth, ListenerConfig},
     event::{Event, LoginFailure, Refused},
     message::Source,
     relay::Relay,
@@ -19,6 +20,8 @@ use crate::{
 /// How long the answer to a wrong password waits: a person does not notice, and a session
 /// guesses no faster.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long an upstream may take that is asked about a login.
+const AT_UPSTREAM: Duration = Duration::from_secs(30);
 
 static WRONG: Reply =
     Reply::fixed(535, Enhanced(5, 7, 8), "wavegate: Authentication credentials invalid");
@@ -43,36 +46,84 @@ impl LoginFailure {
     }
 }
 
+/// What became of a login.
+struct Judged {
+    /// Why it is none.
+    failure: Option<LoginFailure>,
+    /// What the upstream said, where it was asked.
+    reply: Option<Reply>,
+}
+
+impl From<Result<(), LoginFailure>> for Judged {
+    fn from(own: Result<(), LoginFailure>) -> Self {
+        Self { failure: own.err(), reply: None }
+    }
+}
+
 /// The one place where it is decided who judges.
 async fn judge(
     relay: &Relay,
     listener: &ListenerConfig,
-    client: IpAddr,
+    source: &Source,
     credentials: Login,
-) -> Result<(), LoginFailure> {
-    relay.logins.may_try(client, &credentials.user)?;
-    relay.logins.check(&listener.name, credentials).await
+) -> Judged {
+    if let Err(failure) = relay.logins.may_try(source.client, &credentials.user) {
+        return Err(failure).into();
+    }
+    match listener.auth.as_ref().and_then(ListenerAuth::upstream) {
+        None => relay.logins.check(&listener.name, credentials).await.into(),
+        Some(upstream) => ask(relay, upstream, source, &credentials).await,
+    }
+}
+
+/// Has an upstream judge: its word is what the client hears.
+async fn ask(relay: &Relay, upstream: &str, source: &Source, credentials: &Login) -> Judged {
+    let upstream = relay.generation().upstream(upstream).cloned();
+    let placed = upstream.and_then(|upstream| upstream.place(source.destination).ok());
+    let Some(upstream) = placed else { return Err(LoginFailure::Unavailable).into() };
+    // What is not text nobody can be asked about.
+    let Ok(password) = std::str::from_utf8(credentials.password.expose()) else {
+        return Err(LoginFailure::Credentials).into();
+    };
+    let deadline = Instant::now() + AT_UPSTREAM;
+    match upstream.try_login(&credentials.user, password, deadline).await {
+        Ok(reply) if reply.is_positive() => Judged { failure: None, reply: Some(reply) },
+        Ok(reply) if reply.is_permanent() => {
+            Judged { failure: Some(LoginFailure::Credentials), reply: Some(reply) }
+        }
+        // That session is over, this one is not.
+        Ok(reply) if reply.code() == 421 => Err(LoginFailure::Unavailable).into(),
+        Ok(reply) => Judged { failure: Some(LoginFailure::Unavailable), reply: Some(reply) },
+        Err(error) => {
+            let upstream = &upstream.config.name;
+            tracing::debug!(upstream, %error, "a login could not be asked about");
+            Err(LoginFailure::Unavailable).into()
+        }
+    }
 }
 
 impl Session {
     /// Has a login judged, and answers it.
     pub(super) async fn log_in(&mut self, credentials: Login) -> Next {
         let (client, user) = (self.source.client, credentials.user.clone());
-        let judged = judge(&self.relay, &self.listener, client, credentials).await;
+        let judged = judge(&self.relay, &self.listener, &self.source, credentials).await;
         let listener = &self.listener.name;
-        match judged {
-            Ok(()) => {
+        match judged.failure {
+            None => {
                 self.relay.emit(&Event::LoggedIn { listener, client, user: &user });
                 Arc::make_mut(&mut self.source).user = Some(user.into());
-                self.server.accept();
+                match &judged.reply {
+                    Some(reply) => self.server.reply(reply),
+                    None => self.server.accept(),
+                }
             }
-            Err(failure) => {
+            Some(failure) => {
                 self.relay.emit(&Event::LoginFailed { listener, client, user: &user, failure });
                 if failure == LoginFailure::Credentials {
                     self.relay.logins.failed(client, &user);
                     tokio::time::sleep(PAUSE).await;
                 }
-                self.server.reply(failure.reply());
+                self.server.reply(judged.reply.as_ref().unwrap_or(failure.reply()));
             }
         }
         self.deadline.set(self.patience());
