@@ -186,7 +186,7 @@ impl Default for Limits {
             connections: 20_000,
             connections_per_client: 10_000,
             message_size: 50 * 1024 * 1024,
-            message_memory: 256 * 1024,
+            message_memory: 1024 * 1024,
             memory: 256 * 1024 * 1024,
             memory_total: None,
             spill: 8 * 1024 * 1024 * 1024,

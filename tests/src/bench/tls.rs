@@ -47,7 +47,7 @@ pub struct TlsOptions {
     /// Messages of a run, on 8 connections
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(8..=50_000))]
     pub messages: u64,
-    /// Bytes of a message; beyond `limits.message_memory` (256 KiB) the relay keeps it in a file
+    /// Bytes of a message; beyond `limits.message_memory` (1 MiB) the relay keeps it in a file
     #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     pub size: u64,
     /// Alternating rounds
