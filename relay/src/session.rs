@@ -423,11 +423,10 @@ impl Session {
                     self.relay.emit(&Event::MessageRejected { client, fault });
                 }
                 Step::Reset => self.message = None,
-                // The state machine has seen to it that nothing stands behind either.
+                // The state machine has seen to it that nothing stands behind these.
                 Step::Auth(credentials) => return Ok(Next::LogIn(credentials)),
                 Step::Xclient(told) => self.become_client(told),
                 Step::StartTls => match self.acceptor() {
-                    // The state machine has seen to it that nothing stands behind it.
                     Some(acceptor) => {
                         self.message = None;
                         self.server.accept();
@@ -479,7 +478,7 @@ impl Session {
         self.weigh(0);
         // A client that has sent the next message too is told now what became of this one: the
         // next one's upstream may take its time.
-        let waits = pending.is_empty() || matches!(next, Ok(Next::HandOff(_)));
+        let waits = pending.is_empty() || matches!(next, Ok(Next::HandOff(_) | Next::Verify(_)));
         if waits && self.flush().await.is_err() {
             handed.reply_lost(&self.relay);
             return Next::Close;
