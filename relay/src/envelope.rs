@@ -137,11 +137,12 @@ impl Progress {
 }
 
 /// Bytes of memory that a recipient takes: a list has room for twice as many as there are, and the
-/// allocator rounds texts up.
+/// allocator rounds texts up, by an eighth at most.
 pub fn weight(recipient: &Rcpt) -> usize {
     let texts = recipient.recipient.as_str().len();
     let orcpt = recipient.orcpt.as_ref().map_or(0, |orcpt| orcpt.len());
-    2 * size_of::<Rcpt>() + 64 + texts + orcpt
+    let texts = texts + orcpt;
+    2 * size_of::<Rcpt>() + 64 + texts + texts / 8
 }
 
 impl Envelope {
