@@ -12,6 +12,7 @@
 //! [`login`], [`xclient`], [`server`], then [`extensions`], [`stuff`], [`client`].
 
 pub mod address;
+mod base64;
 pub mod body;
 pub mod client;
 pub mod command;
