@@ -10,6 +10,7 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
 };
 
 /// Names of what may be skipped, with spaces between them.
@@ -41,6 +42,35 @@ pub fn require(name: &str) -> Option<PathBuf> {
              name it in {SKIP} to skip what needs it"
         ),
     }
+}
+
+/// A message to send with them, as a file with Unix line ends has it. It has all that clients add where it is
+/// missing.
+pub const MAIL: &str = "From: News <news@mkt.acme.example>\nTo: customer@example.org\n\
+    Date: Sat, 21 Nov 2026 12:00:00 +0000\nMessage-ID: <1@mkt.acme.example>\n\
+    Subject: Gr\u{fc}\u{df}e\nX-Folded: one\n\ttwo \n three\n\n\
+    .\n..\n.dots\ntrailing blanks  \t\n\nGr\u{fc}\u{df}e, \u{4e16}\u{754c}\n\n\n";
+
+/// What a command said, on both of its outputs.
+pub fn said(output: &Output) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Runs a command with this on its standard input.
+///
+/// # Panics
+/// If it cannot be started, or does not read it.
+#[allow(clippy::unwrap_used, reason = "a test stops where its surroundings fail")]
+pub fn fed(command: &mut Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
 }
 
 #[derive(Debug, PartialEq, Eq)]

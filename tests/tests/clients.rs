@@ -3,24 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop here")]
 
 use std::{
-    io::Write as _,
     net::SocketAddr,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use wavegate_tests::{
     harness::{Config, Relay, sink},
     sink::Extensions,
-    tool,
+    tool::{self, MAIL, fed, said},
 };
-
-/// What is sent, as a file with Unix line ends has it. It has all that clients add where it is
-/// missing.
-const MAIL: &str = "From: News <news@mkt.acme.example>\nTo: customer@example.org\n\
-    Date: Sat, 21 Nov 2026 12:00:00 +0000\nMessage-ID: <1@mkt.acme.example>\n\
-    Subject: Gr\u{fc}\u{df}e\nX-Folded: one\n\ttwo \n three\n\n\
-    .\n..\n.dots\ntrailing blanks  \t\n\nGr\u{fc}\u{df}e, \u{4e16}\u{754c}\n\n\n";
 
 /// How a client is run.
 type Run = fn(&Path, SocketAddr) -> Output;
@@ -54,23 +46,6 @@ fn relay(target: &SocketAddr, handoff: &str) -> Relay {
     let relay = Relay::start(&config);
     relay.wait_offer("8BITMIME", |lines| lines.iter().any(|line| line == "8BITMIME"));
     relay
-}
-
-fn said(output: &Output) -> String {
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
-}
-
-/// Runs a command with this on its standard input.
-fn fed(command: &mut Command, input: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,16 +13,10 @@ use std::{
 
 use nix::unistd::User;
 use wavegate_tests::{
-    harness::{Config, PATIENCE, Relay, sink, until},
+    harness::{Config, PATIENCE, Relay, free, sink, until},
     sink::Extensions,
-    tool,
+    tool::{self, MAIL},
 };
-
-/// What is sent, as a file with Unix line ends has it; Exim adds nothing but its trace line to it.
-const MAIL: &str = "From: News <news@mkt.acme.example>\nTo: customer@example.org\n\
-    Date: Sat, 21 Nov 2026 12:00:00 +0000\nMessage-ID: <1@mkt.acme.example>\n\
-    Subject: Gr\u{fc}\u{df}e\nX-Folded: one\n\ttwo \n three\n\n\
-    .\n..\n.dots\ntrailing blanks  \t\n\nGr\u{fc}\u{df}e, \u{4e16}\u{754c}\n\n\n";
 
 /// An Exim of its own: the system's, if there is one, is not touched.
 struct Exim {
@@ -107,11 +101,6 @@ fn exim(program: &Path, folder: &Path) -> Command {
     let mut command = Command::new(program);
     command.arg("-C").arg(folder.join("exim.conf"));
     command
-}
-
-/// A port that was free a moment ago.
-fn free() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
 #[test]

@@ -4,10 +4,9 @@
 
 use std::{
     fs,
-    io::Write as _,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
     thread,
     time::{Duration, Instant},
 };
@@ -18,30 +17,13 @@ use wavegate_tests::{
         Client, Config, Relay, TLS_FILES, binary, recording, tls_client, told, until, user_line,
     },
     sink::{Identity, SinkHandle},
-    tool,
+    tool::{self, fed, said},
 };
 
 const TLS: &str = "tls = { certificates = [{ certificate = \"mx.pem\", key = \"mx.key\" }] }\n";
 /// Nobody relays here without a login.
 const NOBODY: &str = "allow = [\"192.0.2.1\"]\n";
 const ADA: &str = "s\u{e9}cret with spaces";
-
-/// Runs a command with this on its standard input.
-fn fed(command: &mut Command, input: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-    text(&output.stdout) + &text(&output.stderr)
-}
 
 /// A relay whose users are `ada` and `bob`.
 fn start(listener: &str, auth: &str) -> (Relay, SinkHandle) {

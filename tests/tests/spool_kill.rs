@@ -6,13 +6,14 @@
     reason = "what drives the relay from outside has the real time"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use wavegate_tests::harness::{
-    Client, Config, Relay, Watch, assert_promise, faults_of, recording, until,
+    Client, Config, DOUBT, Relay, Watch, arrivals, assert_promise, faults_of, in_doubt, recording,
+    until,
 };
 use wavegate_tests::sink::SinkHandle;
 
@@ -20,8 +21,6 @@ use wavegate_tests::sink::SinkHandle;
 const SESSIONS: u64 = 12;
 /// A round that gets so few replies in this time is killed all the same.
 const ROUND: Duration = Duration::from_millis(400);
-/// What the log says of each message that may arrive twice.
-const DOUBT: &str = "the upstream's reply was lost";
 
 /// What goes wrong at the upstream meanwhile: each kind of reply, and late ones.
 const FAULTS: [&str; 6] = [
@@ -107,27 +106,6 @@ fn round(relay: &mut Relay, told: &Told, number: u64, seeded: &mut Seeded) {
         relay.crash();
     });
     watch.end();
-}
-
-/// What arrived: for each name its ids, one for each arrival.
-fn arrivals(sink: &SinkHandle) -> BTreeMap<String, Vec<String>> {
-    let mut arrived = BTreeMap::<String, Vec<String>>::new();
-    for message in sink.messages() {
-        let content = String::from_utf8(message.content.unwrap()).unwrap();
-        let between = |from: &str, to: &str| {
-            let rest = content.split_once(from).unwrap().1;
-            rest.split_once(to).unwrap().0.to_owned()
-        };
-        let (name, id) = (between("Message-ID: <", "@"), between(" id ", ";"));
-        arrived.entry(name).or_default().push(id);
-    }
-    arrived
-}
-
-/// The ids that the log says may arrive twice.
-fn in_doubt(log: &str) -> BTreeSet<&str> {
-    let lines = log.lines().filter(|line| line.contains(DOUBT));
-    lines.map(|line| line.split_once(" id=").unwrap().1.split(' ').next().unwrap()).collect()
 }
 
 fn waiting(relay: &Relay) -> f64 {

@@ -2,7 +2,7 @@
 //! between messages, and what was answered 250 is at the sink or in the spool, once.
 #![allow(clippy::unwrap_used, reason = "a test may stop here")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wavegate_tests::harness::{
-    Client, Config, Relay, assert_promise, faults_of, plan_of_held, recording, until,
+    Client, Config, Relay, arrivals, assert_promise, faults_of, in_doubt, plan_of_held, recording,
+    until,
 };
 use wavegate_tests::sink::SinkHandle;
 
@@ -19,8 +20,6 @@ use wavegate_tests::sink::SinkHandle;
 const SESSIONS: u64 = 12;
 /// Messages that are answered between two upgrades.
 const BETWEEN: u64 = 120;
-/// What the log says of each message that may arrive twice.
-const DOUBT: &str = "the upstream's reply was lost";
 /// Some attempts are late, and some have to come again.
 const FAULTS: [&str; 3] =
     ["end:%31=delay 250", "end:%13=451 4.3.0 later", "rcpt:%41=450 4.2.1 greylisted"];
@@ -116,26 +115,6 @@ fn config(sink: &SinkHandle) -> String {
         )
         .admin()
         .to_string()
-}
-
-/// What arrived: for each name its ids, one for each arrival.
-fn arrivals(sink: &SinkHandle) -> BTreeMap<String, Vec<String>> {
-    let mut arrived = BTreeMap::<String, Vec<String>>::new();
-    for message in sink.messages() {
-        let content = String::from_utf8(message.content.unwrap()).unwrap();
-        let between = |from: &str, to: &str| {
-            let rest = content.split_once(from).unwrap().1;
-            rest.split_once(to).unwrap().0.to_owned()
-        };
-        let (name, id) = (between("Message-ID: <", "@"), between(" id ", ";"));
-        arrived.entry(name).or_default().push(id);
-    }
-    arrived
-}
-
-fn in_doubt(log: &str) -> BTreeSet<&str> {
-    let lines = log.lines().filter(|line| line.contains(DOUBT));
-    lines.map(|line| line.split_once(" id=").unwrap().1.split(' ').next().unwrap()).collect()
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub use client::{Client, smtp_reply};
 pub use config::{Config, now_ms, plan_of_held, rfc3339};
 pub use dns::{Dns, Mood};
 pub use monitor::{Metrics, http_get};
-pub use promise::{Watch, assert_promise};
+pub use promise::{DOUBT, Watch, arrivals, assert_promise, in_doubt};
 pub use relay::{Relay, binary};
 pub use servers::{Haproxy, Postfix, free};
 pub use tls::{TLS_FILES, tls_client, write_tls_files};

@@ -1,14 +1,16 @@
 //! The promise as the metrics tell it: everything accepted has ended or is in the spool.
 //!
-//! Owns the check of one scrape and the thread that scrapes while a test does something else.
+//! Owns the check of one scrape, what arrived and what may arrive twice, and the thread that scrapes while a test does something else.
 //! Floor: none.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::{LOOK, Metrics, Relay, http_get};
+use crate::sink::SinkHandle;
 
 /// Asserts that in this scrape, for each instance, what was accepted has ended or is in the spool.
 ///
@@ -24,6 +26,30 @@ pub fn assert_promise(metrics: &Metrics) {
             "{instance}: accepted {accepted}, ended {ended}, in the spool {waiting}"
         );
     }
+}
+
+/// What the log says of each message that may arrive twice.
+pub const DOUBT: &str = "the upstream's reply was lost";
+
+/// What arrived: for each name (of its `Message-ID`) the relay's ids, one for each arrival.
+pub fn arrivals(sink: &SinkHandle) -> BTreeMap<String, Vec<String>> {
+    let mut arrived = BTreeMap::<String, Vec<String>>::new();
+    for message in sink.messages() {
+        let content = String::from_utf8(message.content.unwrap()).unwrap();
+        let between = |from: &str, to: &str| {
+            let rest = content.split_once(from).unwrap().1;
+            rest.split_once(to).unwrap().0.to_owned()
+        };
+        let (name, id) = (between("Message-ID: <", "@"), between(" id ", ";"));
+        arrived.entry(name).or_default().push(id);
+    }
+    arrived
+}
+
+/// The ids that the log says may arrive twice.
+pub fn in_doubt(log: &str) -> BTreeSet<&str> {
+    let lines = log.lines().filter(|line| line.contains(DOUBT));
+    lines.map(|line| line.split_once(" id=").unwrap().1.split(' ').next().unwrap()).collect()
 }
 
 /// Scrapes one relay over and over, checks the promise each time, and that what is counted as
