@@ -30,7 +30,7 @@ use crate::{
     relay::{Generation, ListenerSettings, Relay},
     replies,
     tls::Loaded,
-    upstream::Upstream,
+    upstream::{Parts, Upstream},
     waves::Waves,
     world::World,
 };
@@ -135,25 +135,16 @@ pub fn build(
         let kept =
             previous.and_then(|previous| unchanged(previous, &config, upstream, &tls, names));
         let upstream = kept.cloned().unwrap_or_else(|| {
-            let known = |address| offers.get(&address).copied();
-            let connector = tls.connector(&upstream.name).cloned();
-            let login = tls.login(&upstream.name).cloned();
-            let (world, hostname) = (world.clone(), Arc::clone(&hostname));
-            if upstream.original.is_some() {
-                let (config, known) = (upstream.clone(), offers.clone());
-                return Upstream::of_destinations(config, world, hostname, known, connector, login);
-            }
-            let (naming, names) = (names.naming.clone(), names.names(upstream));
-            Upstream::with_names(
-                upstream.clone(),
-                world,
-                hostname,
-                &known,
-                connector,
-                login,
-                naming,
-                names,
-            )
+            let parts = Parts {
+                config: upstream.clone(),
+                world: world.clone(),
+                hostname: Arc::clone(&hostname),
+                connector: tls.connector(&upstream.name).cloned(),
+                login: tls.login(&upstream.name).cloned(),
+                naming: names.naming.clone(),
+                names: names.names(upstream),
+            };
+            Upstream::new(parts, offers)
         });
         upstreams.insert(upstream.config.name.as_str().into(), upstream);
     }

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
 };
 
 use crate::plan::Timestamp;
@@ -192,6 +192,15 @@ impl Source {
             (false, true, true, false) => "ESMTPS",
             (false, true, true, true) => "ESMTPSA",
         }
+    }
+}
+
+/// Who counts as one client where clients are counted: an IPv4 address, or a /64 of IPv6, of which one
+/// subscriber has as many addresses as anybody could want (RFC 4291 2.5.4).
+pub fn subscriber(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

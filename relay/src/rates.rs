@@ -1,19 +1,17 @@
 //! How often a client may connect, and begin a message. Floor 3.
 //!
-//! Owns the table of clients and what counts as one client; the arithmetic is `gcra`'s, the bounded
-//! table that of `limits`. Nothing waits here: who comes too often is told so at once. Where the
-//! table is full, whoever is new in it passes: a flood from many addresses would else lock out
-//! everybody, and the bounds on connections hold all the same.
+//! Owns the table of clients; what counts as one is `message::subscriber`'s, the arithmetic is
+//! `gcra`'s, the bounded table that of `limits`. Nothing waits here: who comes too often is told so
+//! at once. Where the table is full, whoever is new in it passes: a flood from many addresses would
+//! else lock out everybody, and the bounds on connections hold all the same.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     config,
     decision::{LimitSet, RateLimit},
     limits::{Charge, LimitError, Limits},
+    message::subscriber,
 };
 
 /// What is counted.
@@ -60,7 +58,7 @@ impl Rates {
             return true;
         }
         let limit = RateLimit {
-            key: network(client).to_string(),
+            key: subscriber(client).to_string(),
             quantity: rate.count,
             per_ms: rate.per_ms,
             burst: rate.count,
@@ -69,18 +67,6 @@ impl Rates {
         let limits = LimitSet { rates: vec![limit], concurrency: Vec::new() };
         let taken = self.0.try_acquire(&[Charge { scope: scope.into(), limits }]);
         !matches!(taken, Err(LimitError::Reached { .. }))
-    }
-}
-
-/// One client: an IPv4 address, or a network of IPv6, of which one host has as many addresses as it
-/// likes (RFC 4291 2.5.4).
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -129,11 +129,6 @@ impl Generation {
             .with_size(Some(size))
     }
 
-    /// Whether an upstream wants to be asked about recipients.
-    pub fn verifies(&self) -> bool {
-        self.verifies
-    }
-
     /// A listener by name.
     pub fn listener(&self, name: &str) -> Option<&ListenerSettings> {
         self.listeners.get(name)

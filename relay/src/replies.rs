@@ -14,8 +14,10 @@ const TEXT: usize = 400;
 
 /// A reply of one line; what cannot be in one becomes a space.
 pub fn relay_reply(code: u16, enhanced: Enhanced, text: &str) -> Reply {
-    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT);
-    let marked: String = MARK.chars().chain(clean).collect();
+    // Each message has one: the text is written once, into what it needs.
+    let mut marked = String::with_capacity(MARK.len() + text.len());
+    marked.push_str(MARK);
+    marked.extend(text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT));
     let fallback = || Reply::fixed(451, Enhanced(4, 3, 0), "wavegate: try again later");
     Reply::new(code, Some(enhanced), marked).unwrap_or_else(|_| fallback())
 }

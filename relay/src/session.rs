@@ -396,7 +396,7 @@ impl Session {
                     {
                         self.server.reply(&TOO_MANY);
                     }
-                    Some(_) if self.relay.look().verifies() => {
+                    Some(_) if self.relay.look().verifies => {
                         self.pending.extend_from_slice(&input[at..]);
                         return Ok(Next::Verify(Box::new(rcpt)));
                     }

@@ -7,13 +7,13 @@
 use std::{
     collections::{HashMap, hash_map::RandomState},
     hash::BuildHasher,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use crate::{decision::RateLimit, gcra::Cell};
+use crate::{decision::RateLimit, gcra::Cell, message::subscriber};
 
 /// Failures of a client with one user: 5 at once, then one in 30 s.
 static OF_USER: RateLimit = limit(30_000, 5);
@@ -85,14 +85,6 @@ impl Tries {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Of IPv6 a subscriber has a /64 at least, and so as many addresses as anybody could want.
-fn subscriber(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        v4 => v4,
-    }
 }
 
 #[cfg(test)]

@@ -186,11 +186,11 @@ impl Upstream {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test stops where its surroundings fail")]
 
-    use std::{net::SocketAddr, sync::Mutex as Lock, time::Duration};
+    use std::{collections::HashMap, net::SocketAddr, sync::Mutex as Lock, time::Duration};
 
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufStream};
 
-    use super::*;
+    use super::{super::Parts, *};
     use crate::{
         message::Source,
         plan::Timestamp,
@@ -250,7 +250,16 @@ mod tests {
             let config = crate::config::read(&file).unwrap().upstreams.remove(0);
             let world = World::simulated(self.network.clone(), Timestamp(0), 1);
             let own = own.map(|own| Arc::new(Credentials::new("relay", own).unwrap()));
-            Upstream::new(config, world, "edge.example".into(), &|_| None, None, own)
+            let parts = Parts {
+                config,
+                world,
+                hostname: "edge.example".into(),
+                connector: None,
+                login: own,
+                naming: None,
+                names: Vec::new(),
+            };
+            Upstream::new(parts, &HashMap::new())
         }
 
         async fn heard(&self) -> Vec<String> {

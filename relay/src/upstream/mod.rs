@@ -20,6 +20,7 @@ mod verify;
 
 use std::{
     collections::{HashMap, VecDeque},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -52,6 +53,24 @@ use crate::{
 
 /// How long somebody patient stands in line before he looks around.
 const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What an upstream is made of.
+pub struct Parts {
+    /// Its configuration.
+    pub config: UpstreamConfig,
+    /// What it lives in.
+    pub world: World,
+    /// The relay's own name.
+    pub hostname: Arc<str>,
+    /// What TLS sessions begin with.
+    pub connector: Option<Arc<Connector>>,
+    /// What the relay logs in with.
+    pub login: Option<Arc<Credentials>>,
+    /// Who says what names among its targets stand for: its housekeeping looks them up again.
+    pub naming: Option<Arc<Naming>>,
+    /// What is known of these names.
+    pub names: Vec<Name>,
+}
 
 /// A named next hop.
 pub struct Upstream {
@@ -152,64 +171,19 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// An upstream whose targets are addresses, and that has not been asked anything yet. `known`
-    /// are the extensions of its targets as learned earlier.
-    pub fn new(
-        config: UpstreamConfig,
-        world: World,
-        hostname: Arc<str>,
-        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
-        connector: Option<Arc<Connector>>,
-        login: Option<Arc<Credentials>>,
-    ) -> Arc<Self> {
-        Self::with_names(config, world, hostname, known, connector, login, None, Vec::new())
+    /// An upstream that has not been asked anything yet. `known` is what targets offered as learned
+    /// earlier.
+    pub fn new(parts: Parts, known: &HashMap<SocketAddr, Extensions>) -> Arc<Self> {
+        let is_family = parts.config.original.is_some();
+        let children = is_family.then(|| original::Children::new(known.clone()));
+        Arc::new(Self { children, ..Self::make(parts, known) })
     }
 
-    /// One whose mail goes where its client wanted to go. `known` are the extensions of destinations
-    /// as learned earlier.
-    pub fn of_destinations(
-        config: UpstreamConfig,
-        world: World,
-        hostname: Arc<str>,
-        known: HashMap<std::net::SocketAddr, Extensions>,
-        connector: Option<Arc<Connector>>,
-        login: Option<Arc<Credentials>>,
-    ) -> Arc<Self> {
-        let children = Some(original::Children::new(known));
-        let (known, names) = (&|_| None, Vec::new());
-        let own = Self::make(config, world, hostname, known, connector, login, None, names);
-        Arc::new(Self { children, ..own })
-    }
-
-    /// An upstream among whose targets are names, with what is known of them. Its housekeeping
-    /// looks them up again, if `naming` says how.
-    #[allow(clippy::too_many_arguments, reason = "one place puts it together from its parts")]
-    pub fn with_names(
-        config: UpstreamConfig,
-        world: World,
-        hostname: Arc<str>,
-        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
-        connector: Option<Arc<Connector>>,
-        login: Option<Arc<Credentials>>,
-        naming: Option<Arc<Naming>>,
-        names: Vec<Name>,
-    ) -> Arc<Self> {
-        Arc::new(Self::make(config, world, hostname, known, connector, login, naming, names))
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "one place puts it together from its parts")]
-    fn make(
-        config: UpstreamConfig,
-        world: World,
-        hostname: Arc<str>,
-        known: &dyn Fn(std::net::SocketAddr) -> Option<Extensions>,
-        connector: Option<Arc<Connector>>,
-        login: Option<Arc<Credentials>>,
-        naming: Option<Arc<Naming>>,
-        names: Vec<Name>,
-    ) -> Self {
+    /// One without children.
+    fn make(parts: Parts, known: &HashMap<SocketAddr, Extensions>) -> Self {
+        let Parts { config, world, hostname, connector, login, naming, names } = parts;
         let targets = place(&config.targets, &names).endpoints.into_iter().map(|placed| {
-            let known = known(placed.endpoint.address);
+            let known = known.get(&placed.endpoint.address).copied();
             TargetHealth::new(placed, known)
         });
         let state = State {

@@ -17,7 +17,8 @@ use std::{
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 use wavegate_smtp::Extensions;
 
-use super::{Stats, Upstream, UpstreamStatus, health};
+use super::{Parts, Stats, Upstream, UpstreamStatus, health};
+use crate::config::Target;
 
 /// What stands between the name of a family and the destination. No configured name has it.
 const SEPARATOR: char = '/';
@@ -153,21 +154,19 @@ impl Upstream {
     fn bear(&self, children: &Children, to: SocketAddr) -> Arc<Self> {
         let mut config = self.config.clone();
         config.name = format!("{}{SEPARATOR}{to}", self.config.name);
-        config.targets = vec![crate::config::Target::Address(to)];
+        config.targets = vec![Target::Address(to)];
         config.original = None;
         config.default = false;
-        let known = |address| children.known.get(&address).copied();
-        let (world, hostname) = (self.world.clone(), Arc::clone(&self.hostname));
-        let child = Self::make(
+        let parts = Parts {
             config,
-            world,
-            hostname,
-            &known,
-            self.connector.clone(),
-            self.logins.credentials.clone(),
-            None,
-            Vec::new(),
-        );
+            world: self.world.clone(),
+            hostname: Arc::clone(&self.hostname),
+            connector: self.connector.clone(),
+            login: self.logins.credentials.clone(),
+            naming: None,
+            names: Vec::new(),
+        };
+        let child = Self::make(parts, &children.known);
         // One count for the whole family.
         Arc::new(Self { tls: Arc::clone(&self.tls), ..child })
     }

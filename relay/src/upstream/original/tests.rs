@@ -28,7 +28,16 @@ fn family_of(destinations: usize, network: MemoryNetwork) -> Arc<Upstream> {
     let config = config::read(&path).unwrap().upstreams.remove(0);
     let world = World::simulated(network, Timestamp(0), 1);
     let known = HashMap::from([(at(9), Extensions::NONE.with_size(Some(9)))]);
-    Upstream::of_destinations(config, world, "a.example".into(), known, None, None)
+    let parts = Parts {
+        config,
+        world,
+        hostname: "a.example".into(),
+        connector: None,
+        login: None,
+        naming: None,
+        names: Vec::new(),
+    };
+    Upstream::new(parts, &known)
 }
 
 fn at(host: u8) -> SocketAddr {
