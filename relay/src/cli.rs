@@ -4,6 +4,7 @@
 
 mod check;
 mod client;
+mod compile;
 mod demo;
 mod explain;
 mod generate;
@@ -31,6 +32,7 @@ use wavegate_smtp::{Address, ReversePath};
 use crate::{
     logging,
     plan::Timestamp,
+    policy,
     process::{self, StartError},
 };
 
@@ -129,6 +131,9 @@ enum Command {
     /// Man pages and completions, for packages.
     #[command(subcommand, hide = true)]
     Generate(generate::GenerateCommand),
+    /// What the relay starts to compile a plugin: the component comes in, machine code goes out.
+    #[command(name = policy::COMPILE_COMMAND, hide = true)]
+    CompilePlugin(compile::CompileArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -230,6 +235,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
         Command::Generate(command) => generate::generate(command, Cli::command(), out),
+        Command::CompilePlugin(args) => compile::compile(args, out),
         Command::Queue(command) => queue::queue(command, out),
         Command::Wave(command) => wave::wave(command, out),
         Command::HoldAll(args) => queue::hold_all(args, true, out),

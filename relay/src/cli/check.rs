@@ -100,7 +100,7 @@ pub(super) fn check(
 
 /// A policy host for looking: it audits nothing.
 pub(super) fn policy_host(config: &Config) -> Result<Arc<PolicyHost>, Failed> {
-    let options = HostOptions { audit_every: 0, ..HostOptions::production(1) };
+    let options = HostOptions { audit_every: 0, ..HostOptions::production(1).compiling_apart() };
     PolicyHost::new(own_cache(config), options)
         .map_err(|error| Failed::new(exit::OS, format!("policy host: {error}")))
 }

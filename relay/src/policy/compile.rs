@@ -16,6 +16,8 @@ use std::{
 
 use wasmtime::{Engine, component::Component};
 
+use super::{apart, engine::Metering, host::HostOptions};
+
 /// Entries kept; the oldest go first. A reload adds one for each plugin that changed.
 const MAX_ENTRIES: usize = 64;
 /// Bytes kept.
@@ -30,6 +32,9 @@ pub(super) struct Compiler {
     /// Hash of what the engine's code depends on: wasmtime's version, settings, the processor.
     compatibility: [u8; 32],
     threads: usize,
+    /// The program that compiles apart; none: this process does.
+    apart: Option<PathBuf>,
+    metering: Metering,
 }
 
 /// Why a component did not compile.
@@ -41,11 +46,14 @@ pub(super) enum CompileError {
     /// The machine's fault.
     #[error("cannot start the threads that compile: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The machine's fault, or that of a signal.
+    #[error("it cannot be compiled apart: {0}")]
+    Process(io::Error),
 }
 
 impl Compiler {
     /// A directory that cannot be trusted is not used, with a warning.
-    pub(super) fn new(engine: &Engine, dir: Option<PathBuf>, threads: usize) -> Self {
+    pub(super) fn new(engine: &Engine, dir: Option<PathBuf>, options: &HostOptions) -> Self {
         let dir = dir.filter(|dir| match prepare(dir) {
             Ok(()) => true,
             Err(reason) => {
@@ -58,43 +66,77 @@ impl Compiler {
         });
         let mut hasher = Blake3Hasher(blake3::Hasher::new());
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Self { dir, compatibility: hasher.0.finalize().into(), threads }
+        Self {
+            dir,
+            compatibility: hasher.0.finalize().into(),
+            threads: options.compile_threads,
+            apart: options.compile_apart.clone(),
+            metering: options.metering,
+        }
     }
 
-    /// The compiled component and whether it came from the cache.
+    /// The compiled component and whether it came from the cache. One of the relay's `own` is
+    /// compiled at once: it is no bomb.
     pub(super) fn compile(
         &self,
         engine: &Engine,
         wasm: &[u8],
+        own: bool,
     ) -> Result<(Component, bool), CompileError> {
         let key = self.key(wasm);
         if let Some(component) = self.dir.as_ref().and_then(|dir| cached(engine, dir, &key)) {
             return Ok((component, true));
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads)
-            .thread_name(|index| format!("policy-compile-{index}"))
-            .start_handler(|_| lower_priority())
-            .build()?;
-        let code = pool
-            .install(|| engine.precompile_component(wasm))
-            .map_err(|error| CompileError::Component(format!("{error:#}")))?;
+        let component = match &self.apart {
+            Some(program) if !own => self.compile_apart(engine, program, wasm, &key),
+            _ => self.compile_here(engine, wasm, &key),
+        };
+        component.map(|component| (component, false))
+    }
+
+    fn compile_here(
+        &self,
+        engine: &Engine,
+        wasm: &[u8],
+        key: &str,
+    ) -> Result<Component, CompileError> {
+        let code = in_threads(engine, self.threads, wasm)?;
         if let Some(dir) = &self.dir {
-            match store(dir, &key, &code).and_then(|()| prune(dir)) {
-                Ok(()) => {
-                    if let Some(component) = cached(engine, dir, &key) {
-                        return Ok((component, false));
-                    }
-                }
-                Err(error) => tracing::warn!(
-                    directory = %dir.display(),
-                    "a compiled policy could not be cached: {error}"
-                ),
+            let stored = new_entry(dir).and_then(|mut file| {
+                file.write_all(&code)?;
+                store(dir, key, file)
+            });
+            if is_kept(dir, stored)
+                && let Some(component) = cached(engine, dir, key)
+            {
+                return Ok(component);
             }
         }
-        let component = own_code(engine, &code)
-            .map_err(|error| CompileError::Component(format!("{error:#}")))?;
-        Ok((component, false))
+        own_code(engine, &code).map_err(|error| CompileError::Component(format!("{error:#}")))
+    }
+
+    fn compile_apart(
+        &self,
+        engine: &Engine,
+        program: &Path,
+        wasm: &[u8],
+        key: &str,
+    ) -> Result<Component, CompileError> {
+        // A cache that is full or gone is no reason not to compile.
+        let dir = self.dir.as_ref().and_then(|dir| Some((dir, new_entry(dir).ok()?)));
+        let (dir, file) = match dir {
+            Some((dir, file)) => (Some(dir), file),
+            None => (None, new_entry(&std::env::temp_dir()).map_err(CompileError::Process)?),
+        };
+        apart::compile(program, self.metering, self.threads, wasm, file.as_file())?;
+        // It stays mapped when its name is gone.
+        let component = own_file(engine, file.path()).ok_or_else(|| {
+            CompileError::Process(io::Error::other("what it gave is no code of this engine"))
+        })?;
+        if let Some(dir) = dir {
+            is_kept(dir, store(dir, key, file));
+        }
+        Ok(component)
     }
 
     fn key(&self, wasm: &[u8]) -> String {
@@ -103,6 +145,21 @@ impl Compiler {
         hasher.update(wasm);
         hasher.finalize().to_hex().to_string()
     }
+}
+
+/// Compiles in threads of low priority.
+pub(super) fn in_threads(
+    engine: &Engine,
+    threads: usize,
+    wasm: &[u8],
+) -> Result<Vec<u8>, CompileError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("policy-compile-{index}"))
+        .start_handler(|_| lower_priority())
+        .build()?;
+    pool.install(|| engine.precompile_component(wasm))
+        .map_err(|error| CompileError::Component(format!("{error:#}")))
 }
 
 /// Gives the calling thread the lower priority. A failure is no reason not to work.
@@ -169,16 +226,7 @@ fn is_sound(path: &Path, content: &str) -> io::Result<bool> {
     {
         return Ok(false);
     }
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    Ok(hasher.finalize().to_hex().as_str() == content)
+    Ok(hash_of(&mut file)? == content)
 }
 
 /// Opens a file, but follows no link and waits for no pipe.
@@ -208,13 +256,41 @@ fn own_code(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize(engine, code) }
 }
 
-/// Writes an entry: complete under its name, or not there.
-fn store(dir: &Path, key: &str, code: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
-    file.write_all(code)?;
-    let content = blake3::hash(code).to_hex();
+/// Whether a component is in the cache now; the oldest make room.
+fn is_kept(dir: &Path, stored: io::Result<()>) -> bool {
+    stored
+        .and_then(|()| prune(dir))
+        .inspect_err(|error| {
+            tracing::warn!(
+                directory = %dir.display(),
+                "a compiled policy could not be cached: {error}"
+            );
+        })
+        .is_ok()
+}
+
+/// A file that is no entry yet; it goes when nobody needs it.
+fn new_entry(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
+    tempfile::Builder::new().prefix(".new-").tempfile_in(dir)
+}
+
+/// Makes it one, under its name, which says what is in it.
+fn store(dir: &Path, key: &str, file: tempfile::NamedTempFile) -> io::Result<()> {
+    let content = hash_of(&mut File::open(file.path())?)?;
     file.persist(dir.join(format!("{key}-{content}.cwasm"))).map_err(|error| error.error)?;
     Ok(())
+}
+
+fn hash_of(file: &mut File) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+        hasher.update(&buffer[..read]);
+    }
 }
 
 /// Removes the oldest entries beyond the bounds, and what a crash left unfinished.

@@ -45,6 +45,16 @@ pub enum Metering {
     Fuel,
 }
 
+impl Metering {
+    /// The word for it on a command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Epochs => "epochs",
+            Self::Fuel => "fuel",
+        }
+    }
+}
+
 /// Makes the engine. `instances` is how many guests may live at once in the process; each takes
 /// 4 GiB of address space (not of memory), which spares the guest every bounds check.
 pub(super) fn build(metering: Metering, instances: u32) -> wasmtime::Result<Engine> {

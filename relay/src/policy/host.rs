@@ -47,6 +47,9 @@ pub struct HostOptions {
     pub audit: AuditMode,
     /// Threads that compile.
     pub compile_threads: usize,
+    /// The program that compiles, in a process of its own with bounds on time and memory; none:
+    /// this process does, without. See [`HostOptions::compiling_apart`].
+    pub compile_apart: Option<PathBuf>,
     /// Called once for a set whose policies fail on too many messages. It runs on the thread
     /// that carries the mail: it should only wake somebody.
     pub on_condemned: Option<Arc<dyn Fn(Condemnation) + Send + Sync>>,
@@ -63,8 +66,15 @@ impl HostOptions {
             audit_every: 256,
             audit: AuditMode::Thread,
             compile_threads: 2,
+            compile_apart: None,
             on_condemned: None,
         }
+    }
+
+    /// For the program `wavegate`, which can call itself to compile: everywhere where components
+    /// come from somebody else.
+    pub fn compiling_apart(self) -> Self {
+        Self { compile_apart: Some("/proc/self/exe".into()), ..self }
     }
 
     /// What simulation uses: everything follows from the seed.
@@ -131,7 +141,7 @@ impl PolicyHost {
             Metering::Fuel => None,
         };
         Ok(Arc::new(Self {
-            compiler: Compiler::new(&engine, cache_dir, options.compile_threads),
+            compiler: Compiler::new(&engine, cache_dir, &options),
             linker,
             auditor: Auditor::start(options.audit)?,
             _ticker: ticker,

@@ -22,7 +22,7 @@ use super::{
 use crate::config::{FailMode, PluginSource, PolicyConfig};
 
 /// Bytes of a component: a JavaScript one has about twelve million.
-const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
+pub(super) const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
 /// Memory that an operator may give to one instance.
 const MAX_MEMORY: usize = 2 * 1024 * 1024 * 1024;
 /// Attributes that one policy may ask for.
@@ -172,7 +172,7 @@ impl Loader<'_> {
             return Err(one(PolicyProblem::Memory));
         }
         let wasm = self.read(&config.plugin).map_err(one)?;
-        let component = self.compile(&wasm).map_err(one)?;
+        let component = self.compile(config, &wasm).map_err(one)?;
         let hooks = self.check(&component)?;
         let pre = self
             .linker
@@ -215,7 +215,7 @@ impl Loader<'_> {
         }
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Component, PolicyProblem> {
+    fn compile(&self, config: &PolicyConfig, wasm: &[u8]) -> Result<Component, PolicyProblem> {
         if Engine::detect_precompiled(wasm).is_some() {
             return Err(PolicyProblem::Precompiled);
         }
@@ -225,14 +225,13 @@ impl Loader<'_> {
             Some([0, b'a', b's', b'm', ..]) => {}
             _ => return Err(PolicyProblem::NotWasm),
         }
+        let own = matches!(config.plugin, PluginSource::Builtin(_));
         let (component, cached) =
-            self.compiler.compile(self.engine, wasm).map_err(|error| match error {
+            self.compiler.compile(self.engine, wasm, own).map_err(|error| match error {
                 super::compile::CompileError::Component(error) => {
                     PolicyProblem::Invalid(escaped(&error.replace('\n', " "), 400))
                 }
-                threads @ super::compile::CompileError::Threads(_) => {
-                    PolicyProblem::Host(threads.to_string())
-                }
+                ours => PolicyProblem::Host(ours.to_string()),
             })?;
         tracing::debug!(cached, bytes = wasm.len(), "a policy is compiled");
         Ok(component)

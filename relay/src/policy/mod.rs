@@ -12,6 +12,7 @@
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
 
+mod apart;
 mod audit;
 #[allow(
     missing_docs,
@@ -32,6 +33,7 @@ mod generated {
 }
 mod bindings;
 mod compile;
+mod cpu;
 mod engine;
 mod failure;
 mod host;
@@ -41,6 +43,7 @@ mod set;
 mod stats;
 mod worker;
 
+pub use apart::{COMMAND as COMPILE_COMMAND, compile_here};
 pub use audit::AuditMode;
 pub use engine::Metering;
 pub use failure::{Condemnation, FailureKind, PolicyFailure};

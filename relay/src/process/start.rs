@@ -153,7 +153,7 @@ pub(super) fn policy_host(
     world: &World,
     requests: &mpsc::Sender<Request>,
 ) -> Result<Arc<PolicyHost>, StartError> {
-    let mut options = HostOptions::production(world.entropy.next());
+    let mut options = HostOptions::production(world.entropy.next()).compiling_apart();
     let requests = requests.clone();
     options.on_condemned = Some(Arc::new(move |condemnation| {
         if requests.try_send(Request::Condemned(condemnation)).is_err() {
