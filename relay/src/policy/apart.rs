@@ -78,6 +78,9 @@ pub(super) fn compile(
             let words = format!("it has more than {most} MiB of machine code");
             return Err(CompileError::Component(words));
         }
+        if length == 0 {
+            return Err(failed(io::Error::other("the program gave no code")));
+        }
         return Ok(());
     }
     Err(blame(status, words))

@@ -129,10 +129,9 @@ impl Compiler {
             None => (None, new_entry(&std::env::temp_dir()).map_err(CompileError::Process)?),
         };
         apart::compile(program, self.metering, self.threads, wasm, file.as_file())?;
-        // It stays mapped when its name is gone.
-        let component = own_file(engine, file.path()).ok_or_else(|| {
-            CompileError::Process(io::Error::other("what it gave is no code of this engine"))
-        })?;
+        // It stays mapped when its name is gone. What the engine says here is of its limits.
+        let component = own_file(engine, file.path())
+            .map_err(|error| CompileError::Component(format!("{error:#}")))?;
         if let Some(dir) = dir {
             is_kept(dir, store(dir, key, file));
         }
@@ -206,7 +205,7 @@ fn cached(engine: &Engine, dir: &Path, key: &str) -> Option<Component> {
         };
         let path = entry.path();
         if is_sound(&path, content).unwrap_or(false)
-            && let Some(component) = own_file(engine, &path)
+            && let Ok(component) = own_file(engine, &path)
         {
             return Some(component);
         }
@@ -242,11 +241,10 @@ fn open_plain(path: &Path) -> io::Result<File> {
               lies in a directory that only we can write, and its content has the hash that we \
               gave it when we compiled it"
 )]
-fn own_file(engine: &Engine, path: &Path) -> Option<Component> {
+fn own_file(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
     // SAFETY: see the reason above; `cached` checks the file, `prepare` its directory.
     unsafe { Component::deserialize_file(engine, path) }
         .inspect_err(|error| tracing::debug!(file = %path.display(), "not usable: {error:#}"))
-        .ok()
 }
 
 /// Loads code that this process has just compiled.

@@ -1,5 +1,6 @@
 //! A policy that misbehaves on request. `{"do": "NAME"}` in its settings picks how; without it,
-//! it answers properly: `proceed`, the first upstream, one rate.
+//! it answers properly: `proceed`, the first upstream, one rate. What it does before it has
+//! settings is picked by a mark in its data, which a test writes over.
 
 use std::{
     cell::RefCell,
@@ -24,6 +25,9 @@ use wavegate::policy::{
     types::{Reply, Transaction},
 };
 
+/// `describe` has no settings: what it does is what stands behind the equals sign.
+static DESCRIBE: [u8; 24] = *b"hostile-describe=answers";
+
 struct Hostile;
 export!(Hostile);
 
@@ -44,6 +48,12 @@ fn upstream() -> String {
 
 impl lifecycle::Guest for Hostile {
     fn describe() -> Description {
+        // Read as a test has left it, not as the compiler has seen it.
+        match unsafe { std::ptr::read_volatile(&DESCRIBE) }[17..] {
+            [b't', b'r', b'a', b'p', ..] => trap(),
+            [b'l', b'o', b'o', b'p', ..] => spin(),
+            _ => {}
+        }
         Description {
             name: "hostile".into(),
             version: "1.0.0".into(),
@@ -68,9 +78,7 @@ impl lifecycle::Guest for Hostile {
         if told("no-reason") {
             return Err(Vec::new());
         }
-        if told("configure-loop") {
-            spin();
-        }
+        misbehave("configure");
         let mut attributes = vec!["helo".to_owned(), "header:Subject".into(), "helo".into()];
         if told("many-attributes") {
             attributes = (0..17).map(|header| format!("header:x-{header}")).collect();
@@ -103,6 +111,28 @@ impl freeze::Guest for Hostile {
                 hoard.push(vec![1; 1 << 20]);
                 std::hint::black_box(&hoard);
             }
+        }
+        misbehave("decide");
+        if told("fill") {
+            let mut memory = vec![0u8; 8 << 20];
+            let mut turn = 0u8;
+            loop {
+                // One instruction, `memory.fill`, as often as there is time.
+                memory.fill(turn);
+                std::hint::black_box(&memory);
+                turn = turn.wrapping_add(1);
+            }
+        }
+        if told("loop-on-poison") && tx.sender.contains("poison") {
+            spin();
+        }
+        if told("gigabyte") {
+            // In memory that is really there, if it has so much.
+            return hold(String::from_utf8(vec![0; 1 << 30]).unwrap_or_default());
+        }
+        if told("gigabyte-lie") {
+            // Of which not a byte is there.
+            return hold(unsafe { String::from_raw_parts(8 as *mut u8, 1 << 30, 1 << 30) });
         }
         if told("recurse") {
             return hold(recurse(tx.size + 1).to_string());
@@ -171,6 +201,11 @@ impl routing::Guest for Hostile {
         let share =
             |recipients: &[u32]| Share { recipients: recipients.into(), target: to(&upstream()) };
         let all: Vec<u32> = (0..).take(tx.recipients.len()).collect();
+        misbehave("route");
+        if told("ten-million") {
+            let recipients = vec![0; 10_000_000];
+            return routing::Decision::Split(vec![Share { recipients, target: to(&upstream()) }]);
+        }
         if told("abstain") {
             return routing::Decision::Abstain;
         }
@@ -202,6 +237,15 @@ impl routing::Guest for Hostile {
 
 impl throttling::Guest for Hostile {
     fn limits(attempt: Attempt) -> LimitSet {
+        misbehave("limits");
+        if told("ten-million") {
+            // None of them is there.
+            let rates = unsafe { Vec::from_raw_parts(8 as *mut RateLimit, 10_000_000, 10_000_000) };
+            return LimitSet { rates, concurrency: Vec::new() };
+        }
+        if told("no-limits") {
+            return LimitSet { rates: Vec::new(), concurrency: Vec::new() };
+        }
         let rate =
             |key: String, cost| RateLimit { key, quantity: 10, per_ms: 1000, burst: 5, cost };
         let cap = |limit| ConcurrencyLimit { key: attempt.upstream.clone(), limit };
@@ -232,6 +276,10 @@ impl throttling::Guest for Hostile {
     }
 
     fn observe(outcome: Outcome) -> Vec<Lesson> {
+        misbehave("observe");
+        if told("ten-million") {
+            return unsafe { Vec::from_raw_parts(8 as *mut Lesson, 10_000_000, 10_000_000) };
+        }
         let until = outcome.now + 1000;
         if told("many-lessons") {
             return (0..17)
@@ -243,6 +291,22 @@ impl throttling::Guest for Hostile {
         }
         let pause = |key: &String| Lesson::Pause(Pause { key: key.clone(), until });
         outcome.keys.iter().map(pause).collect()
+    }
+}
+
+/// What can be told to each hook: to trap, to loop, to take longer than others.
+fn misbehave(hook: &str) {
+    if told(&format!("{hook}-trap")) {
+        trap();
+    }
+    if told(&format!("{hook}-loop")) {
+        spin();
+    }
+    if told(&format!("{hook}-slow")) {
+        // Some ten milliseconds.
+        for turn in 0..20_000_000u32 {
+            std::hint::black_box(turn);
+        }
     }
 }
 
