@@ -99,6 +99,7 @@ fn transaction() -> Transaction<'static> {
     Transaction {
         id: "1",
         now: Timestamp(1_700_000_000_000),
+        received: Timestamp(1_700_000_000_000),
         client: IpAddr::from([192, 0, 2, 7]),
         sender: "a@x.example",
         recipients: &["b@y.example"],
@@ -107,6 +108,7 @@ fn transaction() -> Transaction<'static> {
         instance: None,
         bucket: 4321,
         attributes: &[],
+        upstreams: &[],
     }
 }
 
