@@ -13,12 +13,14 @@ use tokio::time::Instant;
 use wavegate_smtp::{BodyShape, ClientEvent, Reply, Settled, Unsupported, client::Stage};
 
 use crate::{
+    asking::{self, Waits},
     decision::AttemptOutcome,
     event::Event,
     limits::{Charge, LimitError, Permit},
     names::Endpoint,
     parcel::Message,
-    relay::{Generation, Relay, with_policies},
+    policy::{PolicySet, WorkerPolicies},
+    relay::{Generation, Relay},
     spool::Mark,
     upstream::{
         ConnectionError, Ended, Lease, LeaseError, Upstream,
@@ -393,9 +395,10 @@ impl Job {
             let upstream = original::family(&self.upstream.config.name);
             let code = reply.code();
             let outcome = AttemptOutcome { upstream, keys: &keys, code, text: &text, now };
-            let lessons = with_policies(&self.relay.policy_host, |policies| {
-                policies.observe(set, policy, &outcome)
-            });
+            let observe = |mine: &mut WorkerPolicies, set: &Arc<PolicySet>, policy: usize| {
+                mine.observe(set, policy, &outcome)
+            };
+            let lessons = asking::ask(&self.relay, set, policy, Waits::Task, observe).await;
             match lessons {
                 Ok(lessons) => self.relay.limits.learn(scope, &lessons, now),
                 Err(failure) => {

@@ -195,7 +195,7 @@ impl Delivery {
         if pending.is_empty() {
             return;
         }
-        let Answer { instance, verdict } = self.answer(kept, &pending);
+        let Answer { instance, verdict } = self.answer(kept, &pending).await;
         self.instance = instance;
         match verdict {
             Verdict::Hold { until, reason } => self.hold(until, &reason),
@@ -222,14 +222,15 @@ impl Delivery {
     }
 
     /// What the gate said when the message came, if it would say the same now; else it is asked.
-    fn answer(&self, kept: Option<Kept>, pending: &[u32]) -> Answer {
+    /// (`&mut` because a task that may be moved shares nothing that only one thread may see.)
+    async fn answer(&mut self, kept: Option<Kept>, pending: &[u32]) -> Answer {
         let plan = self.relay.waves.current();
         match kept.filter(|kept| kept.is_good(self.generation.number, &plan, self.now)) {
             Some(Kept { instance, shares, .. }) => {
                 let instance = instance.map(|(instance, _)| instance);
                 Answer { instance, verdict: Verdict::Go(shares) }
             }
-            None => self.ask(pending),
+            None => self.ask(pending).await,
         }
     }
 
@@ -238,7 +239,7 @@ impl Delivery {
         all.filter(|&index| !self.progress.has_ended(index)).collect()
     }
 
-    fn ask(&self, pending: &[u32]) -> Answer {
+    async fn ask(&mut self, pending: &[u32]) -> Answer {
         let Envelope { id, source, mail, recipients, facts, .. } = &*self.envelope;
         let text = |&index: &u32| recipients[index as usize].recipient.as_str();
         let recipients: Vec<&str> = pending.iter().map(text).collect();
@@ -262,7 +263,7 @@ impl Delivery {
             last_reply: self.progress.last.as_ref().map(|last| last.text.as_str()),
             headers: &headers,
         };
-        gate::ask(&self.relay, &self.generation, &plan, &subject, self.now, None)
+        gate::ask(&self.relay, &self.generation, &plan, &subject, self.now).await
     }
 
     /// Each share goes its way; the first that is blocked says what the message waits for.

@@ -9,13 +9,16 @@ pub mod attributes;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
     answer::{Answer, Go, Verdict},
+    asking::{self, Waits},
     config::{FailMode, Unmatched},
     decision::{
         FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteShare, RouteTarget,
@@ -26,7 +29,7 @@ use crate::{
     message::Source,
     plan::{Origin, Timestamp},
     policy::{Hook, PolicyFailure},
-    relay::{Generation, Relay, with_policies},
+    relay::{Generation, Relay},
     replies::relay_reply,
     scheduler::Wait,
     upstream::{Unplaced, Upstream, original},
@@ -86,13 +89,41 @@ pub struct Note {
     pub answer: String,
 }
 
-/// Asks the gate about one message.
-pub fn ask(
+/// Asks the gate about one message. The task may wait: for a policy that takes long.
+pub async fn ask(
     relay: &Relay,
     generation: &Generation,
     plan: &PlanState,
     subject: &Subject<'_>,
     now: Timestamp,
+) -> Answer {
+    pass(relay, generation, plan, subject, now, Waits::Task, None).await
+}
+
+/// The same at once, for who carries no mail: the thread waits for policies. Says what each of them
+/// answered.
+pub fn explain(
+    relay: &Relay,
+    generation: &Generation,
+    plan: &PlanState,
+    subject: &Subject<'_>,
+    now: Timestamp,
+    notes: Option<&mut Vec<Note>>,
+) -> Answer {
+    let passing = pin!(pass(relay, generation, plan, subject, now, Waits::Thread, notes));
+    match passing.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => unreachable!("the thread waits, so there is nothing to be woken for"),
+    }
+}
+
+async fn pass(
+    relay: &Relay,
+    generation: &Generation,
+    plan: &PlanState,
+    subject: &Subject<'_>,
+    now: Timestamp,
+    waits: Waits,
     notes: Option<&mut Vec<Note>>,
 ) -> Answer {
     let mut fields = plan.plan.wants_headers().then(|| attributes::parse(subject.headers));
@@ -138,8 +169,11 @@ pub fn ask(
         upstreams: &upstreams,
     };
     let destination = subject.source.destination;
-    let mut gate = Gate { relay, generation, plan, transaction, destination, notes };
-    let verdict = gate.freeze().unwrap_or_else(|| gate.route_and_throttle());
+    let mut gate = Gate { relay, generation, plan, transaction, destination, waits, notes };
+    let verdict = match gate.freeze().await {
+        Some(verdict) => verdict,
+        None => gate.route_and_throttle().await.unwrap_or_else(|verdict| verdict),
+    };
     Answer { instance, verdict }
 }
 
@@ -171,18 +205,19 @@ struct Gate<'a> {
     transaction: Transaction<'a>,
     /// Where its client wanted to go, before it was redirected.
     destination: Option<SocketAddr>,
+    waits: Waits,
     notes: Option<&'a mut Vec<Note>>,
 }
 
 impl Gate<'_> {
     /// Freezing: none when the message may go on to routing.
-    fn freeze(&mut self) -> Option<Verdict> {
+    async fn freeze(&mut self) -> Option<Verdict> {
         if self.transaction.instance.is_none()
             && let Some(verdict) = self.unmatched()
         {
             return Some(verdict);
         }
-        let strictest = self.ask_freezers();
+        let strictest = self.ask_freezers().await;
         let native = self.native_hold();
         match (strictest, native) {
             (FreezeDecision::Refuse(reply), _) => Some(Verdict::Refuse(to_reply(&reply))),
@@ -235,12 +270,14 @@ impl Gate<'_> {
         Some((name, Verdict::Hold { until, reason }))
     }
 
-    fn ask_freezers(&mut self) -> FreezeDecision {
+    async fn ask_freezers(&mut self) -> FreezeDecision {
         let mut strictest = FreezeDecision::Proceed;
         for &policy in self.generation.policies.freezers() {
-            let answer = with_policies(&self.relay.policy_host, |policies| {
-                policies.freeze(&self.generation.policies, policy, &self.transaction)
-            });
+            let set = &self.generation.policies;
+            let answer = asking::ask(self.relay, set, policy, self.waits, |mine, set, policy| {
+                mine.freeze(set, policy, &self.transaction)
+            })
+            .await;
             self.note_answer(policy, Hook::Freeze, &answer);
             let decision = answer.unwrap_or_else(|failure| {
                 let name = self.failed(policy, &failure);
@@ -260,27 +297,30 @@ impl Gate<'_> {
         strictest
     }
 
-    fn route_and_throttle(&mut self) -> Verdict {
-        match self.route().and_then(|shares| shares.into_iter().map(|one| self.go(one)).collect()) {
-            Ok(shares) => Verdict::Go(shares),
-            Err(verdict) => verdict,
+    async fn route_and_throttle(&mut self) -> Result<Verdict, Verdict> {
+        let mut ways = Vec::new();
+        for share in self.route().await? {
+            ways.push(self.go(share).await?);
         }
+        Ok(Verdict::Go(ways))
     }
 
-    fn go(&mut self, share: RouteShare) -> Result<Go, Verdict> {
+    async fn go(&mut self, share: RouteShare) -> Result<Go, Verdict> {
         let RouteShare { recipients, target } = share;
         let upstream = self.pick(&target)?;
         // Policies know the names of the configuration.
-        let charges = self.throttle(original::family(&upstream.config.name), &recipients)?;
+        let charges = self.throttle(original::family(&upstream.config.name), &recipients).await?;
         Ok(Go { recipients, upstream, charges })
     }
 
     /// All recipients in shares.
-    fn route(&mut self) -> Result<Vec<RouteShare>, Verdict> {
+    async fn route(&mut self) -> Result<Vec<RouteShare>, Verdict> {
         for &policy in self.generation.policies.routers() {
-            let answer = with_policies(&self.relay.policy_host, |policies| {
-                policies.route(&self.generation.policies, policy, &self.transaction)
-            });
+            let set = &self.generation.policies;
+            let answer = asking::ask(self.relay, set, policy, self.waits, |mine, set, policy| {
+                mine.route(set, policy, &self.transaction)
+            })
+            .await;
             self.note_answer(policy, Hook::Routing, &answer);
             match answer {
                 Ok(RouteDecision::Abstain) => {}
@@ -359,13 +399,18 @@ impl Gate<'_> {
         })
     }
 
-    fn throttle(&mut self, upstream: &str, recipients: &[u32]) -> Result<Vec<Charge>, Verdict> {
+    async fn throttle(
+        &mut self,
+        upstream: &str,
+        recipients: &[u32],
+    ) -> Result<Vec<Charge>, Verdict> {
         let mut charges = Vec::new();
         for &policy in self.generation.policies.throttlers() {
-            let answer = with_policies(&self.relay.policy_host, |policies| {
-                let set = &self.generation.policies;
-                policies.limits(set, policy, &self.transaction, upstream, recipients)
-            });
+            let set = &self.generation.policies;
+            let answer = asking::ask(self.relay, set, policy, self.waits, |mine, set, policy| {
+                mine.limits(set, policy, &self.transaction, upstream, recipients)
+            })
+            .await;
             self.note_answer(policy, Hook::Throttling, &answer);
             match answer {
                 Ok(limits) => {

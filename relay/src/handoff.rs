@@ -88,7 +88,8 @@ pub async fn deliver(
     let now = relay.waves.now();
     let generation = relay.generation();
     let plan = relay.waves.current_owned();
-    let Answer { instance, verdict } = ask(relay, &generation, &plan, source, &parcel, id, now);
+    let Answer { instance, verdict } =
+        ask(relay, &generation, &plan, source, &parcel, id, now).await;
     relay.emit(&Event::GateAnswered { elapsed: begun.elapsed() });
     let name = instance.as_ref().map(|instance| Arc::clone(instance.name()));
     let recipients = parcel.recipients.len() as u64;
@@ -300,7 +301,7 @@ impl Drop for Account<'_> {
     }
 }
 
-fn ask(
+async fn ask(
     relay: &Relay,
     generation: &Generation,
     plan: &PlanState,
@@ -330,7 +331,7 @@ fn ask(
         last_reply: None,
         headers: &headers,
     };
-    gate::ask(relay, generation, plan, &subject, now, None)
+    gate::ask(relay, generation, plan, &subject, now).await
 }
 
 /// The `Received` line, if one is wanted.

@@ -39,6 +39,7 @@ pub mod queue;
 pub mod logins;
 pub mod relay;
 pub mod generation;
+pub mod asking;
 pub mod gate;
 pub mod attempt;
 pub mod delivery;

@@ -119,7 +119,7 @@ fn ask(
     let plan = relay.waves.current();
     let mut notes: Vec<Note> = Vec::new();
     let crate::answer::Answer { instance, verdict } =
-        gate::ask(relay, &generation, &plan, &subject, at, Some(&mut notes));
+        gate::explain(relay, &generation, &plan, &subject, at, Some(&mut notes));
     let instance = instance.and_then(|state| {
         let index = plan.plan.instances.iter().position(|one| one.name == **state.name())?;
         Some(Instance::new(&generation.config, index, at))

@@ -358,6 +358,26 @@ impl From<Vec<Lesson>> for Answer {
     }
 }
 
+/// The answer was to another question: it comes back.
+macro_rules! answer_as {
+    ($($variant:ident => $kind:ty),*) => {$(
+        impl TryFrom<Answer> for $kind {
+            type Error = Answer;
+
+            fn try_from(answer: Answer) -> Result<Self, Answer> {
+                match answer {
+                    Answer::$variant(answer) => Ok(answer),
+                    other => Err(other),
+                }
+            }
+        }
+    )*};
+}
+
+answer_as! {
+    Decide => FreezeDecision, Route => RouteDecision, Limits => LimitSet, Observe => Vec<Lesson>
+}
+
 impl Answer {
     /// That of a policy that changes nothing: what there is where a policy is not.
     pub fn neutral(question: &Question) -> Self {

@@ -45,7 +45,7 @@ pub async fn verify(
         last_reply: None,
         headers: &[],
     };
-    let answer = gate::ask(relay, &generation, &plan, &subject, relay.waves.now(), None);
+    let answer = gate::ask(relay, &generation, &plan, &subject, relay.waves.now()).await;
     // There is one recipient, so there is one share.
     let Verdict::Go(shares) = answer.verdict else { return None };
     let upstream = &shares.first()?.upstream;

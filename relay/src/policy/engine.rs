@@ -13,8 +13,9 @@ use wasmtime::{
 };
 
 /// One epoch. A call's deadline is a whole number of them, one more than its timeout asks for,
-/// because the current one has already begun.
-pub(super) const TICK: Duration = Duration::from_millis(10);
+/// because the current one has already begun. Short, because a call that takes longer than a worker
+/// may wait is noticed only at the end of one (see `aside`).
+pub(super) const TICK: Duration = Duration::from_millis(2);
 
 /// Fuel for each millisecond of a policy's timeout, where fuel bounds a call. A unit is about
 /// one WebAssembly instruction; a processor does more than this in a millisecond, so that fuel
@@ -39,7 +40,7 @@ pub(super) const TABLES: u32 = 8;
 /// What bounds the time of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metering {
-    /// Wall time, in steps of 10 ms, at about a tenth of a call's cost: for production.
+    /// Wall time, in steps of 2 ms, at about a tenth of a call's cost: for production.
     Epochs,
     /// Instructions: the same on every machine and in every run, for simulation and benches.
     Fuel,

@@ -89,6 +89,16 @@ impl PolicyFailure {
         Self::new(FailureKind::BadAnswer, detail)
     }
 
+    /// An answer of another kind than the question; the host's own fault.
+    pub(crate) fn mistaken() -> Self {
+        Self::new(FailureKind::Host, "the answer is to another question")
+    }
+
+    /// Not done in time, and no place where there is more of it.
+    pub(super) fn crowded() -> Self {
+        Self::new(FailureKind::Timeout, "it takes long, as too many others do at the moment")
+    }
+
     pub(super) fn parked() -> Self {
         Self::new(FailureKind::Parked, "the policy failed on this message three times")
     }

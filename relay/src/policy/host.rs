@@ -15,6 +15,7 @@ use std::{
 use wasmtime::{Engine, component::Linker};
 
 use super::{
+    aside::Aside,
     audit::{AuditMode, Auditor},
     compile::Compiler,
     engine::{self, FUEL_PER_MS, Metering, TICK, Ticker},
@@ -121,7 +122,9 @@ pub struct PolicyHost {
     linker: Linker<State>,
     compiler: Compiler,
     pub(super) options: HostOptions,
-    // Dropped in this order: an audit that still runs is stopped by the ticker's epochs.
+    /// None where fuel bounds calls.
+    pub(super) aside: Option<Aside>,
+    // Dropped in this order: what still runs is stopped by the ticker's epochs.
     pub(super) auditor: Auditor,
     _ticker: Option<Ticker>,
     stats: Mutex<BTreeMap<String, Arc<PolicyStats>>>,
@@ -136,14 +139,15 @@ impl PolicyHost {
         let failed = |error: wasmtime::Error| HostError::Engine(format!("{error:#}"));
         let engine = engine::build(options.metering, options.instances).map_err(failed)?;
         let linker = instance::linker(&engine).map_err(failed)?;
-        let ticker = match options.metering {
-            Metering::Epochs => Some(Ticker::start(&engine)?),
-            Metering::Fuel => None,
+        let (ticker, aside) = match options.metering {
+            Metering::Epochs => (Some(Ticker::start(&engine)?), Some(Aside::start()?)),
+            Metering::Fuel => (None, None),
         };
         Ok(Arc::new(Self {
             compiler: Compiler::new(&engine, cache_dir, &options),
             linker,
             auditor: Auditor::start(options.audit)?,
+            aside,
             _ticker: ticker,
             engine,
             options,

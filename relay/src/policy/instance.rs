@@ -1,13 +1,17 @@
 //! One instance of a policy: a store of its own, its limits, and the imports. Floor 2.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
-use wasmtime::{Engine, Store, Trap, component::Linker};
+use wasmtime::{Engine, Store, Trap, UpdateDeadline, component::Linker};
 
 use super::{
     bindings::{self, Needs},
     contract::{self, Attempt, Functions, Level},
-    engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES},
+    cpu,
+    engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES, TICK},
     failure::{FailureKind, PolicyFailure},
     set::{Budget, Shared, Template},
     stats::Count,
@@ -50,6 +54,8 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
 pub(super) struct Instance {
     store: Store<State>,
     functions: Functions,
+    /// What one call may take.
+    pub(super) budget: Budget,
     /// Calls that it may still answer before it is recycled.
     pub(super) calls_left: u32,
 }
@@ -58,7 +64,7 @@ impl Instance {
     /// Makes an instance; it is not configured yet.
     pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
         let shared = Arc::clone(&template.shared);
-        let setup = shared.setup;
+        let (setup, budget) = (shared.setup, shared.call);
         let state = State { shared, log_lines: MAX_LOG_LINES, muted, memory: 0, refused: false };
         let mut store = Store::new(template.pre.engine(), state);
         store.limiter(|state| state);
@@ -68,7 +74,7 @@ impl Instance {
             template.pre.instantiate(&mut store).map_err(|error| failure(&store, &error))?;
         let functions = Functions::new(&template.exports, &mut store, &instance)
             .map_err(|error| PolicyFailure::bad(bindings::escaped(&chain(&error), MAX_DETAIL)))?;
-        Ok(Self { store, functions, calls_left: 0 })
+        Ok(Self { store, functions, budget, calls_left: 0 })
     }
 
     /// Makes an instance and configures it. `calls` is how many it may answer.
@@ -126,7 +132,7 @@ impl Instance {
         tx: &Transaction<'_>,
         needs: &Needs,
     ) -> Result<FreezeDecision, PolicyFailure> {
-        let call = self.store.data().shared.call;
+        let call = self.budget;
         let Self { store, functions, .. } = self;
         let answer = bindings::with_transaction(tx, needs, |tx| {
             enter(store, call, |store| functions.decide(store, tx))
@@ -140,7 +146,7 @@ impl Instance {
         tx: &Transaction<'_>,
         needs: &Needs,
     ) -> Result<RouteDecision, PolicyFailure> {
-        let call = self.store.data().shared.call;
+        let call = self.budget;
         let Self { store, functions, .. } = self;
         let answer = bindings::with_transaction(tx, needs, |tx| {
             enter(store, call, |store| functions.route(store, tx))
@@ -156,7 +162,7 @@ impl Instance {
         upstream: &str,
         recipients: &[u32],
     ) -> Result<LimitSet, PolicyFailure> {
-        let call = self.store.data().shared.call;
+        let call = self.budget;
         let Self { store, functions, .. } = self;
         let answer = bindings::with_transaction(tx, needs, |transaction| {
             let attempt = Attempt { transaction, upstream, recipients };
@@ -170,12 +176,28 @@ impl Instance {
         &mut self,
         outcome: &AttemptOutcome<'_>,
     ) -> Result<Vec<Lesson>, PolicyFailure> {
-        let call = self.store.data().shared.call;
+        let call = self.budget;
         let Self { store, functions, .. } = self;
         let answer = bindings::with_outcome(outcome, |outcome| {
             enter(store, call, |store| functions.observe(store, outcome))
         })?;
         bindings::lessons(answer)
+    }
+
+    /// Has the processor time of this thread from now on bound it, and not the clock; but the
+    /// clock after `patience` times as much.
+    pub(super) fn bound_by_processor_time(&mut self, most: Duration, patience: u64) {
+        let until = cpu::of_thread() + most;
+        let ticks = u64::try_from(most.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
+        let mut left = ticks.saturating_mul(patience);
+        self.budget = Budget::Ticks(1);
+        self.store.epoch_deadline_callback(move |_| {
+            left = left.saturating_sub(1);
+            Ok(match left > 0 && cpu::of_thread() < until {
+                true => UpdateDeadline::Continue(1),
+                false => UpdateDeadline::Interrupt,
+            })
+        });
     }
 
     /// Bytes of all its linear memories.
@@ -185,7 +207,7 @@ impl Instance {
 
     /// Fuel that the last call took; none where epochs bound it.
     pub(super) fn fuel_used(&self) -> Option<u64> {
-        match self.store.data().shared.call {
+        match self.budget {
             Budget::Fuel(given) => {
                 self.store.get_fuel().ok().map(|left| given.saturating_sub(left))
             }

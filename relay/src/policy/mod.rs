@@ -13,6 +13,7 @@
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
 
 mod apart;
+mod aside;
 mod audit;
 mod bindings;
 mod compile;
@@ -29,6 +30,7 @@ mod stats;
 mod worker;
 
 pub use apart::{COMMAND as COMPILE_COMMAND, compile_here};
+pub use aside::Late;
 pub use audit::AuditMode;
 pub use bindings::Needs;
 pub use contract::Version;

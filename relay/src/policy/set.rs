@@ -8,6 +8,7 @@ use std::{
 use wasmtime::component::InstancePre;
 
 use super::{
+    aside::LEASH,
     bindings::Needs,
     contract::{Exports, Version},
     failure::Ladder,
@@ -248,6 +249,16 @@ pub(super) struct Shared {
 pub(super) enum Budget {
     Ticks(u64),
     Fuel(u64),
+}
+
+impl Budget {
+    /// What a worker gives a call that may be asked elsewhere, where that is less.
+    pub(super) fn on_leash(self) -> Option<Self> {
+        match self {
+            Self::Ticks(ticks) if ticks > LEASH => Some(Self::Ticks(LEASH)),
+            Self::Ticks(_) | Self::Fuel(_) => None,
+        }
+    }
 }
 
 /// Everything needed to make an instance of one policy.

@@ -38,6 +38,7 @@ pub struct PolicyStats {
     calls: AtomicU64,
     failures: [AtomicU64; FailureKind::ALL.len()],
     parked_messages: AtomicU64,
+    slow: AtomicU64,
     instances: AtomicU64,
     recycled: AtomicU64,
     audit_runs: AtomicU64,
@@ -60,6 +61,7 @@ impl PolicyStats {
             calls: AtomicU64::default(),
             failures: Default::default(),
             parked_messages: AtomicU64::default(),
+            slow: AtomicU64::default(),
             instances: AtomicU64::default(),
             recycled: AtomicU64::default(),
             audit_runs: AtomicU64::default(),
@@ -94,6 +96,11 @@ impl PolicyStats {
     /// Messages that this policy failed on three times and is not asked about again.
     pub fn parked_messages(&self) -> u64 {
         self.parked_messages.load(Relaxed)
+    }
+
+    /// Calls that took so long that they were asked again off the thread that carries mail.
+    pub fn slow(&self) -> u64 {
+        self.slow.load(Relaxed)
     }
 
     /// Instances built: the first of each worker, those after a failure, those recycled.
@@ -181,6 +188,7 @@ impl PolicyStats {
             Count::Call => &self.calls,
             Count::Failure(kind) => &self.failures[kind as usize],
             Count::ParkedMessage => &self.parked_messages,
+            Count::Slow => &self.slow,
             Count::Instance => &self.instances,
             Count::Recycled => &self.recycled,
             Count::AuditRun => &self.audit_runs,
@@ -200,6 +208,7 @@ pub(super) enum Count {
     Call,
     Failure(FailureKind),
     ParkedMessage,
+    Slow,
     Instance,
     Recycled,
     AuditRun,

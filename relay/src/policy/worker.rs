@@ -1,13 +1,15 @@
 //! The warm instances of one worker thread, and the calls. Floor 2.
 //!
-//! A call runs on the calling thread and does not wait for anything. An instance is made at its
+//! A call runs on the calling thread and does not wait for anything; one on a leash is given up
+//! soon and asked elsewhere (`aside`). An instance is made at its
 //! first call, made anew after a failure, and recycled after a random number of calls.
 
 use std::sync::Arc;
 
 use super::{
+    aside::Late,
     bindings::Needs,
-    failure::PolicyFailure,
+    failure::{FailureKind, PolicyFailure},
     host::PolicyHost,
     instance::Instance,
     set::{Policy, PolicySet},
@@ -36,6 +38,8 @@ pub struct WorkerPolicies {
     since_previous: u32,
     until_audit: u32,
     last_fuel: Option<u64>,
+    leash: bool,
+    late: Option<Late>,
 }
 
 /// The instances of one set.
@@ -60,6 +64,8 @@ impl WorkerPolicies {
             since_previous: 0,
             until_audit,
             last_fuel: None,
+            leash: false,
+            late: None,
         }
     }
 
@@ -149,6 +155,23 @@ impl WorkerPolicies {
         }
     }
 
+    /// Makes one call that is given up when it is not done soon: then what it gives is worth nothing,
+    /// and the answer comes later.
+    pub fn on_leash<R>(&mut self, call: impl FnOnce(&mut Self) -> R) -> (R, Option<Late>) {
+        self.leash = true;
+        let answer = call(self);
+        self.leash = false;
+        (answer, self.late.take())
+    }
+
+    /// What came later.
+    pub fn heard(&mut self, late: &Late, said: &Result<Answer, PolicyFailure>) {
+        if let Err(failure) = said {
+            let Late { set, policy, message, now, .. } = late;
+            self.failed(set, *policy, message.as_deref(), *now, failure);
+        }
+    }
+
     /// Fuel that the last call took; none where epochs bound calls.
     pub fn last_fuel(&self) -> Option<u64> {
         self.last_fuel
@@ -188,8 +211,11 @@ impl WorkerPolicies {
         }
         entry.stats().count(Count::Call);
         self.warm_of(set).count(now);
+        let call_budget = entry.template.shared.call;
+        let leash = call_budget.on_leash().filter(|_| self.leash);
         let answer = match self.instance(set, policy) {
             Ok(instance) => {
+                instance.budget = leash.unwrap_or(call_budget);
                 let answer = call(instance, entry.needs());
                 instance.calls_left = instance.calls_left.saturating_sub(1);
                 let recycle = instance.calls_left == 0;
@@ -204,10 +230,35 @@ impl WorkerPolicies {
             }
             Err(failure) => Err(failure),
         };
-        if let Err(failure) = &answer {
-            self.failed(set, policy, message, now, failure);
+        match answer {
+            Err(failure) if leash.is_some() && failure.kind == FailureKind::Timeout => {
+                Err(self.put_aside(set, policy, ask, failure))
+            }
+            Err(failure) => {
+                self.failed(set, policy, message, now, &failure);
+                Err(failure)
+            }
+            Ok(answer) => Ok(answer),
         }
-        answer
+    }
+
+    /// Has a question asked elsewhere that takes too long here.
+    #[cold]
+    fn put_aside(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        ask: Ask<'_>,
+        failure: PolicyFailure,
+    ) -> PolicyFailure {
+        set.policies()[policy].stats().count(Count::Slow);
+        self.late = self.host.aside.as_ref().and_then(|aside| aside.ask(set, policy, ask));
+        if self.late.is_some() {
+            return failure;
+        }
+        let failure = PolicyFailure::crowded();
+        self.failed(set, policy, ask.message(), ask.now(), &failure);
+        failure
     }
 
     /// The warm instance of a policy, made if there is none.

@@ -411,8 +411,9 @@ fn names(families: &mut Families, all: &[(UpstreamStatus, usize)]) {
 fn policies(families: &mut Families, relay: &Relay) {
     let all = relay.policy_host.stats();
     type Read = fn(&PolicyStats) -> u64;
-    let counters: [(&str, &str, Read); 10] = [
+    let counters: [(&str, &str, Read); 11] = [
         ("calls", "Calls of a hook, failed ones included.", PolicyStats::calls),
+        ("slow_calls", "Calls asked again off the mail's thread.", PolicyStats::slow),
         ("parked_messages", "Messages not asked about again.", PolicyStats::parked_messages),
         ("instances_built", "Instances of the component built.", PolicyStats::instances),
         ("recycled", "Instances given up because of their age alone.", PolicyStats::recycled),

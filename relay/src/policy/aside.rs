@@ -1,0 +1,139 @@
+//! Calls that take long: not on the thread that carries mail. Floor 2.
+//!
+//! A call is synchronous and takes microseconds; one that loops would keep everybody else on its
+//! worker waiting for its whole timeout. So a worker keeps calls on a leash ([`LEASH`]): one that
+//! is not done by then is given up and asked once more here, by a thread of low priority in a fresh
+//! instance with the whole budget, while its session waits and the worker goes on. The warm call
+//! pays nothing for it: its deadline is another number. (A call that yields to the runtime instead
+//! of being begun again would need asynchronous stores, which cost every call more than it takes
+//! now, and its loop would still have the worker's time.)
+//!
+//! A thread of low priority may get little of a busy processor, so the budget is processor time
+//! here: what is slow for want of a processor is no failure. There is one thread and a short queue:
+//! a policy that is slow at everything delays its own messages, and what finds no place has run out
+//! of time. What a call logged and counted before it was given up, it logs and counts again.
+//!
+//! Where fuel bounds calls (simulation) there is no leash: nothing may happen by the side.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{self, SyncSender},
+    },
+    thread::{self, JoinHandle},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    compile,
+    engine::TICK,
+    failure::{FailureKind, PolicyFailure},
+    instance::Instance,
+    set::{Budget, PolicySet},
+};
+use crate::{
+    decision::record::{Answer, Ask, Question},
+    plan::Timestamp,
+};
+
+/// What a worker gives a call: one epoch, and the one that has begun. A warm call takes a
+/// thousandth of it, one of a JavaScript policy a tenth.
+pub(super) const LEASH: u64 = 2;
+/// Questions that wait here; with the longest timeout that is usual, a second of processor time.
+const QUEUE: usize = 16;
+/// Ticks of the clock for one of processor time, at most: then the machine is so busy that the
+/// message is better told so.
+const PATIENCE: u64 = 40;
+
+type Said = Result<Answer, PolicyFailure>;
+
+/// A question whose answer comes later.
+#[derive(Debug)]
+pub struct Late {
+    pub(super) set: Arc<PolicySet>,
+    pub(super) policy: usize,
+    pub(super) message: Option<String>,
+    pub(super) now: Timestamp,
+    answer: oneshot::Receiver<Said>,
+}
+
+impl Late {
+    /// The answer, when it is there. [`WorkerPolicies::heard`](super::WorkerPolicies::heard) is to
+    /// be told of it.
+    pub async fn answer(&mut self) -> Said {
+        let stopping = || PolicyFailure::new(FailureKind::Host, "the policy host is stopping");
+        (&mut self.answer).await.unwrap_or_else(|_| Err(stopping()))
+    }
+}
+
+/// Asks what takes long. Dropping it ends its thread after the call that it is in.
+#[derive(Debug)]
+pub(super) struct Aside {
+    queue: Option<SyncSender<Job>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Job {
+    set: Arc<PolicySet>,
+    policy: usize,
+    question: Question,
+    answer: oneshot::Sender<Said>,
+}
+
+impl Aside {
+    pub(super) fn start() -> io::Result<Self> {
+        let (queue, jobs) = mpsc::sync_channel::<Job>(QUEUE);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("policy-aside".to_owned()).spawn(move || {
+            compile::lower_priority();
+            for job in jobs {
+                if stopped.load(Relaxed) {
+                    return;
+                }
+                // Who asked may have gone: its answer is for nobody.
+                let _ = job.answer.send(job.set.ask_aside(job.policy, &job.question));
+            }
+        })?;
+        Ok(Self { queue: Some(queue), stop, thread: Some(thread) })
+    }
+
+    /// Takes a question; none where too many wait.
+    pub(super) fn ask(&self, set: &Arc<PolicySet>, policy: usize, ask: Ask<'_>) -> Option<Late> {
+        let (answer, receiver) = oneshot::channel();
+        let (message, now) = (ask.message().map(str::to_owned), ask.now());
+        let set = Arc::clone(set);
+        let late = Late { set: Arc::clone(&set), policy, message, now, answer: receiver };
+        let job = Job { set, policy, question: ask.to_question(), answer };
+        self.queue.as_ref()?.try_send(job).ok().map(|()| late)
+    }
+}
+
+impl PolicySet {
+    fn ask_aside(&self, policy: usize, question: &Question) -> Said {
+        let entry = &self.policies()[policy];
+        let mut instance = Instance::ready(&entry.template, false, 1)?;
+        if let Budget::Ticks(ticks) = entry.template.shared.call {
+            let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+            instance.bound_by_processor_time(TICK.saturating_mul(ticks), PATIENCE);
+        }
+        instance.ask(question, entry.needs())
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that asks slow policies had panicked");
+        }
+    }
+}
