@@ -5,13 +5,16 @@
 
 pub mod cpu;
 pub mod memory;
+pub mod poison;
 pub mod run;
 pub mod slow;
 pub mod spool;
+pub mod swaps;
 pub mod tls;
 
 mod metrics;
 mod mta;
+mod paced;
 mod peer;
 mod process;
 mod relay;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use wavegate_tests::bench::{
-    self, memory::MemoryOptions, run::RunOptions, slow::SlowOptions, spool::SpoolOptions,
-    tls::TlsOptions,
+    self, memory::MemoryOptions, poison::PoisonOptions, run::RunOptions, slow::SlowOptions,
+    spool::SpoolOptions, swaps::SwapsOptions, tls::TlsOptions,
 };
 use wavegate_tests::load::{self, LoadOptions, Transfer};
 use wavegate_tests::sink::{Extensions, Fault, Sink, SinkOptions};
@@ -39,6 +39,11 @@ enum Command {
     Spool(SpoolOptions),
     /// TLS with clients: full handshakes and bulk next to HAProxy's. Says whether the aims are met.
     Tls(TlsOptions),
+    /// A thousand changes of a plugin under load: whether a message fails or is late, and whether
+    /// memory grows.
+    Swaps(SwapsOptions),
+    /// A plugin that loops for ever on one message in a hundred: how long the others take.
+    Poison(PoisonOptions),
     /// Resident memory: idle, and its growth a connection.
     Memory(MemoryOptions),
     /// Send messages and measure.
@@ -149,6 +154,10 @@ fn main() -> ExitCode {
         Command::Tls(options) => bench::install_guard(Duration::from_secs(options.time_limit))
             .and_then(|()| bench::tls::run(&options))
             .map(|()| true),
+        Command::Swaps(options) => bench::install_guard(Duration::from_secs(options.time_limit))
+            .and_then(|()| bench::swaps::run(&options)),
+        Command::Poison(options) => bench::install_guard(Duration::from_secs(options.time_limit))
+            .and_then(|()| bench::poison::run(&options)),
         Command::Slow(options) => bench::install_guard(Duration::from_secs(options.time_limit))
             .and_then(|()| bench::slow::run(&options))
             .map(|()| true),

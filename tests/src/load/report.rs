@@ -65,6 +65,8 @@ pub struct Report {
     pub p90_us: f64,
     /// 99 of 100 messages took at most this, microseconds.
     pub p99_us: f64,
+    /// 999 of 1000 messages took at most this, microseconds.
+    pub p999_us: f64,
     /// The slowest message, microseconds.
     pub max_us: f64,
     /// Every reply that was not the expected one, by stage and code; every lost connection, by stage.
@@ -87,6 +89,7 @@ impl Report {
             p50_us: us(500),
             p90_us: us(900),
             p99_us: us(990),
+            p999_us: us(999),
             max_us: tally.latency.max() as f64 / 1000.0,
             errors: tally.errors,
         }
