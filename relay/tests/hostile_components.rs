@@ -1,15 +1,10 @@
 //! The policy host against components that no honest toolchain makes: bombs for the compiler, too
 //! many of everything, code that runs before it is asked. They are the hostile guest with more
-//! sections behind its own, put together from bytes here.
+//! sections behind its own, put together from bytes here. That memory returns is shown where the
+//! relay is a process of its own (`tests/tests/hostile_plugins.rs`).
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-use std::{
-    fs,
-    net::IpAddr,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use wavegate::{
     config::{PluginSource, PolicyConfig},
@@ -21,18 +16,12 @@ use wavegate::{
 };
 
 static HOSTILE: &[u8] = include_bytes!("../../tests/guests/hostile.wasm");
-/// What a process may have more after all that.
-const GROWTH: u64 = 64 << 20;
 
 /// A host as the relay has it: what is not its own is compiled in another process.
 struct Place {
     host: Arc<PolicyHost>,
     folder: tempfile::TempDir,
-    /// Memory is the process's: one test at a time.
-    _alone: MutexGuard<'static, ()>,
 }
-
-static ALONE: Mutex<()> = Mutex::new(());
 
 impl Place {
     fn new() -> Self {
@@ -40,7 +29,6 @@ impl Place {
     }
 
     fn compiling_by(program: &str) -> Self {
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let options = HostOptions {
             instances: 16,
@@ -49,7 +37,7 @@ impl Place {
             ..HostOptions::production(1)
         };
         let host = PolicyHost::new(Some(folder.path().join("compiled")), options).unwrap();
-        Self { host, folder, _alone }
+        Self { host, folder }
     }
 
     fn load(&self, wasm: &[u8], told: &str) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
@@ -110,12 +98,6 @@ fn transaction() -> Transaction<'static> {
         attributes: &[],
         upstreams: &[],
     }
-}
-
-fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// A number as WebAssembly writes it.
@@ -205,12 +187,9 @@ fn loops(depth: usize, variables: usize) -> Vec<u8> {
 fn a_bomb_for_the_compiler_meets_the_bound_of_its_memory_and_leaves_nothing() {
     let place = Place::new();
     place.serves();
-    let before = resident();
     let bomb = with(&functions(&[loops(5000, 10_000)], &[]), 0);
     assert!(bomb.len() < 200_000);
     place.refuses(&bomb, "does not compile: compiling it takes more than 1024 MiB of memory");
-    let grown = resident().saturating_sub(before);
-    assert!(grown < GROWTH, "{grown} bytes stay");
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
 }
 
@@ -220,7 +199,6 @@ fn a_hundred_megabytes_are_not_read_and_just_below_the_bound_is_read_and_refused
     let path = place.folder.path().join("large.wasm");
     let file = fs::File::create(&path).unwrap();
     file.set_len(100 << 20).unwrap();
-    let before = resident();
     let errors = place.load_file(path.clone(), "nothing").unwrap_err();
     assert!(matches!(errors[0].problem, PolicyProblem::TooLarge), "{}", errors[0]);
     assert!(errors[0].to_string().contains("larger than 64 MiB"), "{}", errors[0]);
@@ -235,9 +213,6 @@ fn a_hundred_megabytes_are_not_read_and_just_below_the_bound_is_read_and_refused
     wasm.extend(section(0, &name));
     let set = place.load(&wasm, "nothing").unwrap();
     assert_eq!(set.policies().len(), 1);
-    drop((wasm, name, set));
-    let grown = resident().saturating_sub(before);
-    assert!(grown < GROWTH, "{grown} bytes stay");
 }
 
 #[test]
@@ -245,7 +220,6 @@ fn too_many_instances_memories_and_tables_are_refused() {
     let place = Place::new();
     let memory = module(&[section(5, &[1, 0, 1])]);
     let table = module(&[section(4, &[1, 0x70, 0, 1])]);
-    let before = resident();
     place.refuses(&with(&module(&[]), 50), "exceeds the configured maximum of 20");
     place.refuses(&with(&memory, 10), "exceeds the configured maximum of 4");
     place.refuses(&with(&table, 10), "exceeds the configured maximum of 8");
@@ -258,8 +232,6 @@ fn too_many_instances_memories_and_tables_are_refused() {
     let elements = leb(10_000_000);
     let large = module(&[section(4, &[&[1, 0x70, 0][..], &elements].concat())]);
     place.refuses(&with(&large, 1), "table");
-    let grown = resident().saturating_sub(before);
-    assert!(grown < GROWTH, "{grown} bytes stay");
 }
 
 #[test]
@@ -318,9 +290,8 @@ fn a_program_that_is_no_compiler_or_not_there_is_the_hosts_failure() {
 }
 
 #[test]
-fn gigabytes_and_millions_in_answers_are_refused_and_given_back() {
+fn gigabytes_and_millions_in_answers_are_refused() {
     let place = Place::new();
-    let before = resident();
     for (told, memory) in [
         ("gigabyte", 2000 << 20),
         ("gigabyte", 16 << 20),
@@ -354,6 +325,4 @@ fn gigabytes_and_millions_in_answers_are_refused_and_given_back() {
         }
     }
     place.serves();
-    let grown = resident().saturating_sub(before);
-    assert!(grown < GROWTH, "{grown} bytes stay");
 }

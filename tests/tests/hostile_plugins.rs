@@ -102,7 +102,7 @@ fn an_endless_filling_of_memory_holds() {
 #[test]
 fn a_gigabyte_of_text_holds_whether_it_is_there_or_not() {
     fails_and_holds("gigabyte", "timeout = \"500ms\"", "memory");
-    fails_and_holds("gigabyte", "timeout = \"5s\"\nmemory = \"1500MiB\"", "bad-answer");
+    fails_and_holds("gigabyte", "timeout = \"5s\"\nmemory = \"1GiB\"", "memory");
     fails_and_holds("gigabyte-lie", "", "trap");
 }
 
@@ -210,7 +210,8 @@ fn nothing_that_a_policy_does_gets_mail_out_of_a_frozen_instance() {
 fn a_loop_for_some_messages_keeps_no_others_waiting() {
     let sink = recording();
     let config = Config::to(&[sink.addr()]).relay("workers = 1").admin();
-    let config = config.section(&policies("loop-on-poison", "timeout = \"3s\""));
+    let config =
+        config.section(&policies("loop-on-poison\", and = \"no-limits", "timeout = \"3s\""));
     let relay = Relay::start_with(&config.to_string(), &[("hostile.wasm", HOSTILE)]);
     let mut poisoned = relay.hello();
     let mut other = relay.hello();
@@ -265,8 +266,11 @@ fn a_bomb_for_the_compiler_is_refused_while_mail_goes_on() {
     let said = relay.refusal(refused);
     assert!(said.contains("compiling it takes more than 1024 MiB of memory"), "{said}");
     assert!(most < Duration::from_secs(1), "a message took {most:?}");
+    // Whoever has seen the file change may be at the bomb once more.
+    let made = relay.reloads().0;
     relay.write("hostile.wasm", HOSTILE);
-    relay.reload();
+    relay.signal(Signal::SIGHUP);
+    until("a good reload", || (relay.reloads().0 > made).then_some(()));
     assert!(is_answered(&client.small()));
     let grown = relay.memory().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes stay");
