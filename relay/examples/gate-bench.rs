@@ -1,5 +1,6 @@
 //! The gate alone, against the bare calls of its policies: what does everything around the
-//! sandbox cost? Both in one run, in turn, with the same message.
+//! sandbox cost? And one live call of each policy against a bare one. All in one run, in turn,
+//! with the same message.
 //!
 //! `cargo run --release -p wavegate --example gate-bench`
 #![allow(clippy::print_stdout, reason = "its purpose")]
@@ -26,7 +27,7 @@ use wavegate::{
     message::Source,
     names::Resolved,
     plan::Timestamp,
-    policy::{HostOptions, PolicyHost},
+    policy::{Hook, HostOptions, PolicyHost, PolicySet},
     queue::Queue,
     relay::{Relay, with_policies},
     world::World,
@@ -39,6 +40,8 @@ const WARM_UP: usize = 40;
 /// What is to be reached.
 const RATIO: f64 = 1.5;
 const TAIL: f64 = 4.0;
+/// The same of one live call, by the least and by the median.
+const CALL: f64 = 1.25;
 
 /// The configuration that is shipped.
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/relay.toml");
@@ -113,6 +116,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         attributes: &[],
         upstreams: &[],
     };
+    for policy in 0..set.policies().len() {
+        compare_calls(&relay, set, policy, &record);
+    }
     let (mut bare, mut asked) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + ROUNDS {
         if round == WARM_UP {
@@ -141,6 +147,53 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     report(&mut bare, &mut asked);
     Ok(())
+}
+
+/// One live call of a policy, as the gate makes it, against a bare one.
+fn compare_calls(relay: &Relay, set: &Arc<PolicySet>, policy: usize, record: &Transaction<'_>) {
+    let (mut bare, mut live) = (Vec::new(), Vec::new());
+    let entry = &set.policies()[policy];
+    for round in 0..WARM_UP + ROUNDS {
+        if round == WARM_UP {
+            bare.clear();
+            live.clear();
+        }
+        for _ in 0..CALLS {
+            time(&mut bare, || {
+                let answer = with_policies(&relay.policy_host, |mine| {
+                    mine.bare_call(set, policy, black_box(record), "legacy")
+                });
+                assert!(answer.is_ok(), "{answer:?}");
+            });
+            time(&mut live, || {
+                let (record, set) = (black_box(record), black_box(set));
+                let (is_answered, late) = with_policies(&relay.policy_host, |mine| {
+                    mine.on_leash(|mine| match () {
+                        () if entry.has(Hook::Freeze) => mine.freeze(set, policy, record).is_ok(),
+                        () if entry.has(Hook::Routing) => mine.route(set, policy, record).is_ok(),
+                        () => mine.limits(set, policy, record, "legacy", &[0]).is_ok(),
+                    })
+                });
+                assert!(is_answered || late.is_some(), "a live call failed");
+            });
+        }
+    }
+    for calls in [&mut bare, &mut live] {
+        calls.sort_unstable();
+    }
+    let us = |calls: &[Duration], part: usize| {
+        calls[(calls.len() - 1) * part / 1000].as_secs_f64() * 1e6
+    };
+    let ratio = |part| us(&live, part) / us(&bare, part);
+    let word = if ratio(500) <= CALL { "met" } else { "missed" };
+    println!(
+        "{:<12} live {:.2} us, bare {:.2} us: {:.2} times, by the least {:.2} (at most {CALL}: {word})",
+        entry.name(),
+        us(&live, 500),
+        us(&bare, 500),
+        ratio(500),
+        ratio(0),
+    );
 }
 
 fn report(bare: &mut [Duration], asked: &mut [Duration]) {

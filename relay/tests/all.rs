@@ -4,6 +4,7 @@
 mod contracts;
 mod control;
 mod fixture;
+mod hostile_components;
 #[path = "notification/main.rs"]
 mod notification;
 mod policy;
