@@ -9,18 +9,20 @@
 //! now, and its loop would still have the worker's time.)
 //!
 //! A thread of low priority may get little of a busy processor, so the budget is processor time
-//! here: what is slow for want of a processor is no failure. There is one thread and a short queue:
-//! a policy that is slow at everything delays its own messages, and what finds no place has run out
-//! of time. What a call logged and counted before it was given up, it logs and counts again.
+//! here: what is slow for want of a processor is no failure. For the same reason a call at the end
+//! of its leash is looked at once more: on a busy machine most were only interrupted. There are a
+//! few threads, so that what is merely slow need not wait for what loops, and a short queue: a
+//! policy that is slow at everything delays its own messages, and what finds no place has run out of
+//! time. What a call logged and counted before it was given up, it logs and counts again.
 //!
 //! Where fuel bounds calls (simulation) there is no leash: nothing may happen by the side.
 
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::{self, SyncSender},
+        mpsc::{self, Receiver, SyncSender},
     },
     thread::{self, JoinHandle},
 };
@@ -28,7 +30,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    compile,
+    compile, cpu,
     engine::TICK,
     failure::{FailureKind, PolicyFailure},
     instance::Instance,
@@ -42,6 +44,8 @@ use crate::{
 /// What a worker gives a call: one epoch, and the one that has begun. A warm call takes a
 /// thousandth of it, one of a JavaScript policy a tenth.
 pub(super) const LEASH: u64 = 2;
+/// Threads that ask; they share what the workers leave.
+const THREADS: usize = 4;
 /// Questions that wait here; with the longest timeout that is usual, a second of processor time.
 const QUEUE: usize = 16;
 /// Ticks of the clock for one of processor time, at most: then the machine is so busy that the
@@ -74,7 +78,7 @@ impl Late {
 pub(super) struct Aside {
     queue: Option<SyncSender<Job>>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -88,19 +92,24 @@ struct Job {
 impl Aside {
     pub(super) fn start() -> io::Result<Self> {
         let (queue, jobs) = mpsc::sync_channel::<Job>(QUEUE);
+        let jobs = Arc::new(Mutex::new(jobs));
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("policy-aside".to_owned()).spawn(move || {
-            compile::lower_priority();
-            for job in jobs {
-                if stopped.load(Relaxed) {
-                    return;
+        let mut aside = Self { queue: Some(queue), stop, threads: Vec::new() };
+        for number in 0..THREADS {
+            let (jobs, stop) = (Arc::clone(&jobs), Arc::clone(&aside.stop));
+            let thread = thread::Builder::new().name(format!("policy-aside-{number}"));
+            aside.threads.push(thread.spawn(move || {
+                compile::lower_priority();
+                while let Some(job) = next(&jobs) {
+                    if stop.load(Relaxed) {
+                        return;
+                    }
+                    // Who asked may have gone: its answer is for nobody.
+                    let _ = job.answer.send(job.set.ask_aside(job.policy, &job.question));
                 }
-                // Who asked may have gone: its answer is for nobody.
-                let _ = job.answer.send(job.set.ask_aside(job.policy, &job.question));
-            }
-        })?;
-        Ok(Self { queue: Some(queue), stop, thread: Some(thread) })
+            })?);
+        }
+        Ok(aside)
     }
 
     /// Takes a question; none where too many wait.
@@ -114,13 +123,20 @@ impl Aside {
     }
 }
 
+/// The next question; none at the end. One thread waits for it, the others for that one.
+fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
+    jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
 impl PolicySet {
     fn ask_aside(&self, policy: usize, question: &Question) -> Said {
         let entry = &self.policies()[policy];
         let mut instance = Instance::ready(&entry.template, false, 1)?;
         if let Budget::Ticks(ticks) = entry.template.shared.call {
-            let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
-            instance.bound_by_processor_time(TICK.saturating_mul(ticks), PATIENCE);
+            let most = TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+            let until = cpu::of_thread().saturating_add(most);
+            let ticks = ticks.saturating_mul(PATIENCE);
+            instance.budget = Budget::Processor { until, ticks };
         }
         instance.ask(question, entry.needs())
     }
@@ -130,10 +146,10 @@ impl Drop for Aside {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         self.queue = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that asks slow policies had panicked");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that asks slow policies had panicked");
+            }
         }
     }
 }

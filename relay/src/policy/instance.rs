@@ -8,6 +8,7 @@ use std::{
 use wasmtime::{Engine, Store, Trap, UpdateDeadline, component::Linker};
 
 use super::{
+    aside::LEASH,
     bindings::{self, Needs},
     contract::{self, Attempt, Functions, Level},
     cpu,
@@ -41,6 +42,32 @@ pub(super) struct State {
     memory: usize,
     /// It was refused memory in this call, so that what comes of that can be called by its name.
     refused: bool,
+    /// What the call may take once its first epochs are over.
+    budget: Budget,
+    /// Processor time at the end of its leash.
+    at_end: Option<Duration>,
+}
+
+impl State {
+    /// Whether a call goes on whose epochs are over.
+    fn deadline(&mut self) -> UpdateDeadline {
+        let goes_on = match &mut self.budget {
+            // A thread that had no processor has not been busy: it is looked at once more.
+            Budget::Leash => match self.at_end {
+                None => {
+                    self.at_end = Some(cpu::of_thread());
+                    true
+                }
+                Some(at_end) => cpu::of_thread().saturating_sub(at_end) < TICK / 2,
+            },
+            Budget::Processor { until, ticks } => {
+                *ticks = ticks.saturating_sub(1);
+                *ticks > 0 && cpu::of_thread() < *until
+            }
+            Budget::Ticks(_) | Budget::Fuel(_) => false,
+        };
+        if goes_on { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt }
+    }
 }
 
 /// A linker with everything that the contract lets a policy import.
@@ -65,9 +92,18 @@ impl Instance {
     pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
         let shared = Arc::clone(&template.shared);
         let (setup, budget) = (shared.setup, shared.call);
-        let state = State { shared, log_lines: MAX_LOG_LINES, muted, memory: 0, refused: false };
+        let state = State {
+            shared,
+            log_lines: MAX_LOG_LINES,
+            muted,
+            memory: 0,
+            refused: false,
+            budget,
+            at_end: None,
+        };
         let mut store = Store::new(template.pre.engine(), state);
         store.limiter(|state| state);
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline()));
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         bound(&mut store, setup).map_err(|error| failure(&store, &error))?;
         let instance =
@@ -184,22 +220,6 @@ impl Instance {
         bindings::lessons(answer)
     }
 
-    /// Has the processor time of this thread from now on bound it, and not the clock; but the
-    /// clock after `patience` times as much.
-    pub(super) fn bound_by_processor_time(&mut self, most: Duration, patience: u64) {
-        let until = cpu::of_thread() + most;
-        let ticks = u64::try_from(most.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX);
-        let mut left = ticks.saturating_mul(patience);
-        self.budget = Budget::Ticks(1);
-        self.store.epoch_deadline_callback(move |_| {
-            left = left.saturating_sub(1);
-            Ok(match left > 0 && cpu::of_thread() < until {
-                true => UpdateDeadline::Continue(1),
-                false => UpdateDeadline::Interrupt,
-            })
-        });
-    }
-
     /// Bytes of all its linear memories.
     pub(super) fn memory(&self) -> usize {
         self.store.data().memory
@@ -211,7 +231,7 @@ impl Instance {
             Budget::Fuel(given) => {
                 self.store.get_fuel().ok().map(|left| given.saturating_sub(left))
             }
-            Budget::Ticks(_) => None,
+            _ => None,
         }
     }
 }
@@ -232,13 +252,16 @@ fn enter<R>(
 }
 
 fn bound(store: &mut Store<State>, budget: Budget) -> wasmtime::Result<()> {
+    let state = store.data_mut();
+    state.budget = budget;
+    state.at_end = None;
     match budget {
-        Budget::Ticks(ticks) => {
-            store.set_epoch_deadline(ticks);
-            Ok(())
-        }
-        Budget::Fuel(fuel) => store.set_fuel(fuel),
+        Budget::Ticks(ticks) => store.set_epoch_deadline(ticks),
+        Budget::Leash => store.set_epoch_deadline(LEASH),
+        Budget::Processor { .. } => store.set_epoch_deadline(1),
+        Budget::Fuel(fuel) => store.set_fuel(fuel)?,
     }
+    Ok(())
 }
 
 /// Calls an error of wasmtime by its name.

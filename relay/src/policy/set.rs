@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use wasmtime::component::InstancePre;
@@ -249,14 +250,21 @@ pub(super) struct Shared {
 pub(super) enum Budget {
     Ticks(u64),
     Fuel(u64),
+    /// Little, on a worker: see `aside`.
+    Leash,
+    /// Processor time of the calling thread, until it is that much; and so many ticks at most.
+    Processor {
+        until: Duration,
+        ticks: u64,
+    },
 }
 
 impl Budget {
     /// What a worker gives a call that may be asked elsewhere, where that is less.
     pub(super) fn on_leash(self) -> Option<Self> {
         match self {
-            Self::Ticks(ticks) if ticks > LEASH => Some(Self::Ticks(LEASH)),
-            Self::Ticks(_) | Self::Fuel(_) => None,
+            Self::Ticks(ticks) if ticks > LEASH => Some(Self::Leash),
+            _ => None,
         }
     }
 }
