@@ -35,7 +35,7 @@ const WORDS: &str = "instance  is being upgraded";
 #[derive(Clone, Debug, clap::Args)]
 pub struct SwapsOptions {
     /// Swaps among 20 components, which are compiled at their first
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(100..=10_000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(200..=10_000))]
     pub swaps: u32,
     /// Messages a second
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=5000))]
