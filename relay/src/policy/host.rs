@@ -1,4 +1,5 @@
-//! What a process has once: the engine, its ticker, the compiler, the auditor, the counters.
+//! What a process has once: the engine, its ticker, the compiler, the auditor, the thread that asks
+//! shadows, the counters.
 //! Floor 2.
 
 use std::{
@@ -22,6 +23,7 @@ use super::{
     instance::{self, State},
     load::{Loader, PolicyError},
     set::{Budget, PolicySet},
+    shadow::{ShadowMode, Shadower},
     stats::PolicyStats,
 };
 use crate::config::{PolicyConfig, TableConfig};
@@ -45,6 +47,8 @@ pub struct HostOptions {
     pub audit_every: u32,
     /// Where audited calls are repeated.
     pub audit: AuditMode,
+    /// Where shadows are asked.
+    pub shadow: ShadowMode,
     /// Threads that compile.
     pub compile_threads: usize,
     /// Called once for a set whose policies fail on too many messages. It runs on the thread
@@ -62,6 +66,7 @@ impl HostOptions {
             recycle_after: 10_000,
             audit_every: 256,
             audit: AuditMode::Thread,
+            shadow: ShadowMode::Thread,
             compile_threads: 2,
             on_condemned: None,
         }
@@ -73,6 +78,7 @@ impl HostOptions {
             metering: Metering::Fuel,
             instances: 128,
             audit: AuditMode::Inline,
+            shadow: ShadowMode::Inline,
             ..Self::production(seed)
         }
     }
@@ -87,6 +93,7 @@ impl fmt::Debug for HostOptions {
             .field("recycle_after", &self.recycle_after)
             .field("audit_every", &self.audit_every)
             .field("audit", &self.audit)
+            .field("shadow", &self.shadow)
             .finish_non_exhaustive()
     }
 }
@@ -113,6 +120,7 @@ pub struct PolicyHost {
     pub(super) options: HostOptions,
     // Dropped in this order: an audit that still runs is stopped by the ticker's epochs.
     pub(super) auditor: Auditor,
+    pub(super) shadower: Shadower,
     _ticker: Option<Ticker>,
     stats: Mutex<BTreeMap<String, Arc<PolicyStats>>>,
     sets: AtomicU64,
@@ -134,6 +142,7 @@ impl PolicyHost {
             compiler: Compiler::new(&engine, cache_dir, options.compile_threads),
             linker,
             auditor: Auditor::start(options.audit)?,
+            shadower: Shadower::start(options.shadow, options.recycle_after)?,
             _ticker: ticker,
             engine,
             options,
