@@ -50,6 +50,9 @@ pub(super) struct State {
     refused: bool,
 }
 
+/// Ticks after which who is patient looks whether it is to stop.
+const LOOK: u64 = 10;
+
 /// Bounds a call by the processor time that it takes rather than by wall time: at low priority
 /// that says nothing.
 pub(super) struct Patience {
@@ -262,7 +265,8 @@ fn bound(store: &mut Store<State>, budget: Budget) -> wasmtime::Result<()> {
                 let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
                 patience.until = processor_time().saturating_add(TICK.saturating_mul(ticks));
             }
-            store.set_epoch_deadline(ticks);
+            let is_patient = store.data().patience.is_some();
+            store.set_epoch_deadline(if is_patient { ticks.min(LOOK) } else { ticks });
             Ok(())
         }
         Budget::Fuel(fuel) => store.set_fuel(fuel),
@@ -276,7 +280,7 @@ fn late(state: &State) -> UpdateDeadline {
     match more.and_then(|patience| patience.until.checked_sub(processor_time())) {
         Some(left) if !left.is_zero() => {
             let ticks = left.as_millis().div_ceil(TICK.as_millis());
-            UpdateDeadline::Continue(u64::try_from(ticks).unwrap_or(u64::MAX))
+            UpdateDeadline::Continue(u64::try_from(ticks).unwrap_or(LOOK).min(LOOK))
         }
         _ => UpdateDeadline::Interrupt,
     }

@@ -170,6 +170,11 @@ impl PolicyStats {
         self.shadow.counts()
     }
 
+    /// The same with its failures and time; none where it never was one.
+    pub fn shadow_totals(&self) -> Option<ShadowReport> {
+        self.shadow.totals()
+    }
+
     /// What came of it as a shadow, since the component or its settings were last others; none
     /// where it never was one.
     pub fn shadow_report(&self) -> Option<ShadowReport> {

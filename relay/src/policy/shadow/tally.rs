@@ -135,6 +135,10 @@ impl ShadowStats {
         }
     }
 
+    pub(in crate::policy) fn totals(&self) -> Option<ShadowReport> {
+        self.declared.load(Relaxed).then(|| self.total())
+    }
+
     /// All that was counted.
     fn total(&self) -> ShadowReport {
         ShadowReport {
