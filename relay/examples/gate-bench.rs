@@ -1,6 +1,7 @@
 //! The gate alone, against the bare calls of its policies: what does everything around the
-//! sandbox cost? And one live call of each policy against a bare one. All in one run, in turn,
-//! with the same message.
+//! sandbox cost? And one live call of each policy against a bare one. Then the gate with a shadow of
+//! each policy, asked about everything, against the gate without: processor time of the thread that
+//! carries the mail. All in one run, in turn, with the same message.
 //!
 //! `cargo run --release -p wavegate --example gate-bench`
 #![allow(clippy::print_stdout, reason = "its purpose")]
@@ -19,7 +20,7 @@ use std::{
 use tokio::time::Instant;
 use wavegate::{
     answer::Verdict,
-    config,
+    config::{self, Mode, PolicyConfig},
     decision::{InstanceView, Transaction},
     event::Silent,
     gate::{self, Subject},
@@ -30,7 +31,7 @@ use wavegate::{
     policy::{Hook, HostOptions, PolicyHost, PolicySet},
     queue::Queue,
     relay::{Relay, with_policies},
-    world::World,
+    world::{World, cpu},
 };
 
 const ROUNDS: usize = 400;
@@ -48,13 +49,29 @@ const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/relay.toml"
 /// An hour before the window.
 const NOW: Timestamp = Timestamp(1_768_885_200_000);
 
-fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
-    let config = config::read(Path::new(CONFIG))?;
+/// What shadows may add, in percent.
+const SHADOWS: f64 = 3.0;
+/// Calls that are timed together with shadows: their questions fit the lane, so none is dropped, which
+/// would be cheaper than to copy it.
+const TURN: usize = 100;
+
+/// A relay with the configuration that is shipped, and a shadow of each policy.
+fn relay(host: &Arc<PolicyHost>, has_shadows: bool) -> Result<Arc<Relay>, Box<dyn Error>> {
+    let mut config = config::read(Path::new(CONFIG))?;
+    if has_shadows {
+        let shadow = |live: &PolicyConfig| PolicyConfig {
+            name: format!("{}-next", live.name),
+            mode: Mode::Shadow { percent: 100, replaces: Some(live.name.clone()) },
+            ..live.clone()
+        };
+        let shadows: Vec<PolicyConfig> = config.policies.iter().map(shadow).collect();
+        config.policies.extend(shadows);
+    }
     let world = World::real();
     let around = Surroundings {
         queue: Queue::in_memory(Arc::clone(&world.clock)),
         world,
-        host: PolicyHost::new(None, HostOptions::production(1))?,
+        host: Arc::clone(host),
         observer: Arc::new(Silent),
         spill: &config.relay.state_dir.clone(),
         known: &HashMap::new(),
@@ -72,7 +89,8 @@ fn time(calls: &mut Vec<Duration>, call: impl FnOnce()) {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let relay = relay()?;
+    let host = PolicyHost::new(None, HostOptions::production(1))?;
+    let relay = relay(&host, false)?;
     let generation = relay.generation();
     let plan = relay.waves.current();
     let set = &generation.policies;
@@ -146,6 +164,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     report(&mut bare, &mut asked);
+    let shadowed = self::relay(&host, true)?;
+    shadows(&relay, &shadowed, &subject);
     Ok(())
 }
 
@@ -194,6 +214,50 @@ fn compare_calls(relay: &Relay, set: &Arc<PolicySet>, policy: usize, record: &Tr
         ratio(500),
         ratio(0),
     );
+}
+
+/// The gate of both, in turn.
+fn shadows(plain: &Arc<Relay>, shadowed: &Arc<Relay>, subject: &Subject<'_>) {
+    let turn = |relay: &Arc<Relay>| {
+        let (generation, plan) = (relay.generation(), relay.waves.current());
+        let begun = cpu::of_thread();
+        for _ in 0..TURN {
+            let answer = gate::explain(relay, &generation, &plan, black_box(subject), NOW, None);
+            assert!(matches!(answer.verdict, Verdict::Go(_)), "{:?}", answer.verdict);
+        }
+        (cpu::of_thread() - begun) / TURN as u32
+    };
+    let done = || {
+        let all = shadowed.policy_host.stats();
+        all.iter()
+            .map(|stats| stats.shadow())
+            .map(|one| (one.asked, one.dropped))
+            .fold((0, 0), |(asked, dropped), one| (asked + one.0, dropped + one.1))
+    };
+    let mut times = [Vec::new(), Vec::new()];
+    let mut sent = 0;
+    for round in 0..WARM_UP + 4 * ROUNDS {
+        if round == WARM_UP {
+            times = [Vec::new(), Vec::new()];
+        }
+        times[0].push(turn(plain));
+        times[1].push(turn(shadowed));
+        sent += 3 * TURN as u64;
+        // The next turn finds the lane empty.
+        while done().0 + done().1 < sent {
+            std::thread::yield_now();
+        }
+    }
+    let [without, with] = times.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    });
+    let more = (with / without - 1.0) * 100.0;
+    let (asked, dropped) = done();
+    println!("\nshadows of all three at 100 %: {asked} questions asked, {dropped} dropped");
+    println!("gate, processor time, median: {without:.3} us without, {with:.3} us with them");
+    let word = if more <= SHADOWS { "met" } else { "missed" };
+    println!("more for shadows: {more:.2} % (at most {SHADOWS} %: {word})");
 }
 
 fn report(bare: &mut [Duration], asked: &mut [Duration]) {

@@ -10,6 +10,7 @@
 mod describe;
 mod once;
 mod queue;
+mod shadows;
 mod socket;
 mod waves;
 pub mod wire;
@@ -152,6 +153,7 @@ fn routes() -> Vec<Route> {
             &["get", "put", "delete"],
             get(queue::held).put(queue::hold_all).delete(queue::release_all),
         ),
+        ("/v1/shadows", &["get"], get(shadows::list)),
         ("/v1/spool/verify", &["get"], get(queue::verify)),
         ("/v1/openapi.json", &["get"], get(openapi)),
     ]

@@ -9,6 +9,7 @@ pub mod attributes;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::Range,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -22,14 +23,14 @@ use crate::{
     config::{FailMode, Unmatched},
     decision::{
         FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteShare, RouteTarget,
-        Transaction, UpstreamState,
+        Transaction, UpstreamState, record::Ask,
     },
     event::Event,
     limits::Charge,
     message::Source,
     plan::{Origin, Timestamp},
     policy::{Hook, PolicyFailure},
-    relay::{Generation, Relay},
+    relay::{Generation, Relay, with_policies},
     replies::relay_reply,
     scheduler::Wait,
     upstream::{Unplaced, Upstream, original},
@@ -272,6 +273,7 @@ impl Gate<'_> {
 
     async fn ask_freezers(&mut self) -> FreezeDecision {
         let mut strictest = FreezeDecision::Proceed;
+        self.ask_beside(Hook::Freeze, 0..usize::MAX, Ask::Decide);
         for &policy in self.generation.policies.freezers() {
             let set = &self.generation.policies;
             let answer = asking::ask(self.relay, set, policy, self.waits, |mine, set, policy| {
@@ -315,7 +317,11 @@ impl Gate<'_> {
 
     /// All recipients in shares.
     async fn route(&mut self) -> Result<Vec<RouteShare>, Verdict> {
+        // One more router would be asked only where none before it has an opinion.
+        let mut from = 0;
         for &policy in self.generation.policies.routers() {
+            self.ask_beside(Hook::Routing, from..policy, Ask::Route);
+            from = policy;
             let set = &self.generation.policies;
             let answer = asking::ask(self.relay, set, policy, self.waits, |mine, set, policy| {
                 mine.route(set, policy, &self.transaction)
@@ -337,6 +343,7 @@ impl Gate<'_> {
                 }
             }
         }
+        self.ask_beside(Hook::Routing, from..usize::MAX, Ask::Route);
         let target = self.default_route()?;
         Ok(self.all_to(target))
     }
@@ -405,6 +412,11 @@ impl Gate<'_> {
         recipients: &[u32],
     ) -> Result<Vec<Charge>, Verdict> {
         let mut charges = Vec::new();
+        self.ask_beside(Hook::Throttling, 0..usize::MAX, |tx| Ask::Limits {
+            tx,
+            upstream,
+            recipients,
+        });
         for &policy in self.generation.policies.throttlers() {
             let set = &self.generation.policies;
             let answer = asking::ask(self.relay, set, policy, self.waits, |mine, set, policy| {
@@ -429,6 +441,22 @@ impl Gate<'_> {
             }
         }
         Ok(charges)
+    }
+
+    /// Has the shadows asked that would be one more policy; nothing comes of it.
+    fn ask_beside<'a>(
+        &'a self,
+        hook: Hook,
+        those: Range<usize>,
+        ask: impl FnOnce(&'a Transaction<'a>) -> Ask<'a>,
+    ) {
+        let set = &self.generation.policies;
+        if set.has_added(hook) {
+            let ask = ask(&self.transaction);
+            with_policies(&self.relay.policy_host, |policies| {
+                policies.beside(set, hook, those, ask);
+            });
+        }
     }
 
     /// Tells that a policy failed; returns its name.

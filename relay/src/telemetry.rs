@@ -17,6 +17,7 @@ mod ledger;
 mod log;
 mod process;
 mod render;
+mod shadows;
 mod spool;
 mod tls;
 mod waves;

@@ -10,6 +10,7 @@ mod notification;
 mod policy;
 mod promtool;
 mod queue_control;
+mod shadow;
 mod sim;
 mod sim_backlog;
 mod sim_direct;

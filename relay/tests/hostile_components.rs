@@ -7,7 +7,7 @@
 use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use wavegate::{
-    config::{PluginSource, PolicyConfig},
+    config::{Mode, PluginSource, PolicyConfig},
     decision::Transaction,
     plan::Timestamp,
     policy::{
@@ -52,6 +52,7 @@ impl Place {
             plugin: PluginSource::File(path),
             settings: format!("{{\"do\":\"{told}\"}}"),
             fail: None,
+            mode: Mode::Live,
             memory: 16 << 20,
             timeout: Duration::from_millis(50),
             place: "relay.toml:7".to_owned(),
@@ -306,6 +307,7 @@ fn gigabytes_and_millions_in_answers_are_refused() {
             plugin: PluginSource::File(path),
             settings: format!("{{\"do\":\"{told}\"}}"),
             fail: None,
+            mode: Mode::Live,
             memory,
             timeout: Duration::from_secs(5),
             place: "relay.toml:7".to_owned(),

@@ -46,7 +46,9 @@ fn the_readme_has_every_metric_of_a_running_relay_and_no_other() {
         .admin();
     let config = config.section(
         "[migration]\nbefore = \"up\"\nafter = \"up\"\n[[policy]]\nplugin = \"hostile.wasm\"\n\
-         settings = { do = \"chatter\" }\n[[policy]]\nplugin = \"builtin:freeze\"\n",
+         settings = { do = \"chatter\" }\n[[policy]]\nplugin = \"builtin:freeze\"\n\
+         [[policy]]\nname = \"next\"\nplugin = \"builtin:freeze\"\nmode = \"shadow\"\n\
+         replaces = \"freeze\"\n",
     );
     let hostile = include_bytes!("../guests/hostile.wasm");
     let own: [(&str, &[u8]); 2] = [("waves.toml", PLAN.as_bytes()), ("hostile.wasm", hostile)];

@@ -56,7 +56,7 @@ pub(super) struct Draft {
     pub(super) upstreams: Vec<(UpstreamConfig, UpstreamPlaces)>,
     pub(super) resolver: ResolverConfig,
     pub(super) migration: Option<Migration>,
-    pub(super) policies: Vec<(PolicyConfig, Option<Place>)>,
+    pub(super) policies: Vec<(PolicyConfig, policy::Places)>,
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
     pub(super) admin: Option<(AdminConfig, Place)>,
     pub(super) api: Option<(ApiConfig, Place)>,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{wire::*, *};
 use crate::{
     conductor::{order::Obeyed, status::*},
+    decision::record::Class,
     message::MessageId,
     plan::Timestamp,
     queue::{Refusal, Selection, Standing},
@@ -298,6 +299,34 @@ fn what_is_said_of_messages_is_described() {
     is_described("HoldAll", &HoldAll { all_held, messages, in_flight: 1 });
     is_described("Why", &Why { reason: "x".into() });
     is_described("Verified", &Verified { messages, damage: strings() });
+    is_described("ShadowList", &ShadowList { shadows: vec![full_shadow()] });
+}
+
+fn full_shadow() -> Shadow {
+    let text = || "x".to_owned();
+    let at = || "2026-01-20T06:00:00Z".to_owned();
+    let classes = Class::ALL.map(|class| ShadowClass { class, answers: 1 });
+    let examples = Class::ALL.map(|class| ShadowExample {
+        class,
+        message: Some(text()),
+        function: text(),
+        at: at(),
+        old: text(),
+        new: text(),
+    });
+    Shadow {
+        policy: text(),
+        percent: Some(100),
+        replaces: Some(text()),
+        digest: text(),
+        since: Some(at()),
+        asked: 1,
+        dropped: 1,
+        time_us: 1,
+        classes: classes.into(),
+        failures: vec![ShadowFailures { kind: text(), calls: 1 }],
+        examples: examples.into(),
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     conductor::status::{PlanStatus, WaveStatus},
+    decision::record::Class,
     message::MessageId,
     queue::{Refusal, Selection, Standing},
 };
@@ -195,6 +196,75 @@ pub struct Verified {
     pub messages: u64,
     /// What is not as it was written.
     pub damage: Vec<String>,
+}
+
+/// All policies that were shadows since the relay was started: `GET /v1/shadows`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowList {
+    /// By name.
+    pub shadows: Vec<Shadow>,
+}
+
+/// A shadow, since its component or its settings were last others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// Its name.
+    pub policy: String,
+    /// Of how many buckets it is asked; none where it is no shadow now.
+    pub percent: Option<u32>,
+    /// The live policy that it would take the place of; none: it would be one more.
+    pub replaces: Option<String>,
+    /// BLAKE3 of its component; empty before the first question.
+    pub digest: String,
+    /// The first question.
+    pub since: Option<String>,
+    /// Questions that it was asked.
+    pub asked: u64,
+    /// Questions for which there was no room or no time.
+    pub dropped: u64,
+    /// Processor time of all that were asked, in microseconds.
+    pub time_us: u64,
+    /// Its answers by how they differ from what counted; all classes.
+    pub classes: Vec<ShadowClass>,
+    /// How it failed.
+    pub failures: Vec<ShadowFailures>,
+    /// The last few answers of each class that differ.
+    pub examples: Vec<ShadowExample>,
+}
+
+/// How many answers are of a class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowClass {
+    /// The class.
+    pub class: Class,
+    /// How many.
+    pub answers: u64,
+}
+
+/// How many calls failed in one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowFailures {
+    /// How.
+    pub kind: String,
+    /// How many.
+    pub calls: u64,
+}
+
+/// An answer that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowExample {
+    /// How.
+    pub class: Class,
+    /// The message; none where it was not about one.
+    pub message: Option<String>,
+    /// The function of the contract.
+    pub function: String,
+    /// When it was asked.
+    pub at: String,
+    /// What counted.
+    pub old: String,
+    /// What it said.
+    pub new: String,
 }
 
 /// All waves: `GET /v1/waves`. `GET /v1/status` has more.

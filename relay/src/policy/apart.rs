@@ -19,9 +19,10 @@ use std::{
     time::Duration,
 };
 
+use crate::world::cpu;
+
 use super::{
     compile::{self, CompileError},
-    cpu,
     engine::{self, Metering},
     load::MAX_COMPONENT,
 };

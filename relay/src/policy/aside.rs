@@ -30,11 +30,10 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    compile, cpu,
-    engine::TICK,
+    compile,
     failure::{FailureKind, PolicyFailure},
-    instance::Instance,
-    set::{Budget, PolicySet},
+    instance::{Instance, Owner},
+    set::PolicySet,
 };
 use crate::{
     decision::record::{Answer, Ask, Question},
@@ -48,9 +47,6 @@ pub(super) const LEASH: u64 = 2;
 const THREADS: usize = 4;
 /// Questions that wait here; with the longest timeout that is usual, a second of processor time.
 const QUEUE: usize = 16;
-/// Ticks of the clock for one of processor time, at most: then the machine is so busy that the
-/// message is better told so.
-const PATIENCE: u64 = 40;
 
 type Said = Result<Answer, PolicyFailure>;
 
@@ -105,7 +101,7 @@ impl Aside {
                         return;
                     }
                     // Who asked may have gone: its answer is for nobody.
-                    let _ = job.answer.send(job.set.ask_aside(job.policy, &job.question));
+                    let _ = job.answer.send(job.set.ask_aside(job.policy, &job.question, &stop));
                 }
             })?);
         }
@@ -129,16 +125,10 @@ fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
 }
 
 impl PolicySet {
-    fn ask_aside(&self, policy: usize, question: &Question) -> Said {
+    fn ask_aside(&self, policy: usize, question: &Question, stop: &Arc<AtomicBool>) -> Said {
         let entry = &self.policies()[policy];
-        let mut instance = Instance::ready(&entry.template, false, 1)?;
-        if let Budget::Ticks(ticks) = entry.template.shared.call {
-            let most = TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
-            let until = cpu::of_thread().saturating_add(most);
-            let ticks = ticks.saturating_mul(PATIENCE);
-            instance.budget = Budget::Processor { until, ticks };
-        }
-        instance.ask(question, entry.needs())
+        let owner = Owner::Patient(Arc::clone(stop));
+        Instance::ready(&entry.template, owner, 1)?.ask(question, entry.needs())
     }
 }
 

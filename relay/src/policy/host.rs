@@ -1,4 +1,5 @@
-//! What a process has once: the engine, its ticker, the compiler, the auditor, the counters.
+//! What a process has once: the engine, its ticker, the compiler, the auditor, the thread that asks
+//! shadows, the counters.
 //! Floor 2.
 
 use std::{
@@ -23,6 +24,7 @@ use super::{
     instance::{self, State},
     load::{Loader, PolicyError},
     set::{Budget, PolicySet},
+    shadow::{ShadowMode, Shadower},
     stats::PolicyStats,
 };
 use crate::config::{PolicyConfig, TableConfig};
@@ -46,6 +48,8 @@ pub struct HostOptions {
     pub audit_every: u32,
     /// Where audited calls are repeated.
     pub audit: AuditMode,
+    /// Where shadows are asked.
+    pub shadow: ShadowMode,
     /// Threads that compile.
     pub compile_threads: usize,
     /// The program that compiles, in a process of its own with bounds on time and memory; none:
@@ -66,6 +70,7 @@ impl HostOptions {
             recycle_after: 10_000,
             audit_every: 256,
             audit: AuditMode::Thread,
+            shadow: ShadowMode::Thread,
             compile_threads: 2,
             compile_apart: None,
             on_condemned: None,
@@ -84,6 +89,7 @@ impl HostOptions {
             metering: Metering::Fuel,
             instances: 128,
             audit: AuditMode::Inline,
+            shadow: ShadowMode::Inline,
             ..Self::production(seed)
         }
     }
@@ -98,6 +104,7 @@ impl fmt::Debug for HostOptions {
             .field("recycle_after", &self.recycle_after)
             .field("audit_every", &self.audit_every)
             .field("audit", &self.audit)
+            .field("shadow", &self.shadow)
             .finish_non_exhaustive()
     }
 }
@@ -126,6 +133,7 @@ pub struct PolicyHost {
     pub(super) aside: Option<Aside>,
     // Dropped in this order: what still runs is stopped by the ticker's epochs.
     pub(super) auditor: Auditor,
+    pub(super) shadower: Shadower,
     _ticker: Option<Ticker>,
     stats: Mutex<BTreeMap<String, Arc<PolicyStats>>>,
     sets: AtomicU64,
@@ -148,6 +156,7 @@ impl PolicyHost {
             linker,
             auditor: Auditor::start(options.audit)?,
             aside,
+            shadower: Shadower::start(options.shadow, options.recycle_after)?,
             _ticker: ticker,
             engine,
             options,

@@ -1,7 +1,10 @@
 //! One instance of a policy: a store of its own, its limits, and the imports. Floor 2.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,15 +14,17 @@ use super::{
     aside::LEASH,
     bindings::{self, Needs},
     contract::{self, Attempt, Functions, Level},
-    cpu,
     engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES, TICK},
     failure::{FailureKind, PolicyFailure},
     set::{Budget, Shared, Template},
     stats::Count,
 };
-use crate::decision::{
-    AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
-    record::{Answer, Ask, Question},
+use crate::{
+    decision::{
+        AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
+        record::{Answer, Ask, Question},
+    },
+    world::cpu,
 };
 
 /// Bytes that a guest may hand to the host in one call: four times the largest answer that the
@@ -42,31 +47,65 @@ pub(super) struct State {
     memory: usize,
     /// It was refused memory in this call, so that what comes of that can be called by its name.
     refused: bool,
-    /// What the call may take once its first epochs are over.
-    budget: Budget,
+    /// Whether the call is on a leash.
+    leash: bool,
     /// Processor time at the end of its leash.
     at_end: Option<Duration>,
+    /// Of an instance that is given processor time.
+    patience: Option<Patience>,
 }
 
 impl State {
     /// Whether a call goes on whose epochs are over.
     fn deadline(&mut self) -> UpdateDeadline {
-        let goes_on = match &mut self.budget {
+        let goes_on = match (&mut self.patience, self.at_end) {
+            (Some(patience), _) => patience.goes_on(),
+            (None, _) if !self.leash => false,
             // A thread that had no processor has not been busy: it is looked at once more.
-            Budget::Leash => match self.at_end {
-                None => {
-                    self.at_end = Some(cpu::of_thread());
-                    true
-                }
-                Some(at_end) => cpu::of_thread().saturating_sub(at_end) < TICK / 2,
-            },
-            Budget::Processor { until, ticks } => {
-                *ticks = ticks.saturating_sub(1);
-                *ticks > 0 && cpu::of_thread() < *until
+            (None, None) => {
+                self.at_end = Some(cpu::of_thread());
+                true
             }
-            Budget::Ticks(_) | Budget::Fuel(_) => false,
+            (None, Some(at_end)) => cpu::of_thread().saturating_sub(at_end) < TICK / 2,
         };
         if goes_on { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt }
+    }
+}
+
+/// Ticks of the clock for one of processor time, at most: then the machine is so busy that who waits
+/// is better told so.
+const PATIENCE: u64 = 40;
+
+/// Whose instance it is: what its words count for, and how its time is counted.
+pub(super) enum Owner {
+    /// A worker's: it answers on the thread that carries mail.
+    Worker,
+    /// Nobody's who is counted: what it logs and counts is thrown away.
+    Muted,
+    /// That of a thread of low priority, which may get little of a busy processor: it is given
+    /// processor time, until it is told to stop.
+    Patient(Arc<AtomicBool>),
+}
+
+/// How far a call of a patient instance has come.
+struct Patience {
+    stop: Arc<AtomicBool>,
+    /// Processor time of the thread at which it is over.
+    until: Duration,
+    /// Ticks of the clock that are left.
+    ticks: u64,
+}
+
+impl Patience {
+    fn begin(&mut self, ticks: u64) {
+        let most = TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+        self.until = cpu::of_thread().saturating_add(most);
+        self.ticks = ticks.saturating_mul(PATIENCE);
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.ticks = self.ticks.saturating_sub(1);
+        self.ticks > 0 && !self.stop.load(Relaxed) && cpu::of_thread() < self.until
     }
 }
 
@@ -89,17 +128,23 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Makes an instance; it is not configured yet.
-    pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
+    pub(super) fn new(template: &Template, owner: Owner) -> Result<Self, PolicyFailure> {
         let shared = Arc::clone(&template.shared);
         let (setup, budget) = (shared.setup, shared.call);
+        let muted = matches!(owner, Owner::Muted);
+        let patience = match owner {
+            Owner::Patient(stop) => Some(Patience { stop, until: Duration::ZERO, ticks: 0 }),
+            Owner::Worker | Owner::Muted => None,
+        };
         let state = State {
             shared,
             log_lines: MAX_LOG_LINES,
             muted,
             memory: 0,
             refused: false,
-            budget,
+            leash: false,
             at_end: None,
+            patience,
         };
         let mut store = Store::new(template.pre.engine(), state);
         store.limiter(|state| state);
@@ -116,10 +161,10 @@ impl Instance {
     /// Makes an instance and configures it. `calls` is how many it may answer.
     pub(super) fn ready(
         template: &Template,
-        muted: bool,
+        owner: Owner,
         calls: u32,
     ) -> Result<Self, PolicyFailure> {
-        let mut instance = Self::new(template, muted)?;
+        let mut instance = Self::new(template, owner)?;
         instance.calls_left = calls;
         match instance.configure()? {
             Ok(_) => Ok(instance),
@@ -253,13 +298,16 @@ fn enter<R>(
 
 fn bound(store: &mut Store<State>, budget: Budget) -> wasmtime::Result<()> {
     let state = store.data_mut();
-    state.budget = budget;
+    state.leash = matches!(budget, Budget::Leash);
     state.at_end = None;
-    match budget {
-        Budget::Ticks(ticks) => store.set_epoch_deadline(ticks),
-        Budget::Leash => store.set_epoch_deadline(LEASH),
-        Budget::Processor { .. } => store.set_epoch_deadline(1),
-        Budget::Fuel(fuel) => store.set_fuel(fuel)?,
+    match (budget, &mut state.patience) {
+        (Budget::Ticks(ticks), Some(patience)) => {
+            patience.begin(ticks);
+            store.set_epoch_deadline(1);
+        }
+        (Budget::Ticks(ticks), None) => store.set_epoch_deadline(ticks),
+        (Budget::Leash, _) => store.set_epoch_deadline(LEASH),
+        (Budget::Fuel(fuel), _) => store.set_fuel(fuel)?,
     }
     Ok(())
 }

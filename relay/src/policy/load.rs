@@ -15,11 +15,11 @@ use super::{
     compile::Compiler,
     contract::{self, Exports, Version},
     failure::{FailureKind, PolicyFailure},
-    instance::{Instance, State},
+    instance::{Instance, Owner, State},
     set::{Budget, Description, Policy, Shared, Tables, Template},
     stats::PolicyStats,
 };
-use crate::config::{FailMode, PluginSource, PolicyConfig};
+use crate::config::{FailMode, Mode, PluginSource, PolicyConfig};
 
 /// Bytes of a component: a JavaScript one has about twelve million.
 pub(super) const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
@@ -200,12 +200,16 @@ impl Loader<'_> {
         let mut template = Template { shared: Arc::new(shared), pre, exports };
         let heard = interview(&template)?;
         let custom = stats.declare(&heard.description.metrics);
+        if config.mode != Mode::Live {
+            stats.shadow.declare();
+        }
         // The instance that was interviewed is gone, and with it the other owner.
         if let Some(shared) = Arc::get_mut(&mut template.shared) {
             shared.custom = custom;
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
-        Ok(Policy::new(template, heard.description, heard.needs, config.fail, digest))
+        let (mode, fail) = (config.mode.clone(), config.fail);
+        Ok(Policy::new(template, heard.description, heard.needs, mode, fail, digest))
     }
 
     fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {
@@ -319,11 +323,12 @@ struct Interview {
 /// Describes and configures a policy in a first instance.
 fn interview(template: &Template) -> Result<Interview, Vec<PolicyProblem>> {
     let failed = |during| move |failure| vec![PolicyProblem::Failed { during, failure }];
-    let mut instance = Instance::new(template, false).map_err(|failure| match failure.kind {
-        // It gave no answer yet, so what is wrong is the type of something that it exports.
-        FailureKind::BadAnswer => vec![PolicyProblem::Type(failure.detail)],
-        _ => failed("instantiation")(failure),
-    })?;
+    let mut instance =
+        Instance::new(template, Owner::Worker).map_err(|failure| match failure.kind {
+            // It gave no answer yet, so what is wrong is the type of something that it exports.
+            FailureKind::BadAnswer => vec![PolicyProblem::Type(failure.detail)],
+            _ => failed("instantiation")(failure),
+        })?;
     let described = instance.describe().map_err(failed("describe"))?;
     let description = description(described).map_err(|problem| vec![problem])?;
     let configured = instance.configure().map_err(failed("configure"))?;

@@ -8,7 +8,7 @@ use wavegate_smtp::MessageFault;
 use super::{
     Telemetry,
     families::{Families, distribution_ns, number},
-    identity, process, spool, waves,
+    identity, process, shadows, spool, waves,
 };
 use crate::{
     budget::Use,
@@ -44,6 +44,7 @@ impl Telemetry {
         self.tls(&mut families, &generation);
         identity::collect(&mut families, &generation);
         policies(&mut families, relay);
+        shadows::collect(&mut families, relay);
         shared(&mut families, relay);
         self.generations(&mut families, &generation);
         self.event_log(&mut families);

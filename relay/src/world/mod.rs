@@ -4,6 +4,7 @@
 //! simulated time over a network in memory (`memory`). Monotonic time is
 //! `tokio::time::Instant`, which tests can pause; nothing else may be asked for the time.
 
+pub mod cpu;
 mod hickory;
 pub mod memory;
 pub mod resolver;

@@ -1,16 +1,16 @@
-//! Processor time: what something has cost, which is the same on a busy machine. Floor 2.
+//! Processor time: what something has cost, which is the same on a busy machine. Floor 1.
 //!
 //! It is no clock: it says nothing about when, and stands still while others are served.
 
 use std::time::Duration;
 
 /// Of the calling thread.
-pub(super) fn of_thread() -> Duration {
+pub fn of_thread() -> Duration {
     read(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Of all threads of the process.
-pub(super) fn of_process() -> Duration {
+pub fn of_process() -> Duration {
     read(libc::CLOCK_PROCESS_CPUTIME_ID)
 }
 
