@@ -18,6 +18,7 @@ use super::{
     },
     set::{Budget, Shared, Template},
     stats::Count,
+    stubs,
 };
 use crate::decision::{
     AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
@@ -41,12 +42,31 @@ pub(super) struct State {
     muted: bool,
     /// It was refused memory in this call, so that what comes of that can be called by its name.
     refused: bool,
+    /// Handles of WASI's stubs.
+    handles: stubs::Handles,
 }
 
-/// A linker with everything that the contract lets a policy import.
+impl State {
+    pub(super) fn handles(&mut self) -> &mut stubs::Handles {
+        &mut self.handles
+    }
+
+    /// What a guest wrote to its standard output or error: one log line for each of its lines.
+    pub(super) fn written(&mut self, is_error: bool, bytes: &[u8]) {
+        let level = if is_error { log::Level::Warn } else { log::Level::Info };
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            // What is over the limit of a line is not decoded either.
+            let line = &line[..line.len().min(MAX_LOG_LINE + 1)];
+            log::Host::log(self, level, String::from_utf8_lossy(line).into_owned());
+        }
+    }
+}
+
+/// A linker with everything that the contract lets a policy import, and the stubs of WASI.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     generated::Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    stubs::add_to(&mut linker)?;
     Ok(linker)
 }
 
@@ -66,7 +86,13 @@ impl Instance {
     pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
         let shared = Arc::clone(&template.shared);
         let setup = shared.setup;
-        let state = State { shared, log_lines: MAX_LOG_LINES, muted, refused: false };
+        let state = State {
+            shared,
+            log_lines: MAX_LOG_LINES,
+            muted,
+            refused: false,
+            handles: stubs::Handles::default(),
+        };
         let mut store = Store::new(template.pre.engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_FUEL);
@@ -221,6 +247,7 @@ fn failure(store: &Store<State>, error: &wasmtime::Error) -> PolicyFailure {
         // A guest that gets no memory mostly aborts, which is a trap like any other.
         _ if store.data().refused => FailureKind::Memory,
         Some(_) => FailureKind::Trap,
+        None if error.is::<stubs::Ended>() => FailureKind::Trap,
         None if error.is::<wasmtime::PoolConcurrencyLimitError>() => FailureKind::Host,
         // What is no trap is an answer that breaks the canonical ABI, or one that is too large.
         None => FailureKind::BadAnswer,

@@ -18,6 +18,7 @@ use super::{
     instance::{Instance, State},
     set::{Budget, Description, HookIndices, Policy, Shared, Tables, Template},
     stats::PolicyStats,
+    stubs,
 };
 use crate::config::{FailMode, PluginSource, PolicyConfig};
 
@@ -89,10 +90,7 @@ pub enum PolicyProblem {
     #[error("the component does not compile: {0}")]
     Invalid(String),
     /// A WASI import.
-    #[error(
-        "it imports {0}: a policy is a pure function of what it is given and has no WASI. Build \
-         it for wasm32-unknown-unknown, or turn the feature that needs it off"
-    )]
+    #[error("it imports {0}: a policy is a pure function of what it is given; {remedy}", remedy = stubs::remedy(.0))]
     Wasi(String),
     /// An import that is not in the contract.
     #[error(
@@ -173,28 +171,7 @@ impl Loader<'_> {
         }
         let wasm = self.read(&config.plugin).map_err(one)?;
         let component = self.compile(&wasm).map_err(one)?;
-        let hooks = self.check(&component)?;
-        let pre = self
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|error| one(PolicyProblem::Type(format!("{error:#}"))))?;
-        let hooks = hooks.indices(&pre).map_err(one)?;
-        if hooks.freeze.is_some() && config.fail == Some(FailMode::Ignore) {
-            return Err(one(PolicyProblem::FailMode));
-        }
-        let (call, setup) = (self.budgets)(config);
-        let shared = Shared {
-            name: config.name.clone(),
-            stats: Arc::clone(&stats),
-            custom: Vec::new(),
-            tables: Arc::clone(&self.tables),
-            settings: config.settings.clone(),
-            upstreams: self.upstreams.to_vec(),
-            memory: config.memory,
-            call,
-            setup,
-        };
-        let mut template = Template { shared: Arc::new(shared), pre, hooks };
+        let mut template = self.prepare(config, Arc::clone(&stats), &component)?;
         let heard = interview(&template)?;
         let custom = stats.declare(&heard.description.metrics);
         // The instance that was interviewed is gone, and with it the other owner.
@@ -206,6 +183,52 @@ impl Loader<'_> {
         Ok(Policy::new(template, description, attributes, outcomes, config.fail, digest))
     }
 
+    /// What every instance of a component is made from, where it fits the contract.
+    fn prepare(
+        &self,
+        config: &PolicyConfig,
+        stats: Arc<PolicyStats>,
+        component: &Component,
+    ) -> Result<Template, Vec<PolicyProblem>> {
+        let one = |problem| vec![problem];
+        let hooks = self.check(component)?;
+        let pre = self
+            .linker
+            .instantiate_pre(component)
+            .map_err(|error| one(PolicyProblem::Type(format!("{error:#}"))))?;
+        let hooks = hooks.indices(&pre).map_err(one)?;
+        if hooks.freeze.is_some() && config.fail == Some(FailMode::Ignore) {
+            return Err(one(PolicyProblem::FailMode));
+        }
+        let (call, setup) = (self.budgets)(config);
+        let shared = Shared {
+            name: config.name.clone(),
+            stats,
+            custom: Vec::new(),
+            tables: Arc::clone(&self.tables),
+            settings: config.settings.clone(),
+            upstreams: self.upstreams.to_vec(),
+            memory: config.memory,
+            call,
+            setup,
+        };
+        Ok(Template { shared: Arc::new(shared), pre, hooks })
+    }
+
+    /// Asks a component what it is, without settings.
+    pub(super) fn describe(
+        &self,
+        config: &PolicyConfig,
+        stats: Arc<PolicyStats>,
+        component: &Component,
+    ) -> Result<Description, Vec<PolicyProblem>> {
+        let template = self.prepare(config, stats, component)?;
+        let failed = |during| move |failure| vec![PolicyProblem::Failed { during, failure }];
+        let mut instance = Instance::new(&template, true).map_err(failed("instantiation"))?;
+        let described = instance.describe().map_err(failed("describe"))?;
+        description(described).map_err(|problem| vec![problem])
+    }
+
     fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {
         match source {
             PluginSource::Builtin(name) => (self.builtin)(name)
@@ -215,7 +238,7 @@ impl Loader<'_> {
         }
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Component, PolicyProblem> {
+    pub(super) fn compile(&self, wasm: &[u8]) -> Result<Component, PolicyProblem> {
         if Engine::detect_precompiled(wasm).is_some() {
             return Err(PolicyProblem::Precompiled);
         }
@@ -248,6 +271,7 @@ impl Loader<'_> {
                 Some(("log" | "metrics" | "tables" | "types", _)) => {
                     problems.push(PolicyProblem::ContractVersion(shown(name)));
                 }
+                _ if stubs::answered(name).is_some() => {}
                 _ if name.starts_with("wasi:") => problems.push(PolicyProblem::Wasi(shown(name))),
                 _ => problems.push(PolicyProblem::UnknownImport(shown(name))),
             }
@@ -414,7 +438,7 @@ fn attributes(asked: Vec<String>) -> Result<Vec<String>, PolicyProblem> {
 }
 
 /// Interface and version of a name in the contract's package.
-fn interface(name: &str) -> Option<(&str, &str)> {
+pub(super) fn interface(name: &str) -> Option<(&str, &str)> {
     let name = name.strip_prefix(CONTRACT)?;
     Some(name.split_at(name.find('@').unwrap_or(name.len())))
 }
@@ -423,7 +447,8 @@ fn shown(name: &str) -> String {
     escaped(name, 120)
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, PolicyProblem> {
+/// Reads a component, if it is no larger than one may be.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, PolicyProblem> {
     let failed = |error| PolicyProblem::Read { path: path.display().to_string(), error };
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;

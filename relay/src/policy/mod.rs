@@ -7,7 +7,8 @@
 //!
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
 //! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (the one place that
-//! knows generated types), then `engine`, `compile`, `failure`, `audit`, `stats`.
+//! knows generated types), then `engine`, `compile`, `failure`, `audit`,
+//! `stats`; and beside the path `inspect`, `stubs` (what is left of WASI).
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
@@ -35,17 +36,20 @@ mod compile;
 mod engine;
 mod failure;
 mod host;
+mod inspect;
 mod instance;
 mod load;
 mod set;
 mod stats;
+mod stubs;
 mod worker;
 
 pub use audit::AuditMode;
 pub use engine::Metering;
 pub use failure::{Condemnation, FailureKind, PolicyFailure};
 pub use host::{HostError, HostOptions, PolicyHost};
-pub use load::{PolicyError, PolicyProblem};
+pub use inspect::{Import, ImportKind, Inspection};
+pub use load::{PolicyError, PolicyProblem, read_file};
 pub use set::{Description, Hook, Policy, PolicySet};
 pub use stats::{PolicyStats, TIME_BUCKETS_NS};
 pub use worker::WorkerPolicies;

@@ -1,0 +1,47 @@
+//! `wavegate plugin`: what authors and operators do with plugins. Floor 4.
+//!
+//! Each command has a module of its own; here are its arguments and the ways to read a component that
+//! they share.
+
+mod inspect;
+
+use std::{io::Write, path::Path, sync::Arc};
+
+use clap::Subcommand;
+
+use super::{Failed, exit};
+use crate::policy::{self, HostOptions, PolicyHost, PolicyProblem};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PluginCommand {
+    /// Say what a plugin is: its hooks, imports, size, digest, settings.
+    Inspect(inspect::InspectArgs),
+}
+
+pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Result<u8> {
+    match command {
+        PluginCommand::Inspect(args) => inspect::inspect(args, out),
+    }
+}
+
+/// A policy host for looking at plugins: it audits nothing and keeps no compiled code.
+fn host() -> Result<Arc<PolicyHost>, Failed> {
+    let options = HostOptions { audit_every: 0, ..HostOptions::production(1) };
+    PolicyHost::new(None, options)
+        .map_err(|error| Failed::new(exit::OS, format!("policy host: {error}")))
+}
+
+/// The bytes of a component.
+fn read(file: &Path) -> Result<Vec<u8>, Failed> {
+    policy::read_file(file).map_err(|problem| {
+        let code = match problem {
+            PolicyProblem::Read { .. } => exit::NO_INPUT,
+            _ => exit::DATA,
+        };
+        let place = match problem {
+            PolicyProblem::Read { .. } => String::new(),
+            _ => format!("{}: ", file.display()),
+        };
+        Failed::new(code, format!("{place}{problem}"))
+    })
+}
