@@ -3,7 +3,9 @@
 //! Each command has a module of its own; here are its arguments and the ways to read a component that
 //! they share.
 
+mod build;
 mod inspect;
+mod new;
 
 use std::{io::Write, path::Path, sync::Arc};
 
@@ -14,12 +16,18 @@ use crate::policy::{self, HostOptions, PolicyHost, PolicyProblem};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
+    /// Make a project for a plugin: a first policy, cases, a schema of its settings.
+    New(new::NewArgs),
+    /// Compile a project and make the component.
+    Build(build::BuildArgs),
     /// Say what a plugin is: its hooks, imports, size, digest, settings.
     Inspect(inspect::InspectArgs),
 }
 
 pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Result<u8> {
     match command {
+        PluginCommand::New(args) => new::new(args, out),
+        PluginCommand::Build(args) => build::build(args, out),
         PluginCommand::Inspect(args) => inspect::inspect(args, out),
     }
 }
