@@ -79,7 +79,6 @@ pub(super) fn inspect(loader: &Loader<'_>, wasm: &[u8]) -> Result<Inspection, Po
     };
     for name in found.imports.iter().map(|it| &it.name).chain(&found.exports) {
         let Some((_, version)) = load::interface(name) else { continue };
-        let version = version.trim_start_matches('@');
         if !found.contract.iter().any(|known| known == version) {
             found.contract.push(version.to_owned());
         }

@@ -25,7 +25,7 @@ const MAX_NAME: usize = 64;
 /// The version of the contract that new plugins are written for.
 macro_rules! contract {
     () => {
-        "0.1.0"
+        "1.0.0"
     };
 }
 
@@ -291,6 +291,7 @@ mod tests {
         assert!(!manifest.contains("workspace"), "{manifest}");
         let bindings = SDK.iter().find(|(path, _)| path.ends_with("bindings.rs")).unwrap().1;
         assert!(bindings.contains(concat!("\"../../wit/", contract!(), "\"")));
+        assert_eq!(contract!(), crate::policy::Version::NEWEST.as_str());
     }
 
     #[test]
