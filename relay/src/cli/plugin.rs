@@ -3,9 +3,11 @@
 //! Each command has a module of its own; here are its arguments and the ways to read a component that
 //! they share.
 
+mod bench;
 mod build;
 mod inspect;
 mod new;
+mod test;
 
 use std::{io::Write, path::Path, sync::Arc};
 
@@ -22,6 +24,10 @@ pub(super) enum PluginCommand {
     Build(build::BuildArgs),
     /// Say what a plugin is: its hooks, imports, size, digest, settings.
     Inspect(inspect::InspectArgs),
+    /// Ask a plugin the questions of cases, and compare its answers with what they expect.
+    Test(test::TestArgs),
+    /// Measure what the answers of a plugin cost: fuel, time, memory.
+    Bench(bench::BenchArgs),
 }
 
 pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Result<u8> {
@@ -29,6 +35,8 @@ pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Re
         PluginCommand::New(args) => new::new(args, out),
         PluginCommand::Build(args) => build::build(args, out),
         PluginCommand::Inspect(args) => inspect::inspect(args, out),
+        PluginCommand::Test(args) => test::test(args, out),
+        PluginCommand::Bench(args) => bench::bench(args, out),
     }
 }
 
