@@ -4,6 +4,7 @@
 //! they share.
 
 mod build;
+mod check;
 mod inspect;
 mod new;
 
@@ -20,6 +21,8 @@ pub(super) enum PluginCommand {
     New(new::NewArgs),
     /// Compile a project and make the component.
     Build(build::BuildArgs),
+    /// Check all that the relay checks when it loads a plugin, and its settings against their schema.
+    Check(check::CheckArgs),
     /// Say what a plugin is: its hooks, imports, size, digest, settings.
     Inspect(inspect::InspectArgs),
 }
@@ -28,6 +31,7 @@ pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Re
     match command {
         PluginCommand::New(args) => new::new(args, out),
         PluginCommand::Build(args) => build::build(args, out),
+        PluginCommand::Check(args) => check::check(args, out),
         PluginCommand::Inspect(args) => inspect::inspect(args, out),
     }
 }
