@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod check;
 mod inspect;
 mod new;
 mod test;
@@ -22,6 +23,8 @@ pub(super) enum PluginCommand {
     New(new::NewArgs),
     /// Compile a project and make the component.
     Build(build::BuildArgs),
+    /// Check all that the relay checks when it loads a plugin, and its settings against their schema.
+    Check(check::CheckArgs),
     /// Say what a plugin is: its hooks, imports, size, digest, settings.
     Inspect(inspect::InspectArgs),
     /// Ask a plugin the questions of cases, and compare its answers with what they expect.
@@ -34,6 +37,7 @@ pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Re
     match command {
         PluginCommand::New(args) => new::new(args, out),
         PluginCommand::Build(args) => build::build(args, out),
+        PluginCommand::Check(args) => check::check(args, out),
         PluginCommand::Inspect(args) => inspect::inspect(args, out),
         PluginCommand::Test(args) => test::test(args, out),
         PluginCommand::Bench(args) => bench::bench(args, out),

@@ -102,6 +102,9 @@ const JS: [File; 4] = [
 
 const CONTRACT: &str = include_str!(concat!("../../../../wit/", contract!(), "/policy.wit"));
 
+/// What cases begin with where an engine runs the policy.
+const JS_SETUP: &str = "memory = \"64MiB\"\n\n";
+
 /// What a hook has of its own.
 struct First {
     rust: &'static str,
@@ -204,7 +207,11 @@ fn files(name: &str, hook: Hook, language: Language) -> io::Result<Vec<(String, 
             add("wit/policy.wit", CONTRACT);
         }
     }
-    first.cases.iter().for_each(|(path, text)| add(path, text));
+    let setup = match language {
+        Language::Rust => "",
+        Language::Js => JS_SETUP,
+    };
+    first.cases.iter().for_each(|(path, text)| add(path, &format!("{setup}{text}")));
     Ok(files)
 }
 
