@@ -195,6 +195,9 @@ fn what_cannot_be_tested_has_its_exit_code() {
     author.fails("test gone.wasm --cases cases/a.toml", 66, "cannot read gone.wasm: No such file");
     fs::create_dir(author.path("empty")).unwrap();
     author.fails("test freeze.wasm --cases empty", 66, "no cases: write them into files that end");
+    let refused = "[[case]]\nname = \"n\"\nsettings.x = 1\nexpect.settings = [{}]\n";
+    fs::write(author.path("refused.toml"), refused).unwrap();
+    author.fails("bench freeze.wasm --cases refused.toml", 66, "there is nothing to measure");
     author.fails("test freeze.wasm --cases cases/a.toml --junit no/x.xml", 74, "cannot write no/x");
     fs::write(author.path("text.wasm"), "(component)").unwrap();
     let refused = "text.wasm: this is not a WebAssembly component";

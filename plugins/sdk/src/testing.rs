@@ -67,7 +67,8 @@ mod program {
     impl Wavegate {
         /// For the plugin `NAME.wasm` of the project that is tested.
         pub fn new() -> Self {
-            let project = env::var_os("CARGO_MANIFEST_DIR").map_or_else(PathBuf::new, PathBuf::from);
+            let project =
+                env::var_os("CARGO_MANIFEST_DIR").map_or_else(PathBuf::new, PathBuf::from);
             let name = env::var("CARGO_PKG_NAME").unwrap_or_else(|_| "plugin".into());
             let program = env::var_os("WAVEGATE").unwrap_or_else(|| "wavegate".into());
             Self { program, plugin: format!("{name}.wasm").into(), project }

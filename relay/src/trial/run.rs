@@ -173,7 +173,7 @@ fn answered(
     if let Some(warm) = warm
         && let Some(answer) = warm.ask(&question)
     {
-        same("an instance that had answered other questions", answer);
+        same("an instance that had answered before", answer);
     }
     (faults, fuel)
 }

@@ -8,7 +8,10 @@ use std::{
 use clap::Args;
 use serde::Serialize;
 
-use super::test::{CasesArgs, failed, open};
+use super::{
+    Failed, exit,
+    test::{CasesArgs, failed, open},
+};
 use crate::{
     cli::output::{clean, field, json, table},
     config,
@@ -54,6 +57,10 @@ pub(super) fn bench(args: &BenchArgs, out: &mut dyn Write) -> anyhow::Result<u8>
     let plugin = open(&args.file)?;
     let rounds = usize::try_from(args.rounds).unwrap_or(usize::MAX);
     let figures = plugin.measure(&cases, rounds).map_err(|error| failed(&args.file, &error))?;
+    if figures.hooks.is_empty() && figures.failed.is_empty() {
+        let message = "no case expects an answer: there is nothing to measure";
+        return Err(Failed::new(exit::NO_INPUT, message).into());
+    }
     let over = figures.over(args.max_fuel, args.max_memory);
     let ok = over.is_empty() && figures.failed.is_empty();
     let told = Told { ok, plugin: args.file.display().to_string(), figures: &figures, over };

@@ -143,7 +143,7 @@ fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let mut file = None;
     for one in &report.tried {
         if file != Some(&one.case.file) {
-            writeln!(out, "{}", one.case.file)?;
+            writeln!(out, "{}", clean(&one.case.file))?;
             file = Some(&one.case.file);
         }
         let how = if one.passed() { "ok  " } else { "FAIL" };

@@ -50,7 +50,7 @@ fn what_is_not_pure_or_gives_no_answer_fails() {
     assert_eq!(kinds[6], ["refused"], "{report}");
     let told = report.to_string();
     for part in [
-        "not pure  the same question again: an instance that had answered other questions",
+        "not pure  the same question again: an instance that had answered before",
         "failed    trap: ",
         "failed    timeout: ",
         "failed    memory: ",
