@@ -20,6 +20,7 @@ mod names;
 mod notice;
 mod plan;
 mod plugin_shadow;
+mod plugin_trial;
 mod pressure;
 mod proxy;
 mod queue;

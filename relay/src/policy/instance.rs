@@ -18,6 +18,7 @@ use super::{
     failure::{FailureKind, PolicyFailure},
     set::{Budget, Shared, Template},
     stats::Count,
+    stubs,
 };
 use crate::{
     decision::{
@@ -53,6 +54,8 @@ pub(super) struct State {
     at_end: Option<Duration>,
     /// Of an instance that is given processor time.
     patience: Option<Patience>,
+    /// Handles of WASI's stubs.
+    handles: stubs::Handles,
 }
 
 impl State {
@@ -109,10 +112,27 @@ impl Patience {
     }
 }
 
-/// A linker with everything that the contract lets a policy import.
+impl State {
+    pub(super) fn handles(&mut self) -> &mut stubs::Handles {
+        &mut self.handles
+    }
+
+    /// What a guest wrote to its standard output or error: one log line for each of its lines.
+    pub(super) fn written(&mut self, is_error: bool, bytes: &[u8]) {
+        let level = if is_error { Level::Warn } else { Level::Info };
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            // What is over the limit of a line is not decoded either.
+            let line = &line[..line.len().min(MAX_LOG_LINE + 1)];
+            contract::Imports::log(self, level, &String::from_utf8_lossy(line));
+        }
+    }
+}
+
+/// A linker with everything that the contract lets a policy import, and the stubs of WASI.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     contract::link(&mut linker)?;
+    stubs::add_to(&mut linker)?;
     Ok(linker)
 }
 
@@ -145,6 +165,7 @@ impl Instance {
             leash: false,
             at_end: None,
             patience,
+            handles: stubs::Handles::default(),
         };
         let mut store = Store::new(template.pre.engine(), state);
         store.limiter(|state| state);
@@ -320,6 +341,7 @@ fn failure(store: &Store<State>, error: &wasmtime::Error) -> PolicyFailure {
         // A guest that gets no memory mostly aborts, which is a trap like any other.
         _ if store.data().refused => FailureKind::Memory,
         Some(_) => FailureKind::Trap,
+        None if error.is::<stubs::Ended>() => FailureKind::Trap,
         None if error.is::<wasmtime::PoolConcurrencyLimitError>() => FailureKind::Host,
         // What is no trap is an answer that breaks the canonical ABI, or one that is too large.
         None => FailureKind::BadAnswer,
