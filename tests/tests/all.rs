@@ -19,6 +19,7 @@ mod metrics;
 mod names;
 mod notice;
 mod plan;
+mod plugin_author;
 mod plugin_shadow;
 mod plugin_trial;
 mod pressure;

@@ -89,7 +89,6 @@ pub(super) fn inspect(loader: &Loader<'_>, wasm: &[u8]) -> Result<Inspection, Po
         settings: "{}".to_owned(),
         fail: None,
         mode: Mode::Live,
-        mode: Mode::Live,
         memory: MEMORY,
         timeout: Duration::from_secs(5),
         place: String::new(),

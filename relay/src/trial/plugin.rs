@@ -76,7 +76,6 @@ impl Plugin {
             settings: setup.settings.clone(),
             fail: None,
             mode: Mode::Live,
-            mode: Mode::Live,
             memory: setup.memory,
             timeout: setup.timeout,
             place: String::new(),

@@ -91,9 +91,22 @@ export function domainOf(address) {
   return address.includes('@') ? address.slice(address.lastIndexOf('@') + 1) : '';
 }
 
-// A test of texts: `*` stands for any text, all else for itself, in upper or lower case.
+// A test of texts: `*` stands for any text, all else for itself, in upper or lower case. No regular
+// expression: the engine would compile it in the first call, which takes most of a call's time.
 export function pattern(text) {
-  const parts = text.split('*').map((part) => part.replace(/[.+?^${}()|[\]\\]/g, '\\$&'));
-  const regex = new RegExp(`^${parts.join('.*')}$`, 'is');
-  return (tested) => regex.test(tested);
+  const [first, ...rest] = text.toLowerCase().split('*');
+  const last = rest.pop();
+  return (tested) => {
+    const lower = tested.toLowerCase();
+    if (last === undefined) return lower === first;
+    if (!lower.startsWith(first) || !lower.endsWith(last)) return false;
+    // The leftmost place of each part leaves the most room for those behind it.
+    let at = first.length;
+    for (const part of rest) {
+      const found = lower.indexOf(part, at);
+      if (found < 0) return false;
+      at = found + part.length;
+    }
+    return at <= lower.length - last.length;
+  };
 }

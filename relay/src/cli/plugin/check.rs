@@ -110,7 +110,6 @@ fn of_arguments(args: &CheckArgs) -> anyhow::Result<With> {
         settings: args.settings.as_deref().map_or_else(|| Ok("{}".to_owned()), settings)?,
         fail: None,
         mode: Mode::Live,
-        mode: Mode::Live,
         memory: args.memory,
         timeout: TIMEOUT,
         place: args.file.display().to_string(),
