@@ -53,7 +53,7 @@ const NOW: Timestamp = Timestamp(1_768_885_200_000);
 const SHADOWS: f64 = 3.0;
 /// Calls that are timed together with shadows: their questions fit the lane, so none is dropped, which
 /// would be cheaper than to copy it.
-const TURN: usize = 100;
+const TURN: u32 = 100;
 
 /// A relay with the configuration that is shipped, and a shadow of each policy.
 fn relay(host: &Arc<PolicyHost>, has_shadows: bool) -> Result<Arc<Relay>, Box<dyn Error>> {
@@ -225,7 +225,7 @@ fn shadows(plain: &Arc<Relay>, shadowed: &Arc<Relay>, subject: &Subject<'_>) {
             let answer = gate::explain(relay, &generation, &plan, black_box(subject), NOW, None);
             assert!(matches!(answer.verdict, Verdict::Go(_)), "{:?}", answer.verdict);
         }
-        (cpu::of_thread() - begun) / TURN as u32
+        (cpu::of_thread() - begun) / TURN
     };
     let done = || {
         let all = shadowed.policy_host.stats();
@@ -242,7 +242,7 @@ fn shadows(plain: &Arc<Relay>, shadowed: &Arc<Relay>, subject: &Subject<'_>) {
         }
         times[0].push(turn(plain));
         times[1].push(turn(shadowed));
-        sent += 3 * TURN as u64;
+        sent += 3 * u64::from(TURN);
         // The next turn finds the lane empty.
         while done().0 + done().1 < sent {
             std::thread::yield_now();

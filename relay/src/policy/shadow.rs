@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Questions that wait in the lane of one worker, and their bytes: an ordinary one has 300. It
-/// bounds memory (twice this a worker), and how late a shadow is.
+/// bounds memory (this for each worker, and once more), and how late a shadow is.
 const QUESTIONS: usize = 1024;
 const BYTES: usize = 1 << 20;
 /// How long the thread waits for more before it looks again. So a worker that is busy wakes it, which
@@ -136,8 +136,11 @@ impl Shadower {
                     runner.ask(set, shadow.policy, ask.to_question(), live.map(said));
                 }
                 ShadowMode::Thread => {
-                    let lane = lane.get_or_insert_with(|| self.shared.new_lane());
-                    if lane.put(set, shadow.policy, ask, live) {
+                    if lane.is_none() {
+                        *lane = self.shared.new_lane();
+                    }
+                    let put = |lane: &Arc<Lane>| lane.put(set, shadow.policy, ask, live);
+                    if lane.as_ref().is_some_and(put) {
                         self.shared.wake();
                     } else {
                         set.policies()[shadow.policy].stats().shadow.drop_one();
@@ -174,10 +177,16 @@ fn said(live: Result<Heard<'_>, &PolicyFailure>) -> Said {
 }
 
 impl Shared {
-    fn new_lane(&self) -> Arc<Lane> {
+    /// A lane for one more worker; none while the thread looks at them.
+    fn new_lane(&self) -> Option<Arc<Lane>> {
+        let mut lanes = match self.lanes.try_lock() {
+            Ok(lanes) => lanes,
+            Err(TryLockError::Poisoned(lanes)) => lanes.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
         let lane = Arc::new(Lane::default());
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&lane));
-        lane
+        lanes.push(Arc::clone(&lane));
+        Some(lane)
     }
 
     fn wake(&self) {

@@ -204,7 +204,7 @@ impl ShadowStats {
                 let (kind, detail) = (failure.kind.as_str(), &failure.detail);
                 tracing::warn!(
                     policy,
-                    message,
+                    id = message,
                     kind,
                     detail,
                     "a shadow failed; no mail is affected"
