@@ -11,6 +11,7 @@ mod host;
 mod message;
 mod output;
 mod plan;
+mod plugin;
 mod queue;
 mod remote;
 mod spool;
@@ -103,6 +104,9 @@ enum Command {
     /// Check, estimate and announce the plan of the migration.
     #[command(subcommand)]
     Plan(plan::PlanCommand),
+    /// Sign plugins, verify them, and ship them to a running relay.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     /// Say what would happen to a message, and who decides it.
     Explain(ExplainArgs),
     /// Look at the messages that wait in a running relay, and change what becomes of them.
@@ -227,6 +231,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
             check::check(config, *resolve, *json, out)
         }
         Command::Plan(command) => plan::plan(command, out),
+        Command::Plugin(command) => plugin::plugin(command, out),
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
         Command::Generate(command) => generate::generate(command, Cli::command(), out),

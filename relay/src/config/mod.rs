@@ -11,6 +11,7 @@ mod identity;
 mod lock;
 mod open;
 mod plan;
+mod plugins;
 mod policy;
 mod reader;
 mod redirect;
@@ -35,6 +36,7 @@ pub use self::{
     identity::{UpstreamAuth, UpstreamIdentity},
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
+    plugins::{KeySource, PluginsConfig, TrustedKey, signature_of},
     policy::BUILTIN_POLICIES,
     redirect::{Original, Redirect, Traffic},
     target::{NamePlace, Target},
@@ -65,6 +67,8 @@ pub struct Config {
     pub conduct: ConductConfig,
     /// `[[policy]]` in the order of the file, names unique.
     pub policies: Vec<PolicyConfig>,
+    /// `[plugins]`.
+    pub plugins: PluginsConfig,
     /// `[[table]]`: operator-owned lookup tables.
     pub tables: Vec<TableConfig>,
     /// `[admin]`.
@@ -594,6 +598,39 @@ pub enum PluginSource {
     Builtin(String),
     /// A file (absolute; in the configuration relative to it).
     File(PathBuf),
+    /// What an operator has installed in its place; never read from a configuration.
+    Installed(Box<Installed>),
+}
+
+/// A component that the relay keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Its file (absolute).
+    pub path: PathBuf,
+    /// BLAKE3 of it, in hexadecimal: another content is not taken.
+    pub digest: String,
+    /// What the configuration names.
+    pub configured: PluginSource,
+}
+
+impl PluginSource {
+    /// What the configuration names.
+    pub fn configured(&self) -> &Self {
+        match self {
+            Self::Installed(installed) => installed.configured.configured(),
+            other => other,
+        }
+    }
+}
+
+impl std::fmt::Display for PluginSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Installed(installed) => write!(f, "installed:{}", installed.digest),
+        }
+    }
 }
 
 /// What happens when a plugin traps, runs out of time or memory, or answers nonsense.

@@ -22,6 +22,7 @@ use super::{
     instance::{self, State},
     load::{Loader, PolicyError},
     set::{Budget, PolicySet},
+    signature::TrustedKeys,
     stats::PolicyStats,
 };
 use crate::config::{PolicyConfig, TableConfig};
@@ -153,6 +154,18 @@ impl PolicyHost {
         upstreams: &[String],
         builtin: &dyn Fn(&str) -> Option<&'static [u8]>,
     ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
+        self.load_trusting(&TrustedKeys::default(), policies, tables, upstreams, builtin)
+    }
+
+    /// The same, with keys whose signatures are believed.
+    pub fn load_trusting(
+        &self,
+        keys: &TrustedKeys,
+        policies: &[PolicyConfig],
+        tables: &[TableConfig],
+        upstreams: &[String],
+        builtin: &dyn Fn(&str) -> Option<&'static [u8]>,
+    ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
         let tables =
             tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
         let loader = Loader {
@@ -161,6 +174,7 @@ impl PolicyHost {
             compiler: &self.compiler,
             tables: Arc::new(tables),
             upstreams,
+            keys,
             builtin,
             budgets: &|policy| self.budgets(policy),
         };

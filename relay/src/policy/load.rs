@@ -16,13 +16,14 @@ use super::{
     failure::PolicyFailure,
     generated::exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
     instance::{Instance, State},
-    set::{Budget, Description, HookIndices, Policy, Shared, Tables, Template},
+    set::{Budget, Description, HookIndices, Origin, Policy, Shared, Tables, Template},
+    signature::{self, SignatureError, Signed, TrustedKeys},
     stats::PolicyStats,
 };
-use crate::config::{FailMode, PluginSource, PolicyConfig};
+use crate::config::{FailMode, PluginSource, PolicyConfig, signature_of};
 
 /// Bytes of a component: a JavaScript one has about twelve million.
-const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
+pub const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
 /// Memory that an operator may give to one instance.
 const MAX_MEMORY: usize = 2 * 1024 * 1024 * 1024;
 /// Attributes that one policy may ask for.
@@ -67,6 +68,21 @@ pub enum PolicyProblem {
         /// Why.
         error: std::io::Error,
     },
+    /// What the relay keeps of an installed one is not what was installed.
+    #[error(
+        "{path} is not what was installed any more: its BLAKE3 is {found}. Put that file back, or \
+         remove the file plugins/rollouts.json of the state directory to run what the \
+         configuration names"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What it is.
+        found: String,
+    },
+    /// Its signature.
+    #[error("{0}")]
+    Signature(#[from] SignatureError),
     /// The file is too large.
     #[error("the component is larger than {} MiB", MAX_COMPONENT / 1024 / 1024)]
     TooLarge,
@@ -155,6 +171,7 @@ pub(super) struct Loader<'a> {
     pub(super) compiler: &'a Compiler,
     pub(super) tables: Arc<Tables>,
     pub(super) upstreams: &'a [String],
+    pub(super) keys: &'a TrustedKeys,
     pub(super) builtin: &'a dyn Fn(&str) -> Option<&'static [u8]>,
     /// Budgets of a call and of making an instance ready, from the policy's timeout.
     pub(super) budgets: &'a dyn Fn(&PolicyConfig) -> (Budget, Budget),
@@ -171,7 +188,7 @@ impl Loader<'_> {
         if !(64 * 1024..=MAX_MEMORY).contains(&config.memory) {
             return Err(one(PolicyProblem::Memory));
         }
-        let wasm = self.read(&config.plugin).map_err(one)?;
+        let (wasm, signed) = self.read(&config.plugin).map_err(one)?;
         let component = self.compile(&wasm).map_err(one)?;
         let hooks = self.check(&component)?;
         let pre = self
@@ -203,16 +220,31 @@ impl Loader<'_> {
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
         let Interview { description, attributes, outcomes } = heard;
-        Ok(Policy::new(template, description, attributes, outcomes, config.fail, digest))
+        let origin = Origin { digest, signed, source: config.plugin.clone() };
+        Ok(Policy::new(template, description, attributes, outcomes, config.fail, origin))
     }
 
-    fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {
-        match source {
-            PluginSource::Builtin(name) => (self.builtin)(name)
-                .map(<[u8]>::to_vec)
-                .ok_or_else(|| PolicyProblem::UnknownBuiltin(name.clone())),
-            PluginSource::File(path) => read_file(path),
+    /// The bytes of a component and who signed them.
+    fn read(&self, source: &PluginSource) -> Result<(Vec<u8>, Signed), PolicyProblem> {
+        let (path, digest) = match source {
+            PluginSource::Builtin(name) => {
+                let wasm = (self.builtin)(name);
+                let wasm = wasm.ok_or_else(|| PolicyProblem::UnknownBuiltin(name.clone()))?;
+                return Ok((wasm.to_vec(), Signed::Builtin));
+            }
+            PluginSource::File(path) => (path, None),
+            PluginSource::Installed(installed) => (&installed.path, Some(&installed.digest)),
+        };
+        let wasm = read_file(path)?;
+        let found = blake3::hash(&wasm).to_hex();
+        if digest.is_some_and(|digest| digest != found.as_str()) {
+            let (path, found) = (path.display().to_string(), found.to_string());
+            return Err(PolicyProblem::Damaged { path, found });
         }
+        let beside = signature_of(path);
+        let text = signature::read_signature(&beside)?;
+        let signed = self.keys.judge(&wasm, text.as_deref(), &beside.display().to_string())?;
+        Ok((wasm, signed))
     }
 
     fn compile(&self, wasm: &[u8]) -> Result<Component, PolicyProblem> {

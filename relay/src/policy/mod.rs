@@ -7,7 +7,8 @@
 //!
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
 //! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (the one place that
-//! knows generated types), then `engine`, `compile`, `failure`, `audit`, `stats`.
+//! knows generated types), then `engine`, `compile`, `signature`, `failure`, `audit`,
+//! `stats`.
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
@@ -38,6 +39,7 @@ mod host;
 mod instance;
 mod load;
 mod set;
+pub mod signature;
 mod stats;
 mod worker;
 
@@ -45,7 +47,7 @@ pub use audit::AuditMode;
 pub use engine::Metering;
 pub use failure::{Condemnation, FailureKind, PolicyFailure};
 pub use host::{HostError, HostOptions, PolicyHost};
-pub use load::{PolicyError, PolicyProblem};
+pub use load::{MAX_COMPONENT, PolicyError, PolicyProblem};
 pub use set::{Description, Hook, Policy, PolicySet};
 pub use stats::{PolicyStats, TIME_BUCKETS_NS};
 pub use worker::WorkerPolicies;

@@ -11,9 +11,10 @@ use super::{
     failure::Ladder,
     generated::exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
     instance::State,
+    signature::Signed,
     stats::PolicyStats,
 };
-use crate::config::FailMode;
+use crate::config::{FailMode, PluginSource};
 
 /// A hook that a policy may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,7 +59,16 @@ pub struct Policy {
     needs: Vec<String>,
     outcomes: bool,
     fail: Option<FailMode>,
-    digest: String,
+    origin: Origin,
+}
+
+/// Where a policy's plugin comes from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// BLAKE3 of the component, in hexadecimal.
+    pub(super) digest: String,
+    pub(super) signed: Signed,
+    pub(super) source: PluginSource,
 }
 
 impl Policy {
@@ -68,9 +78,9 @@ impl Policy {
         needs: Vec<String>,
         outcomes: bool,
         fail: Option<FailMode>,
-        digest: String,
+        origin: Origin,
     ) -> Self {
-        Self { template, description, needs, outcomes, fail, digest }
+        Self { template, description, needs, outcomes, fail, origin }
     }
 
     /// Its name in the configuration: scopes limit keys and metrics.
@@ -113,7 +123,22 @@ impl Policy {
 
     /// BLAKE3 of the component, in hexadecimal.
     pub fn digest(&self) -> &str {
-        &self.digest
+        &self.origin.digest
+    }
+
+    /// Who signed the component.
+    pub fn signed(&self) -> &Signed {
+        &self.origin.signed
+    }
+
+    /// Where it comes from.
+    pub fn source(&self) -> &PluginSource {
+        &self.origin.source
+    }
+
+    /// Bytes of memory that one instance may have.
+    pub fn memory(&self) -> usize {
+        self.template.shared.memory
     }
 
     /// What is counted about it.
