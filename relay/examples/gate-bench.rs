@@ -79,19 +79,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         recipients: &recipients,
         size: 10_000,
         on_behalf: None,
+        received: None,
         attempts: 0,
+        last_reply: None,
         headers: &[],
     };
     let record = Transaction {
         id: subject.id,
         now: NOW,
+        received: NOW,
         client: subject.source.client,
         sender: subject.sender,
         recipients: subject.recipients,
         size: subject.size,
         attempts: 0,
         instance: Some(InstanceView {
-            instance: &plan.plan.instances[0],
+            name: &plan.plan.instances[0].name,
+            product: &plan.plan.instances[0].product,
+            environment: &plan.plan.instances[0].environment,
             phase: plan.instance(0).phase(NOW),
             window: plan.plan.wave(0).map(|wave| &wave.window),
             before: "legacy",
@@ -99,6 +104,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }),
         bucket: 4321,
         attributes: &[],
+        upstreams: &[],
     };
     let (mut bare, mut asked) = (Vec::new(), Vec::new());
     for round in 0..WARM_UP + ROUNDS {

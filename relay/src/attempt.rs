@@ -21,7 +21,7 @@ use crate::{
     relay::{Generation, Relay, with_policies},
     spool::Mark,
     upstream::{
-        ConnectionError, Lease, LeaseError, Upstream,
+        ConnectionError, Ended, Lease, LeaseError, Upstream,
         connection::{Commit, WriteError},
         identity, original,
     },
@@ -140,10 +140,25 @@ pub async fn run(mut job: Job) -> Outcome {
     let mut target = None;
     let end = job.run(&mut mark, &mut target).await;
     let sent = matches!(end, End::Settled(_) | End::InDoubt(_));
+    if let Some(ended) = ended(&end) {
+        job.upstream.note_end(ended, job.relay.waves.now());
+    }
     if !sent && let Some(mark) = mark.take() {
         mark.end();
     }
     Outcome { end, target, mark }
+}
+
+/// What an end says of the upstream; nothing where the attempt did not come that far.
+fn ended(end: &End) -> Option<Ended> {
+    match end {
+        End::Settled(settled) => Some(Ended::Answered(settled.reply.code())),
+        End::Failed(_) | End::InDoubt(_) => Some(Ended::Broken),
+        End::NoConnection(LeaseError::AllDown { .. } | LeaseError::Connect { .. }) => {
+            Some(Ended::Broken)
+        }
+        End::NoConnection(_) | End::Held(_) | End::Limited(_) | End::Unsupported(_) => None,
+    }
 }
 
 impl Job {

@@ -1,11 +1,16 @@
 //! What policies are asked and what they answer, in the relay's own types. Floor 0.
 //!
 //! The contract in `wit/` has its own records; `policy::bindings` is the one place that turns
-//! one into the other. Nothing else in the relay sees a generated type.
+//! one into the other. Nothing else in the relay sees a type of the contract. Questions here borrow;
+//! `record` has them owned, with their answers, for what keeps or compares them.
+
+pub mod record;
 
 use std::{fmt, net::IpAddr};
 
-use crate::plan::{Instance, Phase, Timestamp, Window};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Phase, Timestamp, Window, rfc3339};
 
 /// What one policy is asked about a message. Borrowed from the message and the plan, so that
 /// asking copies nothing.
@@ -15,6 +20,8 @@ pub struct Transaction<'a> {
     pub id: &'a str,
     /// The time of this question.
     pub now: Timestamp,
+    /// When the message came in.
+    pub received: Timestamp,
     /// Address of the client that handed the message in.
     pub client: IpAddr,
     /// Reverse path; empty for `<>`.
@@ -31,13 +38,37 @@ pub struct Transaction<'a> {
     pub bucket: u32,
     /// Everything that any loaded policy asked for; each policy gets only what it asked for.
     pub attributes: &'a [(String, String)],
+    /// The state of each upstream that any loaded policy asked for.
+    pub upstreams: &'a [UpstreamState],
+}
+
+/// An upstream as policies see it; the counts are of the last minute.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamState {
+    /// Its name.
+    pub name: String,
+    /// Whether a target of it takes mail, as far as is known.
+    pub up: bool,
+    /// Attempts that ended.
+    pub attempts: u32,
+    /// Those answered 4xx.
+    pub deferred: u32,
+    /// Those answered 5xx.
+    pub refused: u32,
+    /// Those that ended without an answer.
+    pub broken: u32,
 }
 
 /// An instance as a policy sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct InstanceView<'a> {
-    /// The instance's entry in the plan.
-    pub instance: &'a Instance,
+    /// Its name in the plan.
+    pub name: &'a str,
+    /// What it is of.
+    pub product: &'a str,
+    /// Its environment.
+    pub environment: &'a str,
     /// Its phase at `Transaction::now`.
     pub phase: Phase,
     /// The window of the wave that it is in.
@@ -50,7 +81,8 @@ pub struct InstanceView<'a> {
 
 /// A reply that a policy gives, already checked: the code's class fits the decision, and the
 /// text is one line of printable characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PolicyReply {
     /// 400 to 599.
     pub code: u16,
@@ -67,13 +99,15 @@ impl fmt::Display for PolicyReply {
 }
 
 /// What a freeze policy says of one message. The order is by strictness.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum FreezeDecision {
     /// It may go.
     Proceed,
     /// It may not go before `until`, or, without one, before something changes.
     Hold {
         /// When to ask again.
+        #[serde(default, with = "rfc3339::option", skip_serializing_if = "Option::is_none")]
         until: Option<Timestamp>,
         /// Why, for people.
         reason: String,
@@ -110,11 +144,13 @@ impl FreezeDecision {
 }
 
 /// An upstream by name, with what to use while all of its targets are down.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RouteTarget {
     /// Name of the upstream.
     pub upstream: String,
     /// Names of upstreams to try, in this order, only while all targets of `upstream` are down.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fallbacks: Vec<String>,
 }
 
@@ -129,7 +165,8 @@ impl fmt::Display for RouteTarget {
 }
 
 /// Some of a message's recipients and where they go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RouteShare {
     /// Indexes into the transaction's recipients.
     pub recipients: Vec<u32>,
@@ -138,7 +175,8 @@ pub struct RouteShare {
 }
 
 /// What a routing policy says of one message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum RouteDecision {
     /// No opinion.
     Abstain,
@@ -167,7 +205,8 @@ impl fmt::Display for RouteDecision {
 }
 
 /// `quantity` each `per_ms`, at most `burst` at once; this attempt takes `cost`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RateLimit {
     /// The cell that is charged; it belongs to the policy that named it.
     pub key: String,
@@ -189,7 +228,8 @@ impl fmt::Display for RateLimit {
 }
 
 /// At most `limit` attempts with this key at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ConcurrencyLimit {
     /// The count that is charged; it belongs to the policy that named it.
     pub key: String,
@@ -204,11 +244,14 @@ impl fmt::Display for ConcurrencyLimit {
 }
 
 /// All that one throttling policy wants charged for an attempt.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct LimitSet {
     /// Rate limits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<RateLimit>,
     /// Concurrency limits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub concurrency: Vec<ConcurrencyLimit>,
 }
 
@@ -239,13 +282,15 @@ pub struct AttemptOutcome<'a> {
 }
 
 /// What a throttling policy learned from an outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Lesson {
     /// Nothing is charged on `key` before `until`: attempts that name it wait.
     Pause {
         /// The cell.
         key: String,
         /// End of the pause.
+        #[serde(with = "rfc3339")]
         until: Timestamp,
     },
     /// Until `until` the rate of `key` is divided by `factor` thousandths.
@@ -255,6 +300,7 @@ pub enum Lesson {
         /// Thousandths, at least 1000.
         factor: u32,
         /// End.
+        #[serde(with = "rfc3339")]
         until: Timestamp,
     },
 }

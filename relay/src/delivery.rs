@@ -244,7 +244,7 @@ impl Delivery {
         let recipients: Vec<&str> = pending.iter().map(text).collect();
         let plan = self.relay.waves.current();
         let needs = self.generation.policies.needs();
-        let headers = if attributes::wants_headers(needs, &plan.plan) {
+        let headers = if attributes::wants_headers(&needs.attributes, &plan.plan) {
             self.message.header_block()
         } else {
             Vec::new()
@@ -257,7 +257,9 @@ impl Delivery {
             recipients: &recipients,
             size: facts.size,
             on_behalf: self.envelope.on_behalf.as_deref(),
+            received: Some(self.envelope.received),
             attempts: self.progress.attempts,
+            last_reply: self.progress.last.as_ref().map(|last| last.text.as_str()),
             headers: &headers,
         };
         gate::ask(&self.relay, &self.generation, &plan, &subject, self.now, None)

@@ -19,7 +19,7 @@ use crate::{
     config::{FailMode, Unmatched},
     decision::{
         FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteShare, RouteTarget,
-        Transaction,
+        Transaction, UpstreamState,
     },
     event::Event,
     limits::Charge,
@@ -50,8 +50,12 @@ pub struct Subject<'a> {
     pub size: u64,
     /// The instance whose mail it reports on, of a notification of the relay itself.
     pub on_behalf: Option<&'a str>,
+    /// When it came in, of one that waited since.
+    pub received: Option<Timestamp>,
     /// Attempts made so far.
     pub attempts: u32,
+    /// What was last said about it, of one that waited since.
+    pub last_reply: Option<&'a str>,
     /// The header block; may be empty where neither a policy nor the plan asks for a header.
     pub headers: &'a [u8],
 }
@@ -106,30 +110,43 @@ pub fn ask(
     let migration = generation.config.migration.as_ref();
     let (phase, window) = instance.as_ref().map(|state| state.look(now)).unzip();
     let window = window.flatten();
-    let view = index.zip(phase).map(|(index, phase)| InstanceView {
-        instance: &plan.plan.instances[index],
+    let view = index.map(|index| &plan.plan.instances[index]).zip(index.zip(phase));
+    let view = view.map(|(known, (index, phase))| InstanceView {
+        name: &known.name,
+        product: &known.product,
+        environment: &known.environment,
         phase,
         window: window.as_deref(),
         before: plan.plan.before(index).or(migration.map(|m| &*m.before)).unwrap_or(""),
         after: plan.plan.after(index).or(migration.map(|m| &*m.after)).unwrap_or(""),
     });
-    let attributes = attributes::collect(generation.policies.needs(), subject, &mut fields);
+    let needs = generation.policies.needs();
+    let attributes = attributes::collect(&needs.attributes, subject, &mut fields);
+    let upstreams = states(generation, &needs.upstreams, now);
     let transaction = Transaction {
         id: subject.id,
         now,
+        received: subject.received.unwrap_or(now),
         client: subject.source.client,
         sender: subject.sender,
         recipients: subject.recipients,
         size: subject.size,
         attempts: subject.attempts,
-        bucket: bucket(view.map_or("", |v| &v.instance.name), subject),
+        bucket: bucket(view.map_or("", |view| view.name), subject),
         instance: view,
         attributes: &attributes,
+        upstreams: &upstreams,
     };
     let destination = subject.source.destination;
     let mut gate = Gate { relay, generation, plan, transaction, destination, notes };
     let verdict = gate.freeze().unwrap_or_else(|| gate.route_and_throttle());
     Answer { instance, verdict }
+}
+
+/// What is known of the upstreams that policies asked for.
+fn states(generation: &Generation, wanted: &[String], now: Timestamp) -> Vec<UpstreamState> {
+    let upstreams = wanted.iter().filter_map(|name| generation.upstream(name));
+    upstreams.map(|upstream| upstream.state_for_policies(now)).collect()
 }
 
 /// A stable number from 0 to 9999 for canaries: FNV-1a, because it must be the same for ever
@@ -211,7 +228,7 @@ impl Gate<'_> {
         if view.phase.may_start() {
             return None;
         }
-        let name = view.instance.name.clone();
+        let name = view.name.to_owned();
         let reason = hold_reason(&view);
         self.note("-", "freeze", || format!("hold: {reason}"));
         let until = view.window.map(|window| window.closes);
@@ -400,7 +417,7 @@ impl Gate<'_> {
 
 /// Why the plan holds an instance's mail, for the client's log.
 fn hold_reason(view: &InstanceView<'_>) -> String {
-    let name = &view.instance.name;
+    let name = view.name;
     match view.window {
         Some(window) => format!(
             "instance {name} is {} until {} (wave {})",

@@ -116,7 +116,10 @@ pub fn load_policies(host: &PolicyHost, config: &Config) -> Result<Arc<PolicySet
         })
         .collect();
     config::check_hooks(config, &hooks)?;
-    config::check_needs(config, set.policies().iter().map(|policy| policy.needs()))?;
+    config::check_needs(
+        config,
+        set.policies().iter().map(|policy| &policy.needs().attributes[..]),
+    )?;
     Ok(set)
 }
 

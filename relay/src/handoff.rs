@@ -312,7 +312,7 @@ fn ask(
     let recipients: Vec<&str> =
         parcel.recipients.iter().map(|rcpt| rcpt.recipient.as_str()).collect();
     let needs = generation.policies.needs();
-    let headers = if attributes::wants_headers(needs, &plan.plan) {
+    let headers = if attributes::wants_headers(&needs.attributes, &plan.plan) {
         parcel.header_block()
     } else {
         Vec::new()
@@ -325,7 +325,9 @@ fn ask(
         recipients: &recipients,
         size: parcel.facts.size,
         on_behalf: None,
+        received: None,
         attempts: 0,
+        last_reply: None,
         headers: &headers,
     };
     gate::ask(relay, generation, plan, &subject, now, None)

@@ -7,6 +7,7 @@ mod announcement;
 mod attribution;
 mod digest;
 mod environment;
+pub mod rfc3339;
 
 use std::{fmt, net::IpAddr};
 
@@ -94,6 +95,18 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All, in the order of a wave.
+    pub const ALL: [Self; 8] = [
+        Self::Unscheduled,
+        Self::Scheduled,
+        Self::Freezing,
+        Self::Frozen,
+        Self::Checked,
+        Self::Releasing,
+        Self::Migrated,
+        Self::RolledBack,
+    ];
+
     /// The phase that the clock alone gives to an instance with this window.
     pub fn at(window: Option<&Window>, freeze_lead_ms: u64, now: Timestamp) -> Self {
         match window {

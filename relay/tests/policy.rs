@@ -18,10 +18,11 @@ use wavegate::{
     decision::{
         AttemptOutcome, ConcurrencyLimit, FreezeDecision, InstanceView, Lesson, LimitSet,
         RateLimit, RouteDecision, Transaction,
+        record::{Answer, Ask},
     },
-    plan::{Instance, Phase, Timestamp, Window},
+    plan::{Phase, Timestamp, Window},
     policy::{
-        AuditMode, Condemnation, FailureKind, Hook, HostOptions, PolicyError, PolicyHost,
+        AuditMode, Condemnation, FailureKind, Fresh, Hook, HostOptions, PolicyError, PolicyHost,
         PolicyProblem, PolicySet, WorkerPolicies,
     },
 };
@@ -109,6 +110,7 @@ fn transaction<'a>(id: &'a str) -> Transaction<'a> {
     Transaction {
         id,
         now: Timestamp(1_700_000_000_000),
+        received: Timestamp(1_700_000_000_000),
         client: IpAddr::from([192, 0, 2, 7]),
         sender: "a@x.example",
         recipients: &["b@y.example", "c@z.example"],
@@ -117,6 +119,7 @@ fn transaction<'a>(id: &'a str) -> Transaction<'a> {
         instance: None,
         bucket: 4321,
         attributes: &[],
+        upstreams: &[],
     }
 }
 
@@ -137,7 +140,7 @@ fn an_honest_policy_is_described_configured_and_asked() {
     let policy = &bench.set.policies()[0];
     assert_eq!(policy.description().name, "hostile");
     assert_eq!(policy.description().metrics, ["seen_total"]);
-    assert_eq!(policy.needs(), ["helo", "header:subject"], "lower case, once each");
+    assert_eq!(policy.needs().attributes, ["helo", "header:subject"], "lower case, once each");
     assert_eq!(policy.fail_mode(Hook::Freeze), FailMode::Hold);
     assert_eq!(policy.fail_mode(Hook::Routing), FailMode::Defer);
     assert_eq!(policy.fail_mode(Hook::Throttling), FailMode::Ignore);
@@ -170,12 +173,6 @@ fn an_honest_policy_is_described_configured_and_asked() {
 #[test]
 fn a_guest_gets_the_whole_transaction_and_only_the_attributes_it_asked_for() {
     let mut bench = Bench::new("echo");
-    let instance = Instance {
-        name: "acme-prod-1".to_owned(),
-        product: "campaign".to_owned(),
-        environment: "production".to_owned(),
-        ..Instance::default()
-    };
     let window = Window { wave: "prod-01".to_owned(), opens: Timestamp(11), closes: Timestamp(22) };
     let attribute = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let attributes = [
@@ -188,7 +185,9 @@ fn a_guest_gets_the_whole_transaction_and_only_the_attributes_it_asked_for() {
         sender: "",
         client: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
         instance: Some(InstanceView {
-            instance: &instance,
+            name: "acme-prod-1",
+            product: "campaign",
+            environment: "production",
             phase: Phase::Freezing,
             window: Some(&window),
             before: "legacy",
@@ -218,6 +217,22 @@ fn a_guest_gets_the_whole_transaction_and_only_the_attributes_it_asked_for() {
         assert!(seen.contains(expected), "{expected} is not in {seen}");
     }
     assert!(!seen.contains("TLSv1.3"));
+}
+
+#[test]
+fn a_fresh_instance_answers_like_a_warm_one_and_says_what_it_took() {
+    let options = HostOptions { audit_every: 0, ..HostOptions::simulation(1) };
+    let mut bench = Bench::with(options, "echo");
+    let tx = transaction("m-1");
+    let warm = bench.worker.freeze(&bench.set, 0, &tx).unwrap();
+    let mut fresh = Fresh::new(&bench.set, 0).unwrap();
+    let question = Ask::Decide(&tx).to_question();
+    let first = fresh.ask(&question).unwrap();
+    assert_eq!(first, Answer::Decide(warm));
+    assert_eq!(fresh.ask(&question), Ok(first));
+    assert!(fresh.fuel().is_some_and(|fuel| fuel > 1000), "{:?}", fresh.fuel());
+    assert!((64 << 10..16 << 20).contains(&fresh.memory()), "{}", fresh.memory());
+    assert_eq!(bench.stats().calls(), 1, "only mail is counted");
 }
 
 #[test]
@@ -498,9 +513,16 @@ fn imports_and_exports_outside_the_contract_are_refused_with_an_explanation() {
     assert!(text.contains("acme:greylist/store@1.0.0, which the relay does not have"), "{text}");
     let text = refused(importing("wavegate:policy/tables@0.2.0"));
     assert!(text.contains("built for wavegate:policy/tables@0.2.0; this relay has"), "{text}");
+    let text = refused(exporting("wavegate:policy/freeze@2.0.0"));
+    assert!(
+        text.contains(
+            "wavegate:policy/freeze@2.0.0; this relay has wavegate:policy 0.1.0 and 1.0.0"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("does not export lifecycle of wavegate:policy"), "{text}");
     let text = refused(exporting("wavegate:policy/freeze@1.0.0"));
-    assert!(text.contains("built for wavegate:policy/freeze@1.0.0; this relay has"), "{text}");
-    assert!(text.contains("does not export wavegate:policy/lifecycle@0.1.0"), "{text}");
+    assert!(text.contains("uses wavegate:policy 0.1.0 and 1.0.0 together"), "{text}");
     let text = refused(exporting("wavegate:policy/shaping@0.1.0"));
     assert!(text.contains("exports wavegate:policy/shaping@0.1.0, which is not in"), "{text}");
 }

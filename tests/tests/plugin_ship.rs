@@ -271,7 +271,7 @@ fn a_wrong_plugin_is_refused_and_the_old_one_stays() {
         assert_eq!(policy(relay, "freeze")["source"], "builtin", "{what}");
         assert!(relay.hello().small().starts_with("250"), "{what}");
     };
-    let version = replaced(FREEZE, b"@0.1.0", b"@9.1.0");
+    let version = replaced(FREEZE, b"@1.0.0", b"@9.1.0");
     let large = folder.path().join("large.wasm");
     fs::File::create(&large).unwrap().set_len((64 << 20) + 1).unwrap();
     let cut = FREEZE[..FREEZE.len() / 2].to_vec();

@@ -125,7 +125,7 @@ fn what_is_bad_keeps_the_old_generation() {
     };
     let mut cut = FREEZE.to_vec();
     cut.truncate(FREEZE.len() / 2);
-    let import = replaced(FREEZE, b"wavegate:policy/log@0.1.0", b"wavegate:policy/lag@0.1.0");
+    let import = replaced(FREEZE, b"wavegate:policy/log@1.0.0", b"wavegate:policy/lag@1.0.0");
     let module = b"\0asm\x01\0\0\0".to_vec();
     let state = good.replace("[relay]\n", "[relay]\nstate_dir = \"elsewhere\"\n");
     let listener = good.replace("127.0.0.1:0", "203.0.113.7:25");

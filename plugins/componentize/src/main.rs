@@ -9,10 +9,10 @@ use wit_component::{ComponentEncoder, DecodedWasm};
 
 /// What a policy may import; `types` has no functions.
 const ALLOWED: [&str; 4] = [
-    "wavegate:policy/types@0.1.0",
-    "wavegate:policy/log@0.1.0",
-    "wavegate:policy/metrics@0.1.0",
-    "wavegate:policy/tables@0.1.0",
+    "wavegate:policy/types@1.0.0",
+    "wavegate:policy/log@1.0.0",
+    "wavegate:policy/metrics@1.0.0",
+    "wavegate:policy/tables@1.0.0",
 ];
 
 fn main() -> ExitCode {
@@ -56,7 +56,7 @@ fn check(component: &[u8]) -> anyhow::Result<()> {
     }
     let exports: Vec<_> = world.exports.keys().map(|key| resolve.name_world_key(key)).collect();
     ensure!(
-        exports.iter().any(|name| name == "wavegate:policy/lifecycle@0.1.0"),
+        exports.iter().any(|name| name == "wavegate:policy/lifecycle@1.0.0"),
         "does not export lifecycle; it exports {exports:?}"
     );
     ensure!(exports.len() > 1, "exports no hook");

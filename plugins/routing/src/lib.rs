@@ -29,7 +29,8 @@ impl Policy for Routing {
     }
 
     fn needs(&self) -> Needs {
-        Needs { attributes: rule::attributes(&self.rules), outcomes: false }
+        let attributes = rule::attributes(&self.rules);
+        Needs { attributes, upstreams: Vec::new(), outcomes: false }
     }
 }
 

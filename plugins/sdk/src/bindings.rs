@@ -1,4 +1,4 @@
-//! The contract as Rust types, generated from `wit/0.1.0`.
+//! The contract as Rust types, generated from `wit/1.0.0`.
 //!
 //! Each exported interface has a module of its own, generated from a world that exports nothing
 //! else. A policy links those that it exports, and `wit-component` joins them: so every mixture
@@ -18,13 +18,13 @@ wit_bindgen::generate!({
     inline: "
         package wavegate:sdk;
         world imports {
-            import wavegate:policy/types@0.1.0;
-            import wavegate:policy/log@0.1.0;
-            import wavegate:policy/metrics@0.1.0;
-            import wavegate:policy/tables@0.1.0;
+            import wavegate:policy/types@1.0.0;
+            import wavegate:policy/log@1.0.0;
+            import wavegate:policy/metrics@1.0.0;
+            import wavegate:policy/tables@1.0.0;
         }
     ",
-    path: "../../wit/0.1.0",
+    path: "../../wit/1.0.0",
     world: "wavegate:sdk/imports",
     runtime_path: "::wavegate_policy::wit_bindgen::rt",
     generate_all,
@@ -33,8 +33,8 @@ wit_bindgen::generate!({
 /// `lifecycle`, and the macro that exports it for a type.
 pub mod lifecycle {
     wit_bindgen::generate!({
-        inline: "package wavegate:sdk; world lifecycle { export wavegate:policy/lifecycle@0.1.0; }",
-        path: "../../wit/0.1.0",
+        inline: "package wavegate:sdk; world lifecycle { export wavegate:policy/lifecycle@1.0.0; }",
+        path: "../../wit/1.0.0",
         world: "wavegate:sdk/lifecycle",
         pub_export_macro: true,
         default_bindings_module: "wavegate_policy::bindings::lifecycle",
@@ -45,14 +45,14 @@ pub mod lifecycle {
 /// `freeze`, and the macro that exports it for a type.
 pub mod freeze {
     wit_bindgen::generate!({
-        inline: "package wavegate:sdk; world freeze { export wavegate:policy/freeze@0.1.0; }",
-        path: "../../wit/0.1.0",
+        inline: "package wavegate:sdk; world freeze { export wavegate:policy/freeze@1.0.0; }",
+        path: "../../wit/1.0.0",
         world: "wavegate:sdk/freeze",
         pub_export_macro: true,
         default_bindings_module: "wavegate_policy::bindings::freeze",
         runtime_path: "::wavegate_policy::wit_bindgen::rt",
         with: {
-            "wavegate:policy/types@0.1.0": ::wavegate_policy::bindings::wavegate::policy::types,
+            "wavegate:policy/types@1.0.0": ::wavegate_policy::bindings::wavegate::policy::types,
         },
     });
 }
@@ -60,14 +60,14 @@ pub mod freeze {
 /// `routing`, and the macro that exports it for a type.
 pub mod routing {
     wit_bindgen::generate!({
-        inline: "package wavegate:sdk; world routing { export wavegate:policy/routing@0.1.0; }",
-        path: "../../wit/0.1.0",
+        inline: "package wavegate:sdk; world routing { export wavegate:policy/routing@1.0.0; }",
+        path: "../../wit/1.0.0",
         world: "wavegate:sdk/routing",
         pub_export_macro: true,
         default_bindings_module: "wavegate_policy::bindings::routing",
         runtime_path: "::wavegate_policy::wit_bindgen::rt",
         with: {
-            "wavegate:policy/types@0.1.0": ::wavegate_policy::bindings::wavegate::policy::types,
+            "wavegate:policy/types@1.0.0": ::wavegate_policy::bindings::wavegate::policy::types,
         },
     });
 }
@@ -75,14 +75,14 @@ pub mod routing {
 /// `throttling`, and the macro that exports it for a type.
 pub mod throttling {
     wit_bindgen::generate!({
-        inline: "package wavegate:sdk; world throttling { export wavegate:policy/throttling@0.1.0; }",
-        path: "../../wit/0.1.0",
+        inline: "package wavegate:sdk; world throttling { export wavegate:policy/throttling@1.0.0; }",
+        path: "../../wit/1.0.0",
         world: "wavegate:sdk/throttling",
         pub_export_macro: true,
         default_bindings_module: "wavegate_policy::bindings::throttling",
         runtime_path: "::wavegate_policy::wit_bindgen::rt",
         with: {
-            "wavegate:policy/types@0.1.0": ::wavegate_policy::bindings::wavegate::policy::types,
+            "wavegate:policy/types@1.0.0": ::wavegate_policy::bindings::wavegate::policy::types,
         },
     });
 }

@@ -23,7 +23,7 @@ pub trait Policy: Sized + Send + Sync + 'static {
 
     /// What it wants to be told beside the core of a transaction.
     fn needs(&self) -> Needs {
-        Needs { attributes: Vec::new(), outcomes: false }
+        Needs { attributes: Vec::new(), upstreams: Vec::new(), outcomes: false }
     }
 }
 

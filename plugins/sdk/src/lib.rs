@@ -77,6 +77,6 @@ pub use wit_bindgen;
 /// The records that all hooks share.
 pub mod types {
     pub use crate::bindings::wavegate::policy::types::{
-        Instance, Reply, Timestamp, Transaction, Window,
+        Instance, Reply, Timestamp, Transaction, UpstreamState, Window,
     };
 }

@@ -7,6 +7,7 @@ pub fn transaction() -> Transaction {
     Transaction {
         id: "01JZ3N6V8C4S".into(),
         now: 1_768_888_800_000,
+        received: 1_768_888_800_000,
         client: "192.0.2.7".into(),
         sender: "news@mkt.acme.example".into(),
         recipients: vec!["jo@customer.example".into()],
@@ -15,6 +16,7 @@ pub fn transaction() -> Transaction {
         instance: None,
         bucket: 4_200,
         attributes: Vec::new(),
+        upstreams: Vec::new(),
     }
 }
 

@@ -46,7 +46,7 @@ impl Policy for Throttle {
 
     fn needs(&self) -> Needs {
         let outcomes = self.limits.iter().any(|limit| limit.learn.is_some());
-        Needs { attributes: Vec::new(), outcomes }
+        Needs { attributes: Vec::new(), upstreams: Vec::new(), outcomes }
     }
 }
 

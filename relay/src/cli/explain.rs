@@ -115,7 +115,9 @@ fn ask(
         recipients: &[args.to.as_str()],
         size: message.size,
         on_behalf: None,
+        received: None,
         attempts: 0,
+        last_reply: None,
         headers: &message.headers,
     };
     let plan = relay.waves.current();

@@ -23,6 +23,16 @@ pub(super) fn collect(
     for need in needs {
         match need.as_str() {
             "helo" => push(&mut attributes, need, &subject.source.helo),
+            "client-name" => {
+                if let Some(name) = &subject.source.name {
+                    push(&mut attributes, need, name);
+                }
+            }
+            "last-reply" => {
+                if let Some(reply) = subject.last_reply {
+                    push(&mut attributes, need, reply);
+                }
+            }
             "listener" => push(&mut attributes, need, &subject.source.listener),
             "tls" => {
                 if let Some(secured) = subject.source.secured {
@@ -48,7 +58,6 @@ pub(super) fn collect(
                         push(&mut attributes, need, value);
                     }
                 }
-                // `original-destination` and the like have no value yet and are left out.
             }
         }
     }
@@ -108,7 +117,9 @@ mod tests {
             recipients: &["c@d.example"],
             size: 1,
             on_behalf: None,
+            received: None,
             attempts: 0,
+            last_reply: None,
             headers,
         }
     }

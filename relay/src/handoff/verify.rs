@@ -40,7 +40,9 @@ pub async fn verify(
         recipients: &[rcpt.recipient.as_str()],
         size: 0,
         on_behalf: None,
+        received: None,
         attempts: 0,
+        last_reply: None,
         headers: &[],
     };
     let answer = gate::ask(relay, &generation, &plan, &subject, relay.waves.now(), None);

@@ -1,18 +1,11 @@
-//! Between the contract's generated types and the relay's own: the only place that knows both.
-//! Floor 2.
+//! Between the contract's types and the relay's own: the only place that knows both. Floor 2.
 //!
 //! Questions are lowered from borrowed values; answers are checked here against what the
 //! contract allows, and an answer that it does not allow is a failure of the policy.
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use super::{
-    failure::PolicyFailure,
-    generated::{
-        exports::wavegate::policy::{freeze, routing, throttling},
-        wavegate::policy::types,
-    },
-};
+use super::{contract, failure::PolicyFailure};
 use crate::{
     decision::{
         AttemptOutcome, ConcurrencyLimit, FreezeDecision, Lesson, LimitSet, PolicyReply, RateLimit,
@@ -35,32 +28,56 @@ const MAX_LESSONS: usize = 16;
 /// Bytes of a limit's key: it lives in the host's table for as long as it is used.
 const MAX_KEY: usize = 256;
 
+/// What a policy asked for in `configure`, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Names of attributes, header names in lower case.
+    pub attributes: Vec<String>,
+    /// Names of upstreams whose state it wants to know.
+    pub upstreams: Vec<String>,
+    /// Whether it wants `observe`.
+    pub outcomes: bool,
+}
+
 /// Lowers a transaction for a policy that asked for `needs` and hands it to `call`.
 pub(super) fn with_transaction<R>(
     tx: &Transaction<'_>,
-    needs: &[String],
-    call: impl FnOnce(types::Transaction<'_>) -> R,
+    needs: &Needs,
+    call: impl FnOnce(contract::Transaction<'_>) -> R,
 ) -> R {
     let mut attributes = Vec::new();
-    for need in needs {
+    for need in &needs.attributes {
         let given = tx.attributes.iter().filter(|(name, _)| name == need);
         attributes.extend(given.map(|(name, value)| (name.as_str(), value.as_str())));
     }
+    let wanted = needs.upstreams.iter();
+    let upstreams: Vec<_> = wanted
+        .filter_map(|need| tx.upstreams.iter().find(|state| state.name == *need))
+        .map(|state| contract::UpstreamState {
+            name: &state.name,
+            up: state.up,
+            attempts: state.attempts,
+            deferred: state.deferred,
+            refused: state.refused,
+            broken: state.broken,
+        })
+        .collect();
     let client = AddressText::new(tx.client);
-    call(types::Transaction {
+    call(contract::Transaction {
         id: tx.id,
         now: tx.now.0,
+        received: tx.received.0,
         client: client.as_str(),
         sender: tx.sender,
         recipients: tx.recipients,
         size: tx.size,
         attempts: tx.attempts,
-        instance: tx.instance.map(|view| types::Instance {
-            name: &view.instance.name,
-            product: &view.instance.product,
-            environment: &view.instance.environment,
+        instance: tx.instance.map(|view| contract::InstanceRecord {
+            name: view.name,
+            product: view.product,
+            environment: view.environment,
             phase: view.phase.as_str(),
-            window: view.window.map(|window| types::Window {
+            window: view.window.map(|window| contract::Window {
                 wave: &window.wave,
                 opens: window.opens.0,
                 closes: window.closes.0,
@@ -70,16 +87,17 @@ pub(super) fn with_transaction<R>(
         }),
         bucket: tx.bucket,
         attributes: &attributes,
+        upstreams: &upstreams,
     })
 }
 
 /// Lowers an outcome and hands it to `call`.
 pub(super) fn with_outcome<R>(
     outcome: &AttemptOutcome<'_>,
-    call: impl FnOnce(throttling::Outcome<'_>) -> R,
+    call: impl FnOnce(contract::Outcome<'_>) -> R,
 ) -> R {
     let keys: Vec<&str> = outcome.keys.iter().map(String::as_str).collect();
-    call(throttling::Outcome {
+    call(contract::Outcome {
         upstream: outcome.upstream,
         keys: &keys,
         code: outcome.code,
@@ -89,29 +107,29 @@ pub(super) fn with_outcome<R>(
 }
 
 /// Checks the answer of a freeze policy.
-pub(super) fn freeze_decision(answer: freeze::Decision) -> Result<FreezeDecision, PolicyFailure> {
+pub(super) fn freeze_decision(answer: contract::Freezing) -> Result<FreezeDecision, PolicyFailure> {
     Ok(match answer {
-        freeze::Decision::Proceed => FreezeDecision::Proceed,
-        freeze::Decision::Hold(hold) => FreezeDecision::Hold {
+        contract::Freezing::Proceed => FreezeDecision::Proceed,
+        contract::Freezing::Hold(hold) => FreezeDecision::Hold {
             until: hold.until.map(Timestamp),
             reason: escaped(&hold.reason, MAX_TEXT),
         },
-        freeze::Decision::Defer(given) => FreezeDecision::Defer(reply(given, 4)?),
-        freeze::Decision::Refuse(given) => FreezeDecision::Refuse(reply(given, 5)?),
+        contract::Freezing::Defer(given) => FreezeDecision::Defer(reply(given, 4)?),
+        contract::Freezing::Refuse(given) => FreezeDecision::Refuse(reply(given, 5)?),
     })
 }
 
 /// Checks the answer of a routing policy: every upstream is known, and a split has every one of
 /// the `recipients` exactly once.
 pub(super) fn route_decision(
-    answer: routing::Decision,
+    answer: contract::Route,
     recipients: usize,
     upstreams: &[String],
 ) -> Result<RouteDecision, PolicyFailure> {
     Ok(match answer {
-        routing::Decision::Abstain => RouteDecision::Abstain,
-        routing::Decision::All(given) => RouteDecision::All(target(given, upstreams)?),
-        routing::Decision::Split(shares) => {
+        contract::Route::Abstain => RouteDecision::Abstain,
+        contract::Route::All(given) => RouteDecision::All(target(given, upstreams)?),
+        contract::Route::Split(shares) => {
             let mut seen = vec![false; recipients];
             for &index in shares.iter().flat_map(|share| &share.recipients) {
                 match seen.get_mut(index as usize) {
@@ -148,7 +166,7 @@ pub(super) fn route_decision(
 }
 
 /// Checks the limits that a throttling policy named.
-pub(super) fn limit_set(answer: throttling::LimitSet) -> Result<LimitSet, PolicyFailure> {
+pub(super) fn limit_set(answer: contract::LimitSet) -> Result<LimitSet, PolicyFailure> {
     at_most("rates", answer.rates.len(), MAX_RATES)?;
     at_most("concurrency", answer.concurrency.len(), MAX_CONCURRENCY)?;
     let rates = answer.rates.into_iter().map(|rate| {
@@ -184,14 +202,14 @@ pub(super) fn limit_set(answer: throttling::LimitSet) -> Result<LimitSet, Policy
 }
 
 /// Checks what a throttling policy learned.
-pub(super) fn lessons(answer: Vec<throttling::Lesson>) -> Result<Vec<Lesson>, PolicyFailure> {
+pub(super) fn lessons(answer: Vec<contract::Lesson>) -> Result<Vec<Lesson>, PolicyFailure> {
     at_most("lessons", answer.len(), MAX_LESSONS)?;
     let lessons = answer.into_iter().map(|lesson| {
         Ok(match lesson {
-            throttling::Lesson::Pause(pause) => {
+            contract::Lesson::Pause(pause) => {
                 Lesson::Pause { key: limit_key(pause.key)?, until: Timestamp(pause.until) }
             }
-            throttling::Lesson::Slow(slow) => {
+            contract::Lesson::Slow(slow) => {
                 if slow.factor < 1000 {
                     return Err(PolicyFailure::bad(format!(
                         "slow: factor {} is below 1000 thousandths",
@@ -238,7 +256,7 @@ pub(super) fn is_plain(character: char) -> bool {
         )
 }
 
-fn reply(given: types::Reply, class: u16) -> Result<PolicyReply, PolicyFailure> {
+fn reply(given: contract::Reply, class: u16) -> Result<PolicyReply, PolicyFailure> {
     if given.code / 100 != class || given.code == 421 {
         // 421 says that the server closes the channel (RFC 5321 4.2.2): not a policy's to say.
         return Err(PolicyFailure::bad(format!(
@@ -276,7 +294,7 @@ fn is_enhanced(text: &str, class: u16) -> bool {
         && parts.next().is_none()
 }
 
-fn target(given: routing::Target, upstreams: &[String]) -> Result<RouteTarget, PolicyFailure> {
+fn target(given: contract::Target, upstreams: &[String]) -> Result<RouteTarget, PolicyFailure> {
     at_most("fallbacks", given.fallbacks.len(), MAX_FALLBACKS)?;
     for name in std::iter::once(&given.upstream).chain(&given.fallbacks) {
         if !upstreams.contains(name) {

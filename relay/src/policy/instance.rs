@@ -2,25 +2,19 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use wasmtime::{
-    Engine, Store, Trap,
-    component::{HasSelf, Linker},
-};
+use wasmtime::{Engine, Store, Trap, component::Linker};
 
 use super::{
-    bindings,
+    bindings::{self, Needs},
+    contract::{self, Attempt, Functions, Level},
     engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES},
     failure::{FailureKind, PolicyFailure},
-    generated::{
-        self,
-        exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
-        wavegate::policy::{log, metrics, tables, types},
-    },
     set::{Budget, Shared, Template},
     stats::Count,
 };
 use crate::decision::{
     AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
+    record::{Answer, Ask, Question},
 };
 
 /// Bytes that a guest may hand to the host in one call: four times the largest answer that the
@@ -39,6 +33,8 @@ pub(super) struct State {
     log_lines: u32,
     /// Whether what it logs and counts is thrown away: an audit must not count twice.
     muted: bool,
+    /// Bytes of all its linear memories.
+    memory: usize,
     /// It was refused memory in this call, so that what comes of that can be called by its name.
     refused: bool,
 }
@@ -46,17 +42,14 @@ pub(super) struct State {
 /// A linker with everything that the contract lets a policy import.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    generated::Policy::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+    contract::link(&mut linker)?;
     Ok(linker)
 }
 
 /// A guest that was configured and waits for calls.
 pub(super) struct Instance {
     store: Store<State>,
-    lifecycle: lifecycle::Guest,
-    freeze: Option<freeze::Guest>,
-    routing: Option<routing::Guest>,
-    throttling: Option<throttling::Guest>,
+    functions: Functions,
     /// Calls that it may still answer before it is recycled.
     pub(super) calls_left: u32,
 }
@@ -66,23 +59,16 @@ impl Instance {
     pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
         let shared = Arc::clone(&template.shared);
         let setup = shared.setup;
-        let state = State { shared, log_lines: MAX_LOG_LINES, muted, refused: false };
+        let state = State { shared, log_lines: MAX_LOG_LINES, muted, memory: 0, refused: false };
         let mut store = Store::new(template.pre.engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         bound(&mut store, setup).map_err(|error| failure(&store, &error))?;
-        let hooks = &template.hooks;
-        let loaded = template.pre.instantiate(&mut store).and_then(|instance| {
-            Ok((
-                hooks.lifecycle.load(&mut store, &instance)?,
-                hooks.freeze.as_ref().map(|it| it.load(&mut store, &instance)).transpose()?,
-                hooks.routing.as_ref().map(|it| it.load(&mut store, &instance)).transpose()?,
-                hooks.throttling.as_ref().map(|it| it.load(&mut store, &instance)).transpose()?,
-            ))
-        });
-        let (lifecycle, freeze, routing, throttling) =
-            loaded.map_err(|error| failure(&store, &error))?;
-        Ok(Self { store, lifecycle, freeze, routing, throttling, calls_left: 0 })
+        let instance =
+            template.pre.instantiate(&mut store).map_err(|error| failure(&store, &error))?;
+        let functions = Functions::new(&template.exports, &mut store, &instance)
+            .map_err(|error| PolicyFailure::bad(bindings::escaped(&chain(&error), MAX_DETAIL)))?;
+        Ok(Self { store, functions, calls_left: 0 })
     }
 
     /// Makes an instance and configures it. `calls` is how many it may answer.
@@ -100,21 +86,37 @@ impl Instance {
     }
 
     /// Asks the policy what it is.
-    pub(super) fn describe(&mut self) -> Result<lifecycle::Description, PolicyFailure> {
+    pub(super) fn describe(&mut self) -> Result<contract::Description, PolicyFailure> {
         let setup = self.store.data().shared.setup;
-        let Self { store, lifecycle, .. } = self;
-        enter(store, setup, |store| lifecycle.call_describe(store))
+        let Self { store, functions, .. } = self;
+        enter(store, setup, |store| Some(functions.describe(store)))
     }
 
     /// Gives the policy its settings.
     pub(super) fn configure(
         &mut self,
-    ) -> Result<Result<lifecycle::Needs, Vec<lifecycle::Diagnostic>>, PolicyFailure> {
+    ) -> Result<Result<contract::Needs, Vec<contract::Diagnostic>>, PolicyFailure> {
         let shared = Arc::clone(&self.store.data().shared);
         let upstreams: Vec<&str> = shared.upstreams.iter().map(String::as_str).collect();
-        let Self { store, lifecycle, .. } = self;
+        let Self { store, functions, .. } = self;
         enter(store, shared.setup, |store| {
-            lifecycle.call_configure(store, &shared.settings, &upstreams)
+            Some(functions.configure(store, &shared.settings, &upstreams))
+        })
+    }
+
+    /// Asks any question.
+    pub(super) fn ask(
+        &mut self,
+        question: &Question,
+        needs: &Needs,
+    ) -> Result<Answer, PolicyFailure> {
+        question.with(|ask| match ask {
+            Ask::Decide(tx) => self.decide(tx, needs).map(Answer::from),
+            Ask::Route(tx) => self.route(tx, needs).map(Answer::from),
+            Ask::Limits { tx, upstream, recipients } => {
+                self.limits(tx, needs, upstream, recipients).map(Answer::from)
+            }
+            Ask::Observe(outcome) => self.observe(outcome).map(Answer::from),
         })
     }
 
@@ -122,13 +124,12 @@ impl Instance {
     pub(super) fn decide(
         &mut self,
         tx: &Transaction<'_>,
-        needs: &[String],
+        needs: &Needs,
     ) -> Result<FreezeDecision, PolicyFailure> {
-        let Self { store, freeze, .. } = self;
-        let guest = freeze.as_ref().ok_or_else(no_hook)?;
-        let call = store.data().shared.call;
+        let call = self.store.data().shared.call;
+        let Self { store, functions, .. } = self;
         let answer = bindings::with_transaction(tx, needs, |tx| {
-            enter(store, call, |store| guest.call_decide(store, tx))
+            enter(store, call, |store| functions.decide(store, tx))
         })?;
         bindings::freeze_decision(answer)
     }
@@ -137,13 +138,12 @@ impl Instance {
     pub(super) fn route(
         &mut self,
         tx: &Transaction<'_>,
-        needs: &[String],
+        needs: &Needs,
     ) -> Result<RouteDecision, PolicyFailure> {
-        let Self { store, routing, .. } = self;
-        let guest = routing.as_ref().ok_or_else(no_hook)?;
-        let call = store.data().shared.call;
+        let call = self.store.data().shared.call;
+        let Self { store, functions, .. } = self;
         let answer = bindings::with_transaction(tx, needs, |tx| {
-            enter(store, call, |store| guest.call_route(store, tx))
+            enter(store, call, |store| functions.route(store, tx))
         })?;
         bindings::route_decision(answer, tx.recipients.len(), &store.data().shared.upstreams)
     }
@@ -152,16 +152,15 @@ impl Instance {
     pub(super) fn limits(
         &mut self,
         tx: &Transaction<'_>,
-        needs: &[String],
+        needs: &Needs,
         upstream: &str,
         recipients: &[u32],
     ) -> Result<LimitSet, PolicyFailure> {
-        let Self { store, throttling, .. } = self;
-        let guest = throttling.as_ref().ok_or_else(no_hook)?;
-        let call = store.data().shared.call;
+        let call = self.store.data().shared.call;
+        let Self { store, functions, .. } = self;
         let answer = bindings::with_transaction(tx, needs, |transaction| {
-            let attempt = throttling::Attempt { transaction, upstream, recipients };
-            enter(store, call, |store| guest.call_limits(store, attempt))
+            let attempt = Attempt { transaction, upstream, recipients };
+            enter(store, call, |store| functions.limits(store, attempt))
         })?;
         bindings::limit_set(answer)
     }
@@ -171,13 +170,17 @@ impl Instance {
         &mut self,
         outcome: &AttemptOutcome<'_>,
     ) -> Result<Vec<Lesson>, PolicyFailure> {
-        let Self { store, throttling, .. } = self;
-        let guest = throttling.as_ref().ok_or_else(no_hook)?;
-        let call = store.data().shared.call;
+        let call = self.store.data().shared.call;
+        let Self { store, functions, .. } = self;
         let answer = bindings::with_outcome(outcome, |outcome| {
-            enter(store, call, |store| guest.call_observe(store, outcome))
+            enter(store, call, |store| functions.observe(store, outcome))
         })?;
         bindings::lessons(answer)
+    }
+
+    /// Bytes of all its linear memories.
+    pub(super) fn memory(&self) -> usize {
+        self.store.data().memory
     }
 
     /// Fuel that the last call took; none where epochs bound it.
@@ -191,16 +194,19 @@ impl Instance {
     }
 }
 
-/// Calls into the guest with a fresh time budget.
+/// Calls into the guest with a fresh time budget; there is no call where it has no such hook.
 fn enter<R>(
     store: &mut Store<State>,
     budget: Budget,
-    call: impl FnOnce(&mut Store<State>) -> wasmtime::Result<R>,
+    call: impl FnOnce(&mut Store<State>) -> Option<wasmtime::Result<R>>,
 ) -> Result<R, PolicyFailure> {
     let state = store.data_mut();
     state.log_lines = MAX_LOG_LINES;
     state.refused = false;
-    bound(store, budget).and_then(|()| call(store)).map_err(|error| failure(store, &error))
+    bound(store, budget)
+        .and_then(|()| call(store).transpose())
+        .map_err(|error| failure(store, &error))?
+        .ok_or_else(no_hook)
 }
 
 fn bound(store: &mut Store<State>, budget: Budget) -> wasmtime::Result<()> {
@@ -225,14 +231,13 @@ fn failure(store: &Store<State>, error: &wasmtime::Error) -> PolicyFailure {
         // What is no trap is an answer that breaks the canonical ABI, or one that is too large.
         None => FailureKind::BadAnswer,
     };
-    let mut detail = String::new();
-    for cause in error.chain() {
-        if !detail.is_empty() {
-            detail.push_str(": ");
-        }
-        detail.push_str(&cause.to_string());
-    }
-    PolicyFailure::new(kind, bindings::escaped(&detail.replace('\n', " "), MAX_DETAIL))
+    PolicyFailure::new(kind, bindings::escaped(&chain(error), MAX_DETAIL))
+}
+
+/// All causes of an error in one line.
+fn chain(error: &wasmtime::Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    causes.join(": ").replace('\n', " ")
 }
 
 fn no_hook() -> PolicyFailure {
@@ -242,11 +247,15 @@ fn no_hook() -> PolicyFailure {
 impl wasmtime::ResourceLimiter for State {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let allowed = desired <= self.shared.memory;
+        let all = self.memory.saturating_sub(current).saturating_add(desired);
+        let allowed = all <= self.shared.memory;
+        if allowed {
+            self.memory = all;
+        }
         self.refused |= !allowed;
         Ok(allowed)
     }
@@ -275,10 +284,8 @@ impl wasmtime::ResourceLimiter for State {
     }
 }
 
-impl types::Host for State {}
-
-impl log::Host for State {
-    fn log(&mut self, level: log::Level, message: String) {
+impl contract::Imports for State {
+    fn log(&mut self, level: Level, message: &str) {
         if self.muted {
             return;
         }
@@ -291,32 +298,28 @@ impl log::Host for State {
             self.shared.stats.count(Count::LogDropped);
         }
         let policy = self.shared.name.as_str();
-        let message = bindings::escaped(&message, MAX_LOG_LINE);
+        let message = bindings::escaped(message, MAX_LOG_LINE);
         match level {
-            log::Level::Debug => tracing::debug!(target: "wavegate::guest", policy, "{message}"),
-            log::Level::Info => tracing::info!(target: "wavegate::guest", policy, "{message}"),
-            log::Level::Warn => tracing::warn!(target: "wavegate::guest", policy, "{message}"),
-            log::Level::Error => tracing::error!(target: "wavegate::guest", policy, "{message}"),
+            Level::Debug => tracing::debug!(target: "wavegate::guest", policy, "{message}"),
+            Level::Info => tracing::info!(target: "wavegate::guest", policy, "{message}"),
+            Level::Warn => tracing::warn!(target: "wavegate::guest", policy, "{message}"),
+            Level::Error => tracing::error!(target: "wavegate::guest", policy, "{message}"),
         }
     }
-}
 
-impl metrics::Host for State {
-    fn add(&mut self, name: String, value: u64) {
+    fn add(&mut self, name: &str, value: u64) {
         if self.muted {
             return;
         }
-        match self.shared.custom.iter().find(|(declared, _)| *declared == name) {
+        match self.shared.custom.iter().find(|(declared, _)| declared == name) {
             Some((_, cell)) => {
                 cell.fetch_add(value, Relaxed);
             }
             None => self.shared.stats.count(Count::MetricIgnored),
         }
     }
-}
 
-impl tables::Host for State {
-    fn lookup(&mut self, table: String, key: String) -> Option<String> {
-        self.shared.tables.get(&table)?.get(&key).cloned()
+    fn lookup(&mut self, table: &str, key: &str) -> Option<String> {
+        self.shared.tables.get(table)?.get(key).cloned()
     }
 }

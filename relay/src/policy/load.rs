@@ -11,12 +11,12 @@ use wasmtime::{
 };
 
 use super::{
-    bindings::{escaped, is_plain},
+    bindings::{Needs, escaped, is_plain},
     compile::Compiler,
-    failure::PolicyFailure,
-    generated::exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
+    contract::{self, Exports, Version},
+    failure::{FailureKind, PolicyFailure},
     instance::{Instance, State},
-    set::{Budget, Description, HookIndices, Origin, Policy, Shared, Tables, Template},
+    set::{Budget, Description, Origin, Policy, Shared, Tables, Template},
     signature::{self, SignatureError, Signed, TrustedKeys},
     stats::PolicyStats,
 };
@@ -28,6 +28,8 @@ pub const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
 const MAX_MEMORY: usize = 2 * 1024 * 1024 * 1024;
 /// Attributes that one policy may ask for.
 const MAX_ATTRIBUTES: usize = 16;
+/// Upstreams whose state one policy may ask for.
+const MAX_UPSTREAMS: usize = 8;
 /// Counters that one policy may declare.
 const MAX_METRICS: usize = 16;
 /// Bytes of a policy's own name and of its version.
@@ -36,11 +38,8 @@ const MAX_NAME: usize = 100;
 const MAX_DIAGNOSTICS: usize = 32;
 
 /// Attributes that a policy may ask for by name; headers come as `header:NAME`.
-const ATTRIBUTES: [&str; 6] =
-    ["helo", "listener", "tls", "auth-user", "original-destination", "last-reply"];
-
-const CONTRACT: &str = "wavegate:policy/";
-const VERSION: &str = "@0.1.0";
+const ATTRIBUTES: [&str; 7] =
+    ["helo", "client-name", "listener", "tls", "auth-user", "original-destination", "last-reply"];
 
 /// One thing wrong with one policy of the configuration.
 #[derive(Debug, thiserror::Error)]
@@ -113,20 +112,23 @@ pub enum PolicyProblem {
     /// An import that is not in the contract.
     #[error(
         "it imports {0}, which the relay does not have: a policy may import only log, metrics \
-         and tables of wavegate:policy{VERSION}"
+         and tables of wavegate:policy"
     )]
     UnknownImport(String),
     /// Built against another version of the contract.
-    #[error("it was built for {0}; this relay has wavegate:policy{VERSION}")]
+    #[error("it was built for {0}; this relay has wavegate:policy {list}", list = Version::list())]
     ContractVersion(String),
+    /// Built against several versions of the contract.
+    #[error("it uses wavegate:policy {0} and {1} together: build all of it for one version")]
+    MixedVersions(Version, Version),
     /// An export that is not in the contract.
     #[error(
-        "it exports {0}, which is not in wavegate:policy{VERSION}: lifecycle, freeze, routing \
-         and throttling are"
+        "it exports {0}, which is not in wavegate:policy: lifecycle, freeze, routing and \
+         throttling are"
     )]
     UnknownExport(String),
     /// No `lifecycle`.
-    #[error("it does not export wavegate:policy/lifecycle{VERSION}, which every policy must")]
+    #[error("it does not export lifecycle of wavegate:policy, which every policy must")]
     NoLifecycle,
     /// No hook.
     #[error("it exports none of freeze, routing and throttling: it could never be asked")]
@@ -190,13 +192,14 @@ impl Loader<'_> {
         }
         let (wasm, signed) = self.read(&config.plugin).map_err(one)?;
         let component = self.compile(&wasm).map_err(one)?;
-        let hooks = self.check(&component)?;
+        let (version, hooks) = self.check(&component)?;
+        let exports = Exports::new(&component, version, hooks)
+            .map_err(|missing| one(PolicyProblem::Type(shown(&missing))))?;
         let pre = self
             .linker
             .instantiate_pre(&component)
             .map_err(|error| one(PolicyProblem::Type(format!("{error:#}"))))?;
-        let hooks = hooks.indices(&pre).map_err(one)?;
-        if hooks.freeze.is_some() && config.fail == Some(FailMode::Ignore) {
+        if hooks.freeze && config.fail == Some(FailMode::Ignore) {
             return Err(one(PolicyProblem::FailMode));
         }
         let (call, setup) = (self.budgets)(config);
@@ -211,7 +214,7 @@ impl Loader<'_> {
             call,
             setup,
         };
-        let mut template = Template { shared: Arc::new(shared), pre, hooks };
+        let mut template = Template { shared: Arc::new(shared), pre, exports };
         let heard = interview(&template)?;
         let custom = stats.declare(&heard.description.metrics);
         // The instance that was interviewed is gone, and with it the other owner.
@@ -219,9 +222,8 @@ impl Loader<'_> {
             shared.custom = custom;
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
-        let Interview { description, attributes, outcomes } = heard;
         let origin = Origin { digest, signed, source: config.plugin.clone() };
-        Ok(Policy::new(template, description, attributes, outcomes, config.fail, origin))
+        Ok(Policy::new(template, heard.description, heard.needs, config.fail, origin))
     }
 
     /// The bytes of a component and who signed them.
@@ -271,14 +273,14 @@ impl Loader<'_> {
     }
 
     /// Checks what the component imports and exports by name.
-    fn check(&self, component: &Component) -> Result<Hooks, Vec<PolicyProblem>> {
+    fn check(&self, component: &Component) -> Result<(Version, Hooks), Vec<PolicyProblem>> {
         let mut problems = Vec::new();
+        let mut versions = Versions::default();
         let ty = component.component_type();
         for (name, _) in ty.imports(self.engine) {
             match interface(name) {
-                Some(("log" | "metrics" | "tables" | "types", VERSION)) => {}
-                Some(("log" | "metrics" | "tables" | "types", _)) => {
-                    problems.push(PolicyProblem::ContractVersion(shown(name)));
+                Some((interface, version)) if contract::IMPORTS.contains(&interface) => {
+                    versions.note(name, version, &mut problems);
                 }
                 _ if name.starts_with("wasi:") => problems.push(PolicyProblem::Wasi(shown(name))),
                 _ => problems.push(PolicyProblem::UnknownImport(shown(name))),
@@ -287,20 +289,18 @@ impl Loader<'_> {
         let mut lifecycle = false;
         let mut hooks = Hooks::default();
         for (name, _) in ty.exports(self.engine) {
-            let flag = match interface(name) {
-                Some(("lifecycle", _)) => &mut lifecycle,
-                Some(("freeze", _)) => &mut hooks.freeze,
-                Some(("routing", _)) => &mut hooks.routing,
-                Some(("throttling", _)) => &mut hooks.throttling,
+            let (flag, version) = match interface(name) {
+                Some(("lifecycle", version)) => (&mut lifecycle, version),
+                Some(("freeze", version)) => (&mut hooks.freeze, version),
+                Some(("routing", version)) => (&mut hooks.routing, version),
+                Some(("throttling", version)) => (&mut hooks.throttling, version),
                 _ => {
                     problems.push(PolicyProblem::UnknownExport(shown(name)));
                     continue;
                 }
             };
             *flag = true;
-            if interface(name).is_some_and(|(_, version)| version != VERSION) {
-                problems.push(PolicyProblem::ContractVersion(shown(name)));
-            }
+            versions.note(name, version, &mut problems);
         }
         if !lifecycle {
             problems.push(PolicyProblem::NoLifecycle);
@@ -308,49 +308,55 @@ impl Loader<'_> {
         if !(hooks.freeze || hooks.routing || hooks.throttling) {
             problems.push(PolicyProblem::NoHook);
         }
-        if problems.is_empty() { Ok(hooks) } else { Err(problems) }
+        match versions.first {
+            Some(version) if problems.is_empty() => Ok((version, hooks)),
+            _ => Err(problems),
+        }
+    }
+}
+
+/// The version of the contract that a component was built for: one.
+#[derive(Default)]
+struct Versions {
+    first: Option<Version>,
+}
+
+impl Versions {
+    /// Notes that an interface called `name` is there in this version.
+    fn note(&mut self, name: &str, version: &str, problems: &mut Vec<PolicyProblem>) {
+        let Some(version) = Version::of(version) else {
+            problems.push(PolicyProblem::ContractVersion(shown(name)));
+            return;
+        };
+        let first = *self.first.get_or_insert(version);
+        if first != version {
+            problems.push(PolicyProblem::MixedVersions(first, version));
+        }
     }
 }
 
 /// Which hooks a component exports.
 #[derive(Clone, Copy, Default)]
-struct Hooks {
-    freeze: bool,
-    routing: bool,
-    throttling: bool,
-}
-
-impl Hooks {
-    fn indices(
-        self,
-        pre: &wasmtime::component::InstancePre<State>,
-    ) -> Result<HookIndices, PolicyProblem> {
-        let indices = || -> wasmtime::Result<HookIndices> {
-            Ok(HookIndices {
-                lifecycle: lifecycle::GuestIndices::new(pre)?,
-                freeze: self.freeze.then(|| freeze::GuestIndices::new(pre)).transpose()?,
-                routing: self.routing.then(|| routing::GuestIndices::new(pre)).transpose()?,
-                throttling: self
-                    .throttling
-                    .then(|| throttling::GuestIndices::new(pre))
-                    .transpose()?,
-            })
-        };
-        indices().map_err(|error| PolicyProblem::Type(format!("{error:#}")))
-    }
+pub(super) struct Hooks {
+    pub(super) freeze: bool,
+    pub(super) routing: bool,
+    pub(super) throttling: bool,
 }
 
 /// What a policy said before its first message.
 struct Interview {
     description: Description,
-    attributes: Vec<String>,
-    outcomes: bool,
+    needs: Needs,
 }
 
 /// Describes and configures a policy in a first instance.
 fn interview(template: &Template) -> Result<Interview, Vec<PolicyProblem>> {
     let failed = |during| move |failure| vec![PolicyProblem::Failed { during, failure }];
-    let mut instance = Instance::new(template, false).map_err(failed("instantiation"))?;
+    let mut instance = Instance::new(template, false).map_err(|failure| match failure.kind {
+        // It gave no answer yet, so what is wrong is the type of something that it exports.
+        FailureKind::BadAnswer => vec![PolicyProblem::Type(failure.detail)],
+        _ => failed("instantiation")(failure),
+    })?;
     let described = instance.describe().map_err(failed("describe"))?;
     let description = description(described).map_err(|problem| vec![problem])?;
     let configured = instance.configure().map_err(failed("configure"))?;
@@ -368,15 +374,20 @@ fn interview(template: &Template) -> Result<Interview, Vec<PolicyProblem>> {
         }
         problems
     })?;
-    if needs.outcomes && template.hooks.throttling.is_none() {
+    if needs.outcomes && !template.exports.has_throttling() {
         let wrong = "it wants outcomes but does not export throttling";
         return Err(vec![PolicyProblem::Needs(wrong.into())]);
     }
-    let attributes = attributes(needs.attributes).map_err(|problem| vec![problem])?;
-    Ok(Interview { description, attributes, outcomes: needs.outcomes })
+    let needs = Needs {
+        attributes: attributes(needs.attributes).map_err(|problem| vec![problem])?,
+        upstreams: upstreams(needs.upstreams, &template.shared.upstreams)
+            .map_err(|problem| vec![problem])?,
+        outcomes: needs.outcomes,
+    };
+    Ok(Interview { description, needs })
 }
 
-fn description(given: lifecycle::Description) -> Result<Description, PolicyProblem> {
+fn description(given: contract::Description) -> Result<Description, PolicyProblem> {
     let wrong = |what: String| Err(PolicyProblem::Description(what));
     for (what, text) in [("name", &given.name), ("version", &given.version)] {
         if text.is_empty() || text.len() > MAX_NAME || !text.chars().all(is_plain) {
@@ -445,10 +456,34 @@ fn attributes(asked: Vec<String>) -> Result<Vec<String>, PolicyProblem> {
     Ok(names)
 }
 
+/// Checks the upstreams whose state a policy asks for; what is asked for twice is given once.
+fn upstreams(asked: Vec<String>, configured: &[String]) -> Result<Vec<String>, PolicyProblem> {
+    if asked.len() > MAX_UPSTREAMS {
+        let count = asked.len();
+        return Err(PolicyProblem::Needs(format!(
+            "{count} upstreams; at most {MAX_UPSTREAMS} are allowed"
+        )));
+    }
+    let mut names = Vec::with_capacity(asked.len());
+    for name in asked {
+        if !configured.contains(&name) {
+            let there = configured.join(", ");
+            return Err(PolicyProblem::Needs(format!(
+                "there is no upstream {:?}, whose state it wants; there are {there}",
+                shown(&name)
+            )));
+        }
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
 /// Interface and version of a name in the contract's package.
 fn interface(name: &str) -> Option<(&str, &str)> {
-    let name = name.strip_prefix(CONTRACT)?;
-    Some(name.split_at(name.find('@').unwrap_or(name.len())))
+    let name = name.strip_prefix(contract::PACKAGE)?;
+    Some(name.split_once('@').unwrap_or((name, "")))
 }
 
 fn shown(name: &str) -> String {
@@ -476,8 +511,8 @@ mod tests {
 
     use super::*;
 
-    fn described(change: impl FnOnce(&mut lifecycle::Description)) -> Result<(), String> {
-        let mut given = lifecycle::Description {
+    fn described(change: impl FnOnce(&mut contract::Description)) -> Result<(), String> {
+        let mut given = contract::Description {
             name: "greylist".to_owned(),
             version: "1.0.0".to_owned(),
             settings_schema: "{\"type\":\"object\"}".to_owned(),
@@ -492,7 +527,7 @@ mod tests {
         assert_eq!(described(|_| {}), Ok(()));
         let metrics = |count| (0..count).map(|metric| format!("m{metric}")).collect();
         assert_eq!(described(|it| it.metrics = metrics(16)), Ok(()));
-        let wrong = |change: fn(&mut lifecycle::Description), part: &str| {
+        let wrong = |change: fn(&mut contract::Description), part: &str| {
             let text = described(change).unwrap_err();
             assert!(text.contains(part), "{text}");
         };
@@ -505,6 +540,16 @@ mod tests {
         wrong(|it| it.metrics.push("1st".to_owned()), "no name for a metric");
         wrong(|it| it.metrics.push(String::new()), "no name for a metric");
         wrong(|it| it.metrics.push("deferred_total".to_owned()), "declared twice");
+    }
+
+    #[test]
+    fn upstreams_are_those_of_the_configuration() {
+        let there = ["legacy".to_owned(), "cloud".to_owned()];
+        let asked =
+            |names: &[&str]| upstreams(names.iter().map(|&it| it.to_owned()).collect(), &there);
+        assert_eq!(asked(&["cloud", "legacy", "cloud"]).unwrap(), ["cloud", "legacy"]);
+        assert!(asked(&["clod"]).unwrap_err().to_string().contains("there are legacy, cloud"));
+        assert!(asked(&["cloud"; 9]).unwrap_err().to_string().contains("at most 8"));
     }
 
     #[test]

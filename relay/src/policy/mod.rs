@@ -6,35 +6,20 @@
 //! and applies no fail mode: that is the gate's. It keeps no counters that a policy limits by.
 //!
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
-//! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (the one place that
-//! knows generated types), then `engine`, `compile`, `signature`, `failure`, `audit`,
-//! `stats`.
+//! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (what is checked of
+//! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `signature`,
+//! `failure`, `audit`, `stats`.
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
 
 mod audit;
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    unsafe_code,
-    clippy::all,
-    reason = "generated: its unsafe is bindgen's unchecked use of a function type that it checked \
-              when the instance was loaded"
-)]
-mod generated {
-    wasmtime::component::bindgen!({
-        path: "../wit/0.1.0",
-        world: "policy",
-        // Parameters are borrowed, so that asking a policy copies nothing on our side.
-        ownership: Borrowing { duplicate_if_necessary: true },
-    });
-}
 mod bindings;
 mod compile;
+mod contract;
 mod engine;
 mod failure;
+mod fresh;
 mod host;
 mod instance;
 mod load;
@@ -44,8 +29,11 @@ mod stats;
 mod worker;
 
 pub use audit::AuditMode;
+pub use bindings::Needs;
+pub use contract::Version;
 pub use engine::Metering;
 pub use failure::{Condemnation, FailureKind, PolicyFailure};
+pub use fresh::Fresh;
 pub use host::{HostError, HostOptions, PolicyHost};
 pub use load::{MAX_COMPONENT, PolicyError, PolicyProblem};
 pub use set::{Description, Hook, Policy, PolicySet};

@@ -8,8 +8,9 @@ use std::{
 use wasmtime::component::InstancePre;
 
 use super::{
+    bindings::Needs,
+    contract::{Exports, Version},
     failure::Ladder,
-    generated::exports::wavegate::policy::{freeze, lifecycle, routing, throttling},
     instance::State,
     signature::Signed,
     stats::PolicyStats,
@@ -56,8 +57,7 @@ pub struct Description {
 pub struct Policy {
     pub(super) template: Template,
     description: Description,
-    needs: Vec<String>,
-    outcomes: bool,
+    needs: Needs,
     fail: Option<FailMode>,
     origin: Origin,
 }
@@ -75,12 +75,11 @@ impl Policy {
     pub(super) fn new(
         template: Template,
         description: Description,
-        needs: Vec<String>,
-        outcomes: bool,
+        needs: Needs,
         fail: Option<FailMode>,
         origin: Origin,
     ) -> Self {
-        Self { template, description, needs, outcomes, fail, origin }
+        Self { template, description, needs, fail, origin }
     }
 
     /// Its name in the configuration: scopes limit keys and metrics.
@@ -91,9 +90,9 @@ impl Policy {
     /// Whether it has a hook.
     pub fn has(&self, hook: Hook) -> bool {
         match hook {
-            Hook::Freeze => self.template.hooks.freeze.is_some(),
-            Hook::Routing => self.template.hooks.routing.is_some(),
-            Hook::Throttling => self.template.hooks.throttling.is_some(),
+            Hook::Freeze => self.template.exports.has_freeze(),
+            Hook::Routing => self.template.exports.has_routing(),
+            Hook::Throttling => self.template.exports.has_throttling(),
         }
     }
 
@@ -102,14 +101,14 @@ impl Policy {
         &self.description
     }
 
-    /// Names of the attributes that it asked for, header names in lower case.
-    pub fn needs(&self) -> &[String] {
-        &self.needs
+    /// The version of the contract that it was written for.
+    pub fn contract(&self) -> Version {
+        self.template.exports.version
     }
 
-    /// Whether it wants `observe`.
-    pub fn wants_outcomes(&self) -> bool {
-        self.outcomes
+    /// What it asked for.
+    pub fn needs(&self) -> &Needs {
+        &self.needs
     }
 
     /// What its failure means at a hook: the configured mode or the hook's default.
@@ -153,7 +152,7 @@ pub struct PolicySet {
     id: u64,
     policies: Vec<Policy>,
     upstreams: Vec<String>,
-    needs: Vec<String>,
+    needs: Needs,
     freezers: Vec<usize>,
     routers: Vec<usize>,
     throttlers: Vec<usize>,
@@ -166,19 +165,13 @@ impl PolicySet {
         let with = |wanted: &dyn Fn(&Policy) -> bool| {
             (0..policies.len()).filter(|&index| wanted(&policies[index])).collect::<Vec<_>>()
         };
-        let mut needs: Vec<String> = Vec::new();
-        for need in policies.iter().flat_map(Policy::needs) {
-            if !needs.contains(need) {
-                needs.push(need.clone());
-            }
-        }
         Self {
             id,
             freezers: with(&|policy| policy.has(Hook::Freeze)),
             routers: with(&|policy| policy.has(Hook::Routing)),
             throttlers: with(&|policy| policy.has(Hook::Throttling)),
-            observers: with(&Policy::wants_outcomes),
-            needs,
+            observers: with(&|policy| policy.needs.outcomes),
+            needs: union(policies.iter().map(Policy::needs)),
             policies,
             upstreams,
             ladder: Ladder::new(id),
@@ -201,8 +194,8 @@ impl PolicySet {
         &self.upstreams
     }
 
-    /// Attributes that at least one policy asked for: what a transaction must carry.
-    pub fn needs(&self) -> &[String] {
+    /// What at least one policy asked for: what a transaction must carry.
+    pub fn needs(&self) -> &Needs {
         &self.needs
     }
 
@@ -237,6 +230,24 @@ impl PolicySet {
     }
 }
 
+/// All that is asked for, each thing once.
+fn union<'a>(all: impl Iterator<Item = &'a Needs>) -> Needs {
+    let mut union = Needs::default();
+    let add = |to: &mut Vec<String>, from: &[String]| {
+        for one in from {
+            if !to.contains(one) {
+                to.push(one.clone());
+            }
+        }
+    };
+    for needs in all {
+        add(&mut union.attributes, &needs.attributes);
+        add(&mut union.upstreams, &needs.upstreams);
+        union.outcomes |= needs.outcomes;
+    }
+    union
+}
+
 /// Tables of the operator by name.
 pub(super) type Tables = HashMap<String, BTreeMap<String, String>>;
 
@@ -268,16 +279,7 @@ pub(super) enum Budget {
 pub(super) struct Template {
     pub(super) shared: Arc<Shared>,
     pub(super) pre: InstancePre<State>,
-    pub(super) hooks: HookIndices,
-}
-
-/// Where a component's functions are.
-#[derive(Clone)]
-pub(super) struct HookIndices {
-    pub(super) lifecycle: lifecycle::GuestIndices,
-    pub(super) freeze: Option<freeze::GuestIndices>,
-    pub(super) routing: Option<routing::GuestIndices>,
-    pub(super) throttling: Option<throttling::GuestIndices>,
+    pub(super) exports: Exports,
 }
 
 impl std::fmt::Debug for Template {

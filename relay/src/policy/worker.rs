@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    audit::Question,
+    bindings::Needs,
     failure::PolicyFailure,
     host::PolicyHost,
     instance::Instance,
@@ -14,7 +14,10 @@ use super::{
     stats::Count,
 };
 use crate::{
-    decision::{AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction},
+    decision::{
+        AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
+        record::{Answer, Ask},
+    },
     plan::Timestamp,
 };
 
@@ -85,12 +88,7 @@ impl WorkerPolicies {
         policy: usize,
         tx: &Transaction<'_>,
     ) -> Result<FreezeDecision, PolicyFailure> {
-        let answer = self
-            .call(set, policy, Some(tx.id), tx.now, |instance, needs| instance.decide(tx, needs))?;
-        if self.is_audited() {
-            self.audit(set, policy, Question::freeze(tx, &answer));
-        }
-        Ok(answer)
+        self.call(set, policy, Ask::Decide(tx), |instance, needs| instance.decide(tx, needs))
     }
 
     /// Where does it go? `policy` is one of [`PolicySet::routers`].
@@ -100,12 +98,7 @@ impl WorkerPolicies {
         policy: usize,
         tx: &Transaction<'_>,
     ) -> Result<RouteDecision, PolicyFailure> {
-        let answer = self
-            .call(set, policy, Some(tx.id), tx.now, |instance, needs| instance.route(tx, needs))?;
-        if self.is_audited() {
-            self.audit(set, policy, Question::route(tx, &answer));
-        }
-        Ok(answer)
+        self.call(set, policy, Ask::Route(tx), |instance, needs| instance.route(tx, needs))
     }
 
     /// How fast may these recipients go to `upstream`? `recipients` are indexes into the
@@ -118,13 +111,10 @@ impl WorkerPolicies {
         upstream: &str,
         recipients: &[u32],
     ) -> Result<LimitSet, PolicyFailure> {
-        let answer = self.call(set, policy, Some(tx.id), tx.now, |instance, needs| {
+        let ask = Ask::Limits { tx, upstream, recipients };
+        self.call(set, policy, ask, |instance, needs| {
             instance.limits(tx, needs, upstream, recipients)
-        })?;
-        if self.is_audited() {
-            self.audit(set, policy, Question::limits(tx, upstream, recipients, &answer));
-        }
-        Ok(answer)
+        })
     }
 
     /// What does it learn from an outcome? `policy` is one of [`PolicySet::observers`].
@@ -134,12 +124,7 @@ impl WorkerPolicies {
         policy: usize,
         outcome: &AttemptOutcome<'_>,
     ) -> Result<Vec<Lesson>, PolicyFailure> {
-        let answer =
-            self.call(set, policy, None, outcome.now, |instance, _| instance.observe(outcome))?;
-        if self.is_audited() {
-            self.audit(set, policy, Question::observe(outcome, &answer));
-        }
-        Ok(answer)
+        self.call(set, policy, Ask::Observe(outcome), |instance, _| instance.observe(outcome))
     }
 
     /// For measurement: one warm call of the policy's first hook with nothing around it, no
@@ -152,8 +137,8 @@ impl WorkerPolicies {
         upstream: &str,
     ) -> Result<(), PolicyFailure> {
         let needs = set.policies()[policy].needs();
-        let hooks = &set.policies()[policy].template.hooks;
-        let (freeze, routing) = (hooks.freeze.is_some(), hooks.routing.is_some());
+        let exports = &set.policies()[policy].template.exports;
+        let (freeze, routing) = (exports.has_freeze(), exports.has_routing());
         let instance = self.instance(set, policy)?;
         if freeze {
             instance.decide(tx, needs).map(drop)
@@ -169,15 +154,32 @@ impl WorkerPolicies {
         self.last_fuel
     }
 
-    /// One call with everything around it but the audit.
-    fn call<R>(
+    /// One call with everything around it.
+    fn call<R: Clone + Into<Answer>>(
         &mut self,
         set: &Arc<PolicySet>,
         policy: usize,
-        message: Option<&str>,
-        now: Timestamp,
-        ask: impl FnOnce(&mut Instance, &[String]) -> Result<R, PolicyFailure>,
+        ask: Ask<'_>,
+        call: impl FnOnce(&mut Instance, &Needs) -> Result<R, PolicyFailure>,
     ) -> Result<R, PolicyFailure> {
+        let answer = self.answer(set, policy, ask, call);
+        if let Ok(answer) = &answer
+            && self.is_audited()
+        {
+            self.audit(set, policy, ask, answer.clone().into());
+        }
+        answer
+    }
+
+    /// One call with everything around it but the audit.
+    fn answer<R>(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        ask: Ask<'_>,
+        call: impl FnOnce(&mut Instance, &Needs) -> Result<R, PolicyFailure>,
+    ) -> Result<R, PolicyFailure> {
+        let (message, now) = (ask.message(), ask.now());
         let entry = &set.policies()[policy];
         if message.is_some_and(|message| set.is_parked(policy, message)) {
             let failure = PolicyFailure::parked();
@@ -188,7 +190,7 @@ impl WorkerPolicies {
         self.warm_of(set).count(now);
         let answer = match self.instance(set, policy) {
             Ok(instance) => {
-                let answer = ask(instance, entry.needs());
+                let answer = call(instance, entry.needs());
                 instance.calls_left = instance.calls_left.saturating_sub(1);
                 let recycle = instance.calls_left == 0;
                 self.last_fuel = instance.fuel_used();
@@ -314,8 +316,8 @@ impl WorkerPolicies {
     }
 
     #[cold]
-    fn audit(&mut self, set: &Arc<PolicySet>, policy: usize, question: Question) {
-        self.host.auditor.repeat(Arc::clone(set), policy, question);
+    fn audit(&mut self, set: &Arc<PolicySet>, policy: usize, ask: Ask<'_>, answer: Answer) {
+        self.host.auditor.repeat(Arc::clone(set), policy, ask.to_question(), answer);
     }
 }
 

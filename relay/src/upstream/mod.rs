@@ -15,6 +15,7 @@ mod login;
 mod names;
 pub mod original;
 mod pool;
+mod recent;
 mod rehearsal;
 mod verify;
 
@@ -38,15 +39,21 @@ pub use login::{LoginResult, Logins};
 pub use names::NamesStatus;
 pub use original::Unplaced;
 pub use pool::Lease;
+pub use recent::{Ended, Ends};
 pub use rehearsal::RehearsalError;
 pub use verify::VerifyError;
 
-use self::pool::{Grant, Slot, Waiter};
+use self::{
+    pool::{Grant, Slot, Waiter},
+    recent::Recent,
+};
 use crate::{
     config::{UpstreamConfig, UpstreamIdentity},
+    decision::UpstreamState,
     event::TlsFailure,
     message::Source,
     names::{Endpoint, Name, Naming, place},
+    plan::Timestamp,
     tls::{Connector, Counts},
     world::World,
 };
@@ -95,6 +102,7 @@ pub struct Upstream {
     /// Wakes those who wait until a target may be used again.
     recovered: Notify,
     stats: Stats,
+    recent: Recent,
     /// Of one with many destinations, which has no targets itself.
     children: Option<original::Children>,
 }
@@ -211,6 +219,7 @@ impl Upstream {
             wake_watchers: Notify::new(),
             recovered: Notify::new(),
             stats: Stats::default(),
+            recent: Recent::default(),
             children: None,
         }
     }
@@ -224,6 +233,21 @@ impl Upstream {
     /// Who says what its names stand for.
     pub fn naming(&self) -> Option<&Arc<Naming>> {
         self.naming.as_ref()
+    }
+
+    /// Notes how an attempt ended.
+    pub fn note_end(&self, ended: Ended, now: Timestamp) {
+        self.recent.count(ended, now);
+    }
+
+    /// Its state as policies see it; that of one with many destinations is that of all.
+    pub fn state_for_policies(&self, now: Timestamp) -> UpstreamState {
+        let children = self.all_children();
+        let ends = children.iter().map(|child| child.recent.ends(now));
+        let Ends { attempts, deferred, refused, broken } =
+            ends.fold(self.recent.ends(now), Ends::and);
+        let name = self.config.name.clone();
+        UpstreamState { name, up: !self.is_down(), attempts, deferred, refused, broken }
     }
 
     /// Whether no target may be tried now. One with many destinations never is: each is for itself.
