@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use overlay::{CANDIDATE, Overlaid, bare, overlay};
 pub use store::{DIRECTORY, FILES, STATE, Store, StoreError};
 
-use crate::plan::Timestamp;
+use crate::{decision::record::Class, plan::Timestamp};
 
 /// Earlier releases that are kept for going back to, of each policy.
 const RELEASES: usize = 4;
@@ -240,14 +240,59 @@ pub struct State {
 /// What was counted since a stage began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// In shadow: answers that were compared.
-    pub compared: u64,
-    /// Of these, the ones that differed, and those that were none.
-    pub different: u64,
+    /// In shadow: answers by how they differ from the live one's, in the order of [`Class::ALL`].
+    pub classes: [u64; Class::ALL.len()],
     /// Live: calls.
     pub calls: u64,
     /// Of these, the ones that failed.
     pub failures: u64,
+}
+
+impl Counted {
+    /// What has been counted since `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            classes: std::array::from_fn(|class| self.classes[class] - before.classes[class]),
+            calls: self.calls - before.calls,
+            failures: self.failures - before.failures,
+        }
+    }
+
+    /// Answers that were compared.
+    pub fn compared(&self) -> u64 {
+        self.sum(|class| class != Class::NotReplayable)
+    }
+
+    /// Of these, the ones that would have changed what becomes of a message, and those that were
+    /// none. Words for people alone change nothing.
+    pub fn different(&self) -> u64 {
+        self.sum(is_different)
+    }
+
+    fn sum(&self, counts: impl Fn(Class) -> bool) -> u64 {
+        Class::ALL
+            .into_iter()
+            .zip(self.classes)
+            .filter(|(one, _)| counts(*one))
+            .map(|(_, n)| n)
+            .sum()
+    }
+
+    /// How answers differ, in words.
+    fn differences(&self) -> String {
+        let all = Class::ALL.into_iter().zip(self.classes);
+        let found = all.filter(|(class, count)| is_different(*class) && *count > 0);
+        let words: Vec<_> =
+            found.map(|(class, count)| format!("{} {count}", class.as_str())).collect();
+        match words.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", words.join(", ")),
+        }
+    }
+}
+
+fn is_different(class: Class) -> bool {
+    !matches!(class, Class::Same | Class::Text | Class::NotReplayable)
 }
 
 /// What is to be done next with a roll-out.
@@ -287,17 +332,19 @@ pub enum Refusal {
 /// Which step is next, if one is.
 pub fn next(rollout: &Rollout, counted: &Counted, now: Timestamp) -> Option<Step> {
     let Bounds { shadow_calls, max_differences, max_errors, watch_ms } = rollout.bounds;
-    let Counted { compared, different, calls, failures } = *counted;
+    let Counted { calls, failures, .. } = *counted;
+    let (compared, different) = (counted.compared(), counted.different());
+    let how = counted.differences();
     match rollout.stage {
         // However the rest is answered, it would be too much: no need to wait.
         Stage::Shadow if max_differences.is_exceeded(different, shadow_calls.max(compared)) => {
             Some(Step::Stop(format!(
-                "{different} of {compared} answers differ, more than {max_differences} of \
+                "{different} of {compared} answers differ{how}, more than {max_differences} of \
                  {shadow_calls}"
             )))
         }
         Stage::Shadow if compared >= shadow_calls => {
-            Some(Step::Promote(format!("{different} of {compared} answers differ")))
+            Some(Step::Promote(format!("{different} of {compared} answers differ{how}")))
         }
         Stage::Watched if calls >= LEAST_CALLS && max_errors.is_exceeded(failures, calls) => Some(
             Step::RollBack(format!("{failures} of {calls} calls failed, more than {max_errors}")),

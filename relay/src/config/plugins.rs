@@ -3,12 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    diagnostic::Located,
-    reader::Section,
-    relay::path,
-    values::{self, quote},
-};
+use super::{diagnostic::Located, reader::Section, relay::path, values};
 
 /// Keys that may be trusted: a plugin's authors are few.
 const KEYS: usize = 64;
@@ -89,10 +84,10 @@ fn source(text: &str, base: &Path) -> Result<KeySource, String> {
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
     match text.len() == KEY_TEXT && text.starts_with("RW") && text.bytes().all(is_base64) {
         true => Ok(KeySource::Text(text.to_owned())),
+        // It is not shown: by mistake it may be a secret one.
         false => Err(format!(
-            "{} is no public key of minisign: that has {KEY_TEXT} characters and begins with RW; \
-             give the second line of its file, or \"file:PATH\"",
-            quote(text)
+            "is no public key of minisign: that has {KEY_TEXT} characters and begins with RW; give \
+             the second line of its file, or \"file:PATH\""
         )),
     }
 }

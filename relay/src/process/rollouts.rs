@@ -23,6 +23,7 @@ use crate::{
         PluginRefusal, Plugins,
         wire::{Install, Installed, PluginList, RollBack},
     },
+    decision::record::Class,
     event::Event,
     plan::Timestamp,
     policy::{Condemnation, FailureKind, PolicyStats},
@@ -192,12 +193,7 @@ impl Rollouts {
             begun.insert(policy.to_owned(), Baseline { digest, stage, counted: now });
             now
         });
-        Counted {
-            compared: now.compared - base.compared,
-            different: now.different - base.different,
-            calls: now.calls - base.calls,
-            failures: now.failures - base.failures,
-        }
+        now.since(&base)
     }
 
     /// From here on the stage that a policy's roll-out is in counts.
@@ -218,7 +214,7 @@ impl Rollouts {
                 counted.calls = stats.calls();
                 counted.failures = failures(&stats);
             } else if stats.name() == candidate {
-                (counted.compared, counted.different) = compared(&stats);
+                counted.classes = shadow_classes(&stats);
             }
         }
         counted
@@ -416,9 +412,9 @@ impl Plugins for Arc<Rollouts> {
     }
 }
 
-/// Answers of a candidate that were compared, and those of them that differed.
-fn compared(_candidate: &PolicyStats) -> (u64, u64) {
-    (0, 0)
+/// Answers of a candidate by how they differ.
+fn shadow_classes(_candidate: &PolicyStats) -> [u64; Class::ALL.len()] {
+    [0; Class::ALL.len()]
 }
 
 /// Calls that gave no answer for which the policy is to blame.

@@ -40,7 +40,10 @@ fn watched(bounds: Bounds) -> Rollout {
 }
 
 fn compared(compared: u64, different: u64) -> Counted {
-    Counted { compared, different, ..Counted::default() }
+    let mut counted = Counted::default();
+    counted.classes[Class::Same as usize] = compared - different;
+    counted.classes[Class::Harder as usize] = different;
+    counted
 }
 
 fn called(calls: u64, failures: u64) -> Counted {
@@ -57,12 +60,29 @@ fn a_shadow_goes_live_after_enough_answers_that_are_enough_alike() {
     assert!(matches!(next(compared(1000, 10)), Some(Step::Promote(_))));
     // Of a thousand at most ten: the eleventh decides, however early it comes.
     let Some(Step::Stop(why)) = next(compared(11, 11)) else { panic!("goes on") };
-    assert!(why.contains("11 of 11 answers differ, more than 1 % of 1000"), "{why}");
+    assert!(why.contains("11 of 11 answers differ (harder 11), more than 1 % of 1000"), "{why}");
     assert!(matches!(next(compared(1000, 11)), Some(Step::Stop(_))));
     // More may be compared between two looks.
     assert!(matches!(next(compared(1100, 11)), Some(Step::Promote(_))));
     // What fails to be asked in time does not count for it.
     assert_eq!(next(called(5000, 0)), None);
+}
+
+#[test]
+fn what_changes_nothing_for_a_message_is_no_difference() {
+    let count = |class: Class| {
+        let mut counted = Counted::default();
+        counted.classes[class as usize] = 1;
+        (counted.compared(), counted.different())
+    };
+    for class in Class::ALL {
+        let expected = match class {
+            Class::Same | Class::Text => (1, 0),
+            Class::NotReplayable => (0, 0),
+            _ => (1, 1),
+        };
+        assert_eq!(count(class), expected, "{}", class.as_str());
+    }
 }
 
 #[test]
@@ -95,7 +115,7 @@ fn what_fails_while_it_is_watched_goes_and_what_does_not_stays() {
 fn what_is_over_stays_so() {
     for over in [Stage::Settled, Stage::Stopped, Stage::RolledBack] {
         let rollout = Rollout { stage: over, ..in_shadow(Bounds::default()) };
-        let all = Counted { compared: 1000, different: 1000, calls: 1000, failures: 1000 };
+        let all = Counted { calls: 1000, failures: 1000, ..compared(1000, 1000) };
         assert_eq!(next(&rollout, &all, T.saturating_add_ms(1 << 40)), None);
     }
 }

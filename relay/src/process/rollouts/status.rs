@@ -53,8 +53,8 @@ impl Rollouts {
             skipped: rollout.release.skipped.iter().map(|one| one.as_str().to_owned()).collect(),
             why: rollout.why.clone(),
             bounds: rollout.bounds,
-            compared: counted.compared,
-            different: counted.different,
+            compared: counted.compared(),
+            different: counted.different(),
             calls: counted.calls,
             failures: counted.failures,
         }
