@@ -9,6 +9,7 @@ pub mod attributes;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::Arc,
 };
 
@@ -19,7 +20,7 @@ use crate::{
     config::{FailMode, Unmatched},
     decision::{
         FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteShare, RouteTarget,
-        Transaction, UpstreamState,
+        Transaction, UpstreamState, record::Ask,
     },
     event::Event,
     limits::Charge,
@@ -237,6 +238,7 @@ impl Gate<'_> {
 
     fn ask_freezers(&mut self) -> FreezeDecision {
         let mut strictest = FreezeDecision::Proceed;
+        self.ask_beside(Hook::Freeze, 0..usize::MAX, Ask::Decide);
         for &policy in self.generation.policies.freezers() {
             let answer = with_policies(&self.relay.policy_host, |policies| {
                 policies.freeze(&self.generation.policies, policy, &self.transaction)
@@ -277,7 +279,11 @@ impl Gate<'_> {
 
     /// All recipients in shares.
     fn route(&mut self) -> Result<Vec<RouteShare>, Verdict> {
+        // One more router would be asked only where none before it has an opinion.
+        let mut from = 0;
         for &policy in self.generation.policies.routers() {
+            self.ask_beside(Hook::Routing, from..policy, Ask::Route);
+            from = policy;
             let answer = with_policies(&self.relay.policy_host, |policies| {
                 policies.route(&self.generation.policies, policy, &self.transaction)
             });
@@ -297,6 +303,7 @@ impl Gate<'_> {
                 }
             }
         }
+        self.ask_beside(Hook::Routing, from..usize::MAX, Ask::Route);
         let target = self.default_route()?;
         Ok(self.all_to(target))
     }
@@ -361,6 +368,11 @@ impl Gate<'_> {
 
     fn throttle(&mut self, upstream: &str, recipients: &[u32]) -> Result<Vec<Charge>, Verdict> {
         let mut charges = Vec::new();
+        self.ask_beside(Hook::Throttling, 0..usize::MAX, |tx| Ask::Limits {
+            tx,
+            upstream,
+            recipients,
+        });
         for &policy in self.generation.policies.throttlers() {
             let answer = with_policies(&self.relay.policy_host, |policies| {
                 let set = &self.generation.policies;
@@ -384,6 +396,22 @@ impl Gate<'_> {
             }
         }
         Ok(charges)
+    }
+
+    /// Has the shadows asked that would be one more policy; nothing comes of it.
+    fn ask_beside<'a>(
+        &'a self,
+        hook: Hook,
+        those: Range<usize>,
+        ask: impl FnOnce(&'a Transaction<'a>) -> Ask<'a>,
+    ) {
+        let set = &self.generation.policies;
+        if set.has_added(hook) {
+            let ask = ask(&self.transaction);
+            with_policies(&self.relay.policy_host, |policies| {
+                policies.beside(set, hook, those, ask);
+            });
+        }
     }
 
     /// Tells that a policy failed; returns its name.

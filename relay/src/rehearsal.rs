@@ -44,7 +44,7 @@ use crate::{
     generation::{self, Surroundings},
     names::Resolved,
     plan::{Plan, Timestamp},
-    policy::{HostError, HostOptions, PolicyHost},
+    policy::{HostError, HostOptions, PolicyHost, ShadowMode},
     queue::Queue,
     relay::Relay,
     session::stopping,
@@ -139,7 +139,9 @@ fn members(plan: &Plan, wave: usize) -> Vec<usize> {
 
 /// Rehearses. It blocks for as long as it takes.
 pub fn run(rehearsal: Rehearsal) -> Result<Report, RehearsalError> {
-    let options = HostOptions { audit_every: 0, ..HostOptions::simulation(rehearsal.seed) };
+    // What a shadow says is in no report.
+    let shadow = ShadowMode::Off;
+    let options = HostOptions { audit_every: 0, shadow, ..HostOptions::simulation(rehearsal.seed) };
     let host = PolicyHost::new(rehearsal.cache.clone(), options)?;
     let directory = tempfile::tempdir().map_err(RehearsalError::Directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

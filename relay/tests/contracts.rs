@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use wavegate::{
-    config::{PluginSource, PolicyConfig},
+    config::{Mode, PluginSource, PolicyConfig},
     decision::record::TransactionRecord,
     policy::{HostOptions, PolicyHost, Version, WorkerPolicies},
 };
@@ -51,6 +51,7 @@ fn components(version: Version) -> BTreeMap<String, PolicyConfig> {
                 }
                 _ => "{}".to_owned(),
             },
+            mode: Mode::Live,
             fail: None,
             memory: 16 << 20,
             timeout: Duration::from_millis(50),

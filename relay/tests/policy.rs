@@ -14,7 +14,7 @@ use std::{
 };
 
 use wavegate::{
-    config::{FailMode, PluginSource, PolicyConfig, TableConfig},
+    config::{FailMode, Mode, PluginSource, PolicyConfig, TableConfig},
     decision::{
         AttemptOutcome, ConcurrencyLimit, FreezeDecision, InstanceView, Lesson, LimitSet,
         RateLimit, RouteDecision, Transaction,
@@ -50,6 +50,7 @@ fn config(name: &str, settings: &str) -> PolicyConfig {
         name: name.to_owned(),
         plugin: PluginSource::Builtin("hostile".to_owned()),
         settings: settings.to_owned(),
+        mode: Mode::Live,
         fail: None,
         memory: 16 * 1024 * 1024,
         timeout: Duration::from_millis(50),

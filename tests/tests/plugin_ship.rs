@@ -573,3 +573,87 @@ fn a_component_that_is_not_what_it_is_said_to_be_is_not_kept() {
     assert!(!said.contains("\"size\""), "{said}");
     until("nothing is left of it", || (files().len() == 1).then_some(()));
 }
+
+/// Mail of no instance: the freeze policies have nothing against it.
+fn sends(relay: &Relay, messages: usize) {
+    let mut client = relay.hello();
+    for _ in 0..messages {
+        assert!(client.small().starts_with("250"));
+    }
+}
+
+#[test]
+fn one_that_answers_alike_in_shadow_goes_live_by_itself() {
+    let sink = recording();
+    let folder = tempfile::tempdir().unwrap();
+    let mut relay = relay_with(&sink, "");
+    let build = variant(FREEZE, WORDS, 1);
+    let path = file(folder.path(), "freeze.wasm", &build);
+    let line = format!("plugin install {path} --policy freeze --skip verify --shadow-calls 40");
+    let said = ok(&relay, &format!("{line} --watch 1s"));
+    assert!(said.contains("asked beside the live one"), "{said}");
+    let shadow = policy(&relay, "freeze@candidate");
+    assert_eq!((&shadow["mode"], &shadow["digest"]), (&"shadow".into(), &digest(&build).into()));
+    // Other words for people are no difference; nobody hears them yet.
+    hears(&relay, "is being upgraded");
+    sends(&relay, 10);
+    until("ten are compared", || {
+        let compared = policy(&relay, "freeze")["rollout"]["compared"].as_u64().unwrap();
+        (compared >= 10).then_some(())
+    });
+    // A restart in this stage: what was compared is not known any more.
+    relay.restart();
+    assert_eq!(stage(&relay, "freeze"), "shadow");
+    assert!(policy(&relay, "freeze")["rollout"]["compared"].as_u64().unwrap() < 10);
+    hears(&relay, "is being upgraded");
+    // A reload keeps it.
+    relay.reload();
+    until("it is live", || {
+        sends(&relay, 5);
+        (stage(&relay, "freeze") != "shadow").then_some(())
+    });
+    hears(&relay, "is being upgrad01");
+    until("it stays", || (stage(&relay, "freeze") == "settled").then_some(()));
+    assert_eq!(policy(&relay, "freeze")["digest"], digest(&build));
+    let list = ok(&relay, "plugin list");
+    assert!(!list.contains("@candidate"), "{list}");
+    relay.assert_alive();
+}
+
+#[test]
+fn one_that_answers_otherwise_in_shadow_is_stopped() {
+    let sink = recording();
+    let folder = tempfile::tempdir().unwrap();
+    let docile = variant(HOSTILE, POISON, 0);
+    let config = Config::to(&[sink.addr()])
+        .section("[migration]\nbefore = \"up\"\nafter = \"up\"")
+        .section("[[policy]]\nname = \"own\"\nplugin = \"own.wasm\"")
+        .section(&format!("settings = {{ do = \"{POISON}\" }}"))
+        .section("[[policy]]\nplugin = \"builtin:routing\"");
+    let mut relay = Relay::start_with(&config.to_string(), &[("own.wasm", &docile)]);
+    let path = file(folder.path(), "own.wasm", HOSTILE);
+    ok(&relay, &format!("plugin install {path} --policy own --skip verify --shadow-calls 100"));
+    let mut client = relay.hello();
+    until("it is stopped", || {
+        client.envelope("poison@example.com", "b@example.org");
+        client.expect("DATA", "354");
+        client.send("x\r\n.\r\n");
+        // The live one answers, whatever becomes of the other.
+        let said = client.reply();
+        assert!(said.starts_with("250"), "{said}");
+        (stage(&relay, "own") == "stopped").then_some(())
+    });
+    let status = policy(&relay, "own");
+    let why = status["rollout"]["why"].as_str().unwrap();
+    assert!(why.contains("answers differ (") && why.contains("error "), "{why}");
+    assert_eq!(status["digest"], digest(&docile));
+    let list = ok(&relay, "plugin list");
+    assert!(!list.contains("@candidate"), "{list}");
+    // It may be tried again, and be given up by hand.
+    ok(&relay, &format!("plugin install {path} --policy own --skip verify"));
+    assert_eq!(stage(&relay, "own"), "shadow");
+    ok(&relay, "plugin rollback own");
+    assert_eq!(stage(&relay, "own"), "stopped");
+    assert_eq!(policy(&relay, "own")["digest"], digest(&docile));
+    relay.assert_alive();
+}

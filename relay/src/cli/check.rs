@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config, Diagnostic, Diagnostics, Severity, UpstreamConfig},
     generation,
     names::{self, Naming, Resolved},
-    policy::{HostOptions, PolicyHost, PolicySet},
+    policy::{HostOptions, PolicyHost, PolicySet, ShadowMode},
     rollout::{self, CANDIDATE, Store},
     tls, users,
     world::{SystemClock, WallClock as _, World},
@@ -101,7 +101,8 @@ pub(super) fn check(
 
 /// A policy host for looking: it audits nothing.
 pub(super) fn policy_host(config: &Config) -> Result<Arc<PolicyHost>, Failed> {
-    let options = HostOptions { audit_every: 0, ..HostOptions::production(1) };
+    let shadow = ShadowMode::Off;
+    let options = HostOptions { audit_every: 0, shadow, ..HostOptions::production(1) };
     PolicyHost::new(own_cache(config), options)
         .map_err(|error| Failed::new(exit::OS, format!("policy host: {error}")))
 }

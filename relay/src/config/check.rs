@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::{
-    Config, Diagnostic, Diagnostics, FailMode, Unmatched, UpstreamTlsMode, Verify,
+    Config, Diagnostic, Diagnostics, FailMode, Mode, Unmatched, UpstreamTlsMode, Verify,
     diagnostic::{Located, Place, Report},
     plan::unknown,
-    policy::FREEZE_IGNORE,
+    policy::{self, FREEZE_IGNORE},
     redirect,
     relay::Draft,
 };
@@ -27,7 +27,7 @@ pub(super) fn check(draft: &Draft, report: &Report) {
     let upstreams =
         draft.upstreams.iter().filter_map(|(u, at)| Some((u.name.as_str(), at.name.as_ref()?)));
     let policies =
-        draft.policies.iter().filter_map(|(p, at)| Some((p.name.as_str(), at.as_ref()?)));
+        draft.policies.iter().filter_map(|(p, at)| Some((p.name.as_str(), at.name.as_ref()?)));
     let tables = draft.tables.iter().filter_map(|(t, at)| Some((t.name.as_str(), at.as_ref()?)));
     unique("listener", listeners, report);
     unique("upstream", upstreams, report);
@@ -37,6 +37,7 @@ pub(super) fn check(draft: &Draft, report: &Report) {
     check_addresses(draft, report);
     check_default(draft, report);
     redirect::check(draft, report);
+    policy::check_shadows(&draft.policies, report);
 }
 
 fn unique<'a>(kind: &str, names: impl Iterator<Item = (&'a str, &'a Place)>, report: &Report) {
@@ -174,7 +175,7 @@ fn check_default(draft: &Draft, report: &Report) {
         return;
     }
     let at_upstreams = Place { key: "upstream".into(), ..draft.place.clone() };
-    if draft.policies.is_empty() {
+    if !draft.policies.iter().any(|(policy, _)| policy.mode == Mode::Live) {
         report.error(
             &at_upstreams,
             "nothing says where mail goes: mark one upstream with `default = true`, or add a \
@@ -245,14 +246,22 @@ pub fn check_hooks(config: &Config, hooks: &[Hooks]) -> Result<(), Diagnostics> 
     assert_eq!(config.policies.len(), hooks.len(), "one entry for each policy");
     let file = config.files.first().map(|path| path.display().to_string()).unwrap_or_default();
     let mut found = Vec::new();
-    if !config.plan.instances.is_empty() && !hooks.iter().any(|hooks| hooks.freeze) {
+    // What a shadow says changes nothing.
+    let live: Vec<Hooks> = config
+        .policies
+        .iter()
+        .zip(hooks)
+        .filter(|(policy, _)| policy.mode == Mode::Live)
+        .map(|(_, hooks)| *hooks)
+        .collect();
+    if !config.plan.instances.is_empty() && !live.iter().any(|hooks| hooks.freeze) {
         found.push(Diagnostic::of_file(
             &file,
             "the plan has instances, but no policy exports `freeze`; add `[[policy]] plugin = \
              \"builtin:freeze\"`",
         ));
     }
-    if config.default_upstream().is_none() && !hooks.iter().any(|hooks| hooks.routing) {
+    if config.default_upstream().is_none() && !live.iter().any(|hooks| hooks.routing) {
         found.push(Diagnostic::of_file(
             &file,
             "no policy exports `routing` and no upstream is the default; add `[[policy]] plugin = \

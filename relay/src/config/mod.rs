@@ -581,6 +581,8 @@ pub struct PolicyConfig {
     pub plugin: PluginSource,
     /// Settings as JSON text; `{}` by default.
     pub settings: String,
+    /// Whether its answers count.
+    pub mode: Mode,
     /// What happens when the plugin fails; none: the default of its hook.
     pub fail: Option<FailMode>,
     /// Memory of one instance in bytes (default 16 MiB).
@@ -589,6 +591,22 @@ pub struct PolicyConfig {
     pub timeout: Duration,
     /// File and line of the entry, for messages.
     pub place: String,
+}
+
+/// Whether a policy's answers count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// They do.
+    #[default]
+    Live,
+    /// They change nothing, and are compared with those that count.
+    Shadow {
+        /// It is asked about so much of the traffic: the messages whose bucket is below 100 times
+        /// this, so that they are always the same ones. 0 to 100.
+        percent: u32,
+        /// The live policy that it would take the place of. None: it would be one more.
+        replaces: Option<String>,
+    },
 }
 
 /// Where a plugin comes from.

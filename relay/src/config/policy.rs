@@ -6,8 +6,8 @@ use std::{path::Path, time::Duration};
 use toml::de::DeValue;
 
 use super::{
-    FailMode, PluginSource, PolicyConfig, TableConfig,
-    diagnostic::{Located, Place},
+    FailMode, Mode, PluginSource, PolicyConfig, TableConfig,
+    diagnostic::{Located, Place, Report},
     reader::{Section, Value},
     relay::{MIB, bytes, path},
     values::{self, nearest, one_of, quote},
@@ -18,8 +18,8 @@ pub const BUILTIN_POLICIES: [&str; 3] = ["freeze", "routing", "throttle"];
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Reads one `[[policy]]`; with it the place of its name, unless that was refused.
-pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Option<Place>) {
+/// Reads one `[[policy]]`.
+pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Places) {
     let example = "\"builtin:NAME\" or the path of a .wasm file";
     let plugin =
         section.require("plugin", example).and_then(|v| v.parse(example, |t| plugin(t, base)));
@@ -45,22 +45,69 @@ pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Option<P
     {
         section.report().error(&fail.place, FREEZE_IGNORE);
     }
-    section.parsed("mode", "\"live\"", |text| match text {
-        "live" => Ok(()),
-        "shadow" => Err("\"shadow\" is not in this version; use \"live\"".into()),
-        _ => Err(format!("{} is not a mode; use \"live\"", quote(text))),
-    });
+    let (mode, replaces) = read_mode(&section);
     let policy = PolicyConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
         plugin: plugin.map_or(PluginSource::Builtin(String::new()), |found| found.value),
         settings: settings.map_or_else(|| "{}".into(), |value| value.to_string()),
+        mode,
         fail: fail.map(|found| found.value),
         memory: bytes(&section, "memory", 16 << 20, MIB..=1024 * MIB),
         timeout: section.duration("timeout", 50 * MS, MS..=10_000 * MS),
         place: section.place().short(),
     };
     section.finish();
-    (policy, name.map(|found| found.place))
+    (policy, Places { name: name.map(|found| found.place), replaces })
+}
+
+/// Where values of a policy stand; none where there is none, or it was refused.
+pub(super) struct Places {
+    pub(super) name: Option<Place>,
+    pub(super) replaces: Option<Place>,
+}
+
+fn read_mode(section: &Section<'_>) -> (Mode, Option<Place>) {
+    let mode = section.choice("mode", "a mode", &[("live", false), ("shadow", true)]);
+    let is_shadow = mode.is_some_and(|found| found.value);
+    if !is_shadow {
+        for key in ["percent", "replaces"] {
+            if let Some(value) = section.get(key) {
+                value.error("is for a shadow; add `mode = \"shadow\"`, or leave it out");
+            }
+        }
+        return (Mode::Live, None);
+    }
+    let percent = u32::try_from(section.integer("percent", 100, 0..=100)).unwrap_or(100);
+    let replaces = section.parsed("replaces", "the name of a policy", values::name);
+    let (replaces, place) = replaces.map(|found| (found.value, found.place)).unzip();
+    (Mode::Shadow { percent, replaces }, place)
+}
+
+/// Each shadow replaces a policy that is there and live.
+pub(super) fn check_shadows(policies: &[(PolicyConfig, Places)], report: &Report) {
+    let live = |name: &str| {
+        let named = policies.iter().find(|(policy, _)| policy.name == name);
+        named.map(|(policy, _)| policy.mode == Mode::Live)
+    };
+    for (policy, places) in policies {
+        let (Mode::Shadow { replaces: Some(name), .. }, Some(place)) =
+            (&policy.mode, &places.replaces)
+        else {
+            continue;
+        };
+        let name_quoted = quote(name);
+        match live(name) {
+            Some(true) => {}
+            Some(false) => report.error(
+                place,
+                format!("{name_quoted} is a shadow itself; name a live policy, or leave it out"),
+            ),
+            None => report.error(
+                place,
+                format!("{name_quoted} is no policy; name a live one, or leave it out"),
+            ),
+        }
+    }
 }
 
 /// Why a freeze policy cannot have `fail = "ignore"`.

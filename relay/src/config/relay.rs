@@ -57,7 +57,7 @@ pub(super) struct Draft {
     pub(super) upstreams: Vec<(UpstreamConfig, UpstreamPlaces)>,
     pub(super) resolver: ResolverConfig,
     pub(super) migration: Option<Migration>,
-    pub(super) policies: Vec<(PolicyConfig, Option<Place>)>,
+    pub(super) policies: Vec<(PolicyConfig, policy::Places)>,
     pub(super) plugins: PluginsConfig,
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
     pub(super) admin: Option<(AdminConfig, Place)>,

@@ -17,7 +17,7 @@ use std::{
 use super::{
     compile,
     failure::{FailureKind, PolicyFailure},
-    instance::Instance,
+    instance::{Instance, Owner},
     set::{Policy, PolicySet},
     stats::Count,
 };
@@ -115,7 +115,7 @@ impl Job {
         let entry = self.entry();
         let stats = entry.stats();
         stats.count(Count::AuditRun);
-        let repeated = Instance::ready(&entry.template, true, 1)
+        let repeated = Instance::ready(&entry.template, Owner::Muted, 1)
             .and_then(|mut instance| instance.ask(&self.question, entry.needs()));
         match repeated {
             Ok(answer) if answer == self.answer => {}

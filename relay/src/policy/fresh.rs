@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     failure::PolicyFailure,
-    instance::Instance,
+    instance::{Instance, Owner},
     set::{Policy, PolicySet},
 };
 use crate::decision::record::{Answer, Question, Said};
@@ -21,7 +21,7 @@ pub struct Fresh {
 impl Fresh {
     /// Makes one. `policy` is an index into [`PolicySet::policies`].
     pub fn new(set: &Arc<PolicySet>, policy: usize) -> Result<Self, PolicyFailure> {
-        let instance = Instance::ready(&set.policies()[policy].template, true, u32::MAX)?;
+        let instance = Instance::ready(&set.policies()[policy].template, Owner::Muted, u32::MAX)?;
         Ok(Self { set: Arc::clone(set), policy, instance })
     }
 

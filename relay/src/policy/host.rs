@@ -1,4 +1,5 @@
-//! What a process has once: the engine, its ticker, the compiler, the auditor, the counters.
+//! What a process has once: the engine, its ticker, the compiler, the auditor, the thread that asks
+//! shadows, the counters.
 //! Floor 2.
 
 use std::{
@@ -22,6 +23,7 @@ use super::{
     instance::{self, State},
     load::{Loader, PolicyError},
     set::{Budget, PolicySet},
+    shadow::{ShadowMode, Shadower},
     signature::TrustedKeys,
     stats::PolicyStats,
 };
@@ -46,6 +48,8 @@ pub struct HostOptions {
     pub audit_every: u32,
     /// Where audited calls are repeated.
     pub audit: AuditMode,
+    /// Where shadows are asked.
+    pub shadow: ShadowMode,
     /// Threads that compile.
     pub compile_threads: usize,
     /// Called once for a set whose policies fail on too many messages. It runs on the thread
@@ -63,6 +67,7 @@ impl HostOptions {
             recycle_after: 10_000,
             audit_every: 256,
             audit: AuditMode::Thread,
+            shadow: ShadowMode::Thread,
             compile_threads: 2,
             on_condemned: None,
         }
@@ -74,6 +79,7 @@ impl HostOptions {
             metering: Metering::Fuel,
             instances: 128,
             audit: AuditMode::Inline,
+            shadow: ShadowMode::Inline,
             ..Self::production(seed)
         }
     }
@@ -88,6 +94,7 @@ impl fmt::Debug for HostOptions {
             .field("recycle_after", &self.recycle_after)
             .field("audit_every", &self.audit_every)
             .field("audit", &self.audit)
+            .field("shadow", &self.shadow)
             .finish_non_exhaustive()
     }
 }
@@ -114,6 +121,7 @@ pub struct PolicyHost {
     pub(super) options: HostOptions,
     // Dropped in this order: an audit that still runs is stopped by the ticker's epochs.
     pub(super) auditor: Auditor,
+    pub(super) shadower: Shadower,
     _ticker: Option<Ticker>,
     stats: Mutex<BTreeMap<String, Arc<PolicyStats>>>,
     sets: AtomicU64,
@@ -135,6 +143,7 @@ impl PolicyHost {
             compiler: Compiler::new(&engine, cache_dir, options.compile_threads),
             linker,
             auditor: Auditor::start(options.audit)?,
+            shadower: Shadower::start(options.shadow, options.recycle_after)?,
             _ticker: ticker,
             engine,
             options,

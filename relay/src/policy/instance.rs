@@ -1,20 +1,29 @@
 //! One instance of a policy: a store of its own, its limits, and the imports. Floor 2.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use wasmtime::{Engine, Store, Trap, component::Linker};
+use wasmtime::{Engine, Store, Trap, UpdateDeadline, component::Linker};
 
 use super::{
     bindings::{self, Needs},
     contract::{self, Attempt, Functions, Level},
-    engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES},
+    engine::{CORE_INSTANCES, MEMORIES, TABLE_ELEMENTS, TABLES, TICK},
     failure::{FailureKind, PolicyFailure},
     set::{Budget, Shared, Template},
     stats::Count,
 };
-use crate::decision::{
-    AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
-    record::{Answer, Ask, Question},
+use crate::{
+    decision::{
+        AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
+        record::{Answer, Ask, Question},
+    },
+    world::processor_time,
 };
 
 /// Bytes that a guest may hand to the host in one call: four times the largest answer that the
@@ -35,8 +44,35 @@ pub(super) struct State {
     muted: bool,
     /// Bytes of all its linear memories.
     memory: usize,
+    /// Set for who may be kept waiting for the processor.
+    patience: Option<Patience>,
     /// It was refused memory in this call, so that what comes of that can be called by its name.
     refused: bool,
+}
+
+/// Bounds a call by the processor time that it takes rather than by wall time: at low priority
+/// that says nothing.
+pub(super) struct Patience {
+    /// Ends the call that it is in.
+    pub(super) stop: Arc<AtomicBool>,
+    /// Time of the thread at which the call is over.
+    until: Duration,
+}
+
+impl Patience {
+    pub(super) fn new(stop: &Arc<AtomicBool>) -> Self {
+        Self { stop: Arc::clone(stop), until: Duration::ZERO }
+    }
+}
+
+/// Whose instance it is.
+pub(super) enum Owner {
+    /// A worker's.
+    Worker,
+    /// Nobody's who is counted: what it logs and counts is thrown away.
+    Muted,
+    /// The shadows' thread's.
+    Shadower(Patience),
 }
 
 /// A linker with everything that the contract lets a policy import.
@@ -56,11 +92,21 @@ pub(super) struct Instance {
 
 impl Instance {
     /// Makes an instance; it is not configured yet.
-    pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
+    pub(super) fn new(template: &Template, owner: Owner) -> Result<Self, PolicyFailure> {
         let shared = Arc::clone(&template.shared);
         let setup = shared.setup;
-        let state = State { shared, log_lines: MAX_LOG_LINES, muted, memory: 0, refused: false };
+        let muted = matches!(owner, Owner::Muted);
+        let patience = match owner {
+            Owner::Shadower(patience) => Some(patience),
+            Owner::Worker | Owner::Muted => None,
+        };
+        let is_patient = patience.is_some();
+        let log_lines = MAX_LOG_LINES;
+        let state = State { shared, log_lines, muted, memory: 0, patience, refused: false };
         let mut store = Store::new(template.pre.engine(), state);
+        if is_patient {
+            store.epoch_deadline_callback(|store| Ok(late(store.data())));
+        }
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_FUEL);
         bound(&mut store, setup).map_err(|error| failure(&store, &error))?;
@@ -74,10 +120,10 @@ impl Instance {
     /// Makes an instance and configures it. `calls` is how many it may answer.
     pub(super) fn ready(
         template: &Template,
-        muted: bool,
+        owner: Owner,
         calls: u32,
     ) -> Result<Self, PolicyFailure> {
-        let mut instance = Self::new(template, muted)?;
+        let mut instance = Self::new(template, owner)?;
         instance.calls_left = calls;
         match instance.configure()? {
             Ok(_) => Ok(instance),
@@ -212,10 +258,27 @@ fn enter<R>(
 fn bound(store: &mut Store<State>, budget: Budget) -> wasmtime::Result<()> {
     match budget {
         Budget::Ticks(ticks) => {
+            if let Some(patience) = &mut store.data_mut().patience {
+                let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+                patience.until = processor_time().saturating_add(TICK.saturating_mul(ticks));
+            }
             store.set_epoch_deadline(ticks);
             Ok(())
         }
         Budget::Fuel(fuel) => store.set_fuel(fuel),
+    }
+}
+
+/// What becomes of a call whose wall time is over.
+#[cold]
+fn late(state: &State) -> UpdateDeadline {
+    let more = state.patience.as_ref().filter(|patience| !patience.stop.load(Relaxed));
+    match more.and_then(|patience| patience.until.checked_sub(processor_time())) {
+        Some(left) if !left.is_zero() => {
+            let ticks = left.as_millis().div_ceil(TICK.as_millis());
+            UpdateDeadline::Continue(u64::try_from(ticks).unwrap_or(u64::MAX))
+        }
+        _ => UpdateDeadline::Interrupt,
     }
 }
 

@@ -15,12 +15,12 @@ use super::{
     compile::Compiler,
     contract::{self, Exports, Version},
     failure::{FailureKind, PolicyFailure},
-    instance::{Instance, State},
+    instance::{Instance, Owner, State},
     set::{Budget, Description, Origin, Policy, Shared, Tables, Template},
     signature::{self, SignatureError, Signed, TrustedKeys},
     stats::PolicyStats,
 };
-use crate::config::{FailMode, PluginSource, PolicyConfig, signature_of};
+use crate::config::{FailMode, Mode, PluginSource, PolicyConfig, signature_of};
 
 /// Bytes of a component: a JavaScript one has about twelve million.
 pub const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
@@ -217,13 +217,17 @@ impl Loader<'_> {
         let mut template = Template { shared: Arc::new(shared), pre, exports };
         let heard = interview(&template)?;
         let custom = stats.declare(&heard.description.metrics);
+        if config.mode != Mode::Live {
+            stats.shadow.declare();
+        }
         // The instance that was interviewed is gone, and with it the other owner.
         if let Some(shared) = Arc::get_mut(&mut template.shared) {
             shared.custom = custom;
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
+        let (mode, fail) = (config.mode.clone(), config.fail);
         let origin = Origin { digest, signed, source: config.plugin.clone() };
-        Ok(Policy::new(template, heard.description, heard.needs, config.fail, origin))
+        Ok(Policy::new(template, heard.description, heard.needs, mode, fail, origin))
     }
 
     /// The bytes of a component and who signed them.
@@ -352,11 +356,12 @@ struct Interview {
 /// Describes and configures a policy in a first instance.
 fn interview(template: &Template) -> Result<Interview, Vec<PolicyProblem>> {
     let failed = |during| move |failure| vec![PolicyProblem::Failed { during, failure }];
-    let mut instance = Instance::new(template, false).map_err(|failure| match failure.kind {
-        // It gave no answer yet, so what is wrong is the type of something that it exports.
-        FailureKind::BadAnswer => vec![PolicyProblem::Type(failure.detail)],
-        _ => failed("instantiation")(failure),
-    })?;
+    let mut instance =
+        Instance::new(template, Owner::Worker).map_err(|failure| match failure.kind {
+            // It gave no answer yet, so what is wrong is the type of something that it exports.
+            FailureKind::BadAnswer => vec![PolicyProblem::Type(failure.detail)],
+            _ => failed("instantiation")(failure),
+        })?;
     let described = instance.describe().map_err(failed("describe"))?;
     let description = description(described).map_err(|problem| vec![problem])?;
     let configured = instance.configure().map_err(failed("configure"))?;

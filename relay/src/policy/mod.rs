@@ -2,13 +2,13 @@
 //! Floor 2.
 //!
 //! It owns the engine, the compiled-code cache, the warm instances, the limits put on a guest,
-//! the failure ladder and the purity audit. It does not combine the answers of several policies
+//! the failure ladder, the purity audit and the shadows. It does not combine the answers of several policies
 //! and applies no fail mode: that is the gate's. It keeps no counters that a policy limits by.
 //!
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
 //! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (what is checked of
 //! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `signature`,
-//! `failure`, `audit`, `stats`.
+//! `failure`, `audit`, `shadow`, `stats`.
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
@@ -24,6 +24,7 @@ mod host;
 mod instance;
 mod load;
 mod set;
+mod shadow;
 pub mod signature;
 mod stats;
 mod worker;
@@ -37,5 +38,6 @@ pub use fresh::Fresh;
 pub use host::{HostError, HostOptions, PolicyHost};
 pub use load::{MAX_COMPONENT, PolicyError, PolicyProblem};
 pub use set::{Description, Hook, Policy, PolicySet};
+pub use shadow::{Example, ShadowCounts, ShadowMode, ShadowReport};
 pub use stats::{PolicyStats, TIME_BUCKETS_NS};
 pub use worker::WorkerPolicies;

@@ -15,7 +15,7 @@ use super::{
     signature::Signed,
     stats::PolicyStats,
 };
-use crate::config::{FailMode, PluginSource};
+use crate::config::{FailMode, Mode, PluginSource};
 
 /// A hook that a policy may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +29,9 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// All hooks.
+    pub const ALL: [Self; 3] = [Self::Freeze, Self::Routing, Self::Throttling];
+
     /// The name of the hook's interface in the contract.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,6 +61,7 @@ pub struct Policy {
     pub(super) template: Template,
     description: Description,
     needs: Needs,
+    mode: Mode,
     fail: Option<FailMode>,
     origin: Origin,
 }
@@ -76,10 +80,11 @@ impl Policy {
         template: Template,
         description: Description,
         needs: Needs,
+        mode: Mode,
         fail: Option<FailMode>,
         origin: Origin,
     ) -> Self {
-        Self { template, description, needs, fail, origin }
+        Self { template, description, needs, mode, fail, origin }
     }
 
     /// Its name in the configuration: scopes limit keys and metrics.
@@ -109,6 +114,16 @@ impl Policy {
     /// What it asked for.
     pub fn needs(&self) -> &Needs {
         &self.needs
+    }
+
+    /// Whether its answers count.
+    pub fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// Whether they do.
+    pub fn is_live(&self) -> bool {
+        self.mode == Mode::Live
     }
 
     /// What its failure means at a hook: the configured mode or the hook's default.
@@ -146,7 +161,7 @@ impl Policy {
     }
 }
 
-/// All policies of one configuration. Share it in an `Arc`; workers keep warm instances for it.
+/// All policies of one configuration, live ones and shadows. Share it in an `Arc`; workers keep warm instances for it.
 #[derive(Debug)]
 pub struct PolicySet {
     id: u64,
@@ -157,13 +172,58 @@ pub struct PolicySet {
     routers: Vec<usize>,
     throttlers: Vec<usize>,
     observers: Vec<usize>,
+    shadows: Shadows,
     pub(super) ladder: Ladder,
+}
+
+/// A policy that is asked beside others, in its set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shadow {
+    /// Index of the policy.
+    pub(super) policy: usize,
+    /// It is asked about transactions whose bucket is below this.
+    pub(super) buckets: u32,
+}
+
+/// Who is asked beside whom.
+#[derive(Debug, Default)]
+struct Shadows {
+    /// By the index of a live policy: those that are asked what it is asked.
+    of: Vec<Vec<Shadow>>,
+    /// By hook: those that are asked there as one more policy.
+    added: [Vec<Shadow>; Hook::ALL.len()],
+}
+
+impl Shadows {
+    fn new(policies: &[Policy]) -> Self {
+        let mut shadows = Self { of: vec![Vec::new(); policies.len()], ..Self::default() };
+        for (index, policy) in policies.iter().enumerate() {
+            let Mode::Shadow { percent, replaces } = policy.mode() else {
+                continue;
+            };
+            let one = Shadow { policy: index, buckets: percent * 100 };
+            let replaced = replaces.as_deref().and_then(|name| {
+                policies.iter().position(|other| other.is_live() && other.name() == name)
+            });
+            if let Some(replaced) = replaced {
+                shadows.of[replaced].push(one);
+            }
+            // Where the one that it would replace is not asked, it would be one more.
+            for hook in Hook::ALL {
+                if policy.has(hook) && !replaced.is_some_and(|old| policies[old].has(hook)) {
+                    shadows.added[hook as usize].push(one);
+                }
+            }
+        }
+        shadows
+    }
 }
 
 impl PolicySet {
     pub(super) fn new(id: u64, policies: Vec<Policy>, upstreams: Vec<String>) -> Self {
         let with = |wanted: &dyn Fn(&Policy) -> bool| {
-            (0..policies.len()).filter(|&index| wanted(&policies[index])).collect::<Vec<_>>()
+            let wanted = |&index: &usize| policies[index].is_live() && wanted(&policies[index]);
+            (0..policies.len()).filter(wanted).collect::<Vec<_>>()
         };
         Self {
             id,
@@ -172,6 +232,7 @@ impl PolicySet {
             throttlers: with(&|policy| policy.has(Hook::Throttling)),
             observers: with(&|policy| policy.needs.outcomes),
             needs: union(policies.iter().map(Policy::needs)),
+            shadows: Shadows::new(&policies),
             policies,
             upstreams,
             ladder: Ladder::new(id),
@@ -199,24 +260,38 @@ impl PolicySet {
         &self.needs
     }
 
-    /// Indexes of the policies with a freeze hook, in order.
+    /// Indexes of the live policies with a freeze hook, in order.
     pub fn freezers(&self) -> &[usize] {
         &self.freezers
     }
 
-    /// Indexes of the policies with a routing hook, in order.
+    /// Indexes of the live policies with a routing hook, in order.
     pub fn routers(&self) -> &[usize] {
         &self.routers
     }
 
-    /// Indexes of the policies with a throttling hook, in order.
+    /// Indexes of the live policies with a throttling hook, in order.
     pub fn throttlers(&self) -> &[usize] {
         &self.throttlers
     }
 
-    /// Indexes of the throttling policies that want outcomes, in order.
+    /// Indexes of the live policies that want outcomes, in order.
     pub fn observers(&self) -> &[usize] {
         &self.observers
+    }
+
+    /// Whether a shadow is asked at a hook as one more policy.
+    pub fn has_added(&self, hook: Hook) -> bool {
+        !self.added(hook).is_empty()
+    }
+
+    pub(super) fn added(&self, hook: Hook) -> &[Shadow] {
+        &self.shadows.added[hook as usize]
+    }
+
+    /// The shadows that are asked what a live policy is asked.
+    pub(super) fn shadows_of(&self, policy: usize) -> &[Shadow] {
+        &self.shadows.of[policy]
     }
 
     /// Whether its policies failed on so many messages that the last good set should come back.

@@ -7,7 +7,10 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use super::failure::FailureKind;
+use super::{
+    failure::FailureKind,
+    shadow::{ShadowCounts, ShadowReport, ShadowStats},
+};
 
 /// Upper bounds of the buckets of a call's time, in nanoseconds; one more bucket takes the rest.
 pub const TIME_BUCKETS_NS: [u64; 14] = [
@@ -49,6 +52,8 @@ pub struct PolicyStats {
     time_sum_ns: AtomicU64,
     time_buckets: [AtomicU64; TIME_BUCKETS_NS.len() + 1],
     custom: Mutex<Vec<(String, Arc<AtomicU64>)>>,
+    /// What came of it as a shadow.
+    pub(super) shadow: ShadowStats,
     /// Second of the last failure that was logged, so that a storm of them is one line a second.
     pub(super) last_log: AtomicU64,
 }
@@ -71,6 +76,7 @@ impl PolicyStats {
             time_sum_ns: AtomicU64::default(),
             time_buckets: Default::default(),
             custom: Mutex::default(),
+            shadow: ShadowStats::default(),
             last_log: AtomicU64::default(),
         }
     }
@@ -157,6 +163,17 @@ impl PolicyStats {
     pub fn custom(&self) -> Vec<(String, u64)> {
         let custom = self.custom.lock().unwrap_or_else(PoisonError::into_inner);
         custom.iter().map(|(name, value)| (name.clone(), value.load(Relaxed))).collect()
+    }
+
+    /// What was counted of it as a shadow, for as long as the process lives.
+    pub fn shadow(&self) -> ShadowCounts {
+        self.shadow.counts()
+    }
+
+    /// What came of it as a shadow, since the component or its settings were last others; none
+    /// where it never was one.
+    pub fn shadow_report(&self) -> Option<ShadowReport> {
+        self.shadow.report()
     }
 
     /// The cells of the declared counters, made where they are new. What is over the bound gets

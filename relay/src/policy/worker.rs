@@ -3,14 +3,15 @@
 //! A call runs on the calling thread and does not wait for anything. An instance is made at its
 //! first call, made anew after a failure, and recycled after a random number of calls.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::{
     bindings::Needs,
     failure::PolicyFailure,
     host::PolicyHost,
-    instance::Instance,
-    set::{Policy, PolicySet},
+    instance::{Instance, Owner},
+    set::{Hook, Policy, PolicySet},
+    shadow::{Heard, Lane},
     stats::Count,
 };
 use crate::{
@@ -36,6 +37,8 @@ pub struct WorkerPolicies {
     since_previous: u32,
     until_audit: u32,
     last_fuel: Option<u64>,
+    /// Where it leaves questions to shadows.
+    lane: Option<Arc<Lane>>,
 }
 
 /// The instances of one set.
@@ -60,12 +63,13 @@ impl WorkerPolicies {
             since_previous: 0,
             until_audit,
             last_fuel: None,
+            lane: None,
         }
     }
 
     /// Makes the instances of a set ready, so that the first message does not wait for them.
     pub fn warm(&mut self, set: &Arc<PolicySet>) -> Result<(), PolicyFailure> {
-        for policy in 0..set.policies().len() {
+        for policy in (0..set.policies().len()).filter(|&policy| set.policies()[policy].is_live()) {
             self.instance(set, policy)?;
         }
         Ok(())
@@ -154,6 +158,14 @@ impl WorkerPolicies {
         self.last_fuel
     }
 
+    /// Has the shadows asked that are one more policy at `hook`, and whose indexes are in `those`.
+    pub fn beside(&mut self, set: &Arc<PolicySet>, hook: Hook, those: Range<usize>, ask: Ask<'_>) {
+        for shadow in set.added(hook).iter().filter(|shadow| those.contains(&shadow.policy)) {
+            let shadow = std::slice::from_ref(shadow);
+            self.host.shadower.ask(&mut self.lane, set, shadow, ask, None);
+        }
+    }
+
     /// One call with everything around it.
     fn call<R: Clone + Into<Answer>>(
         &mut self,
@@ -161,8 +173,16 @@ impl WorkerPolicies {
         policy: usize,
         ask: Ask<'_>,
         call: impl FnOnce(&mut Instance, &Needs) -> Result<R, PolicyFailure>,
-    ) -> Result<R, PolicyFailure> {
+    ) -> Result<R, PolicyFailure>
+    where
+        for<'a> Heard<'a>: From<&'a R>,
+    {
         let answer = self.answer(set, policy, ask, call);
+        let shadows = set.shadows_of(policy);
+        if !shadows.is_empty() {
+            let live = Some(answer.as_ref().map(Heard::from));
+            self.host.shadower.ask(&mut self.lane, set, shadows, ask, live);
+        }
         if let Ok(answer) = &answer
             && self.is_audited()
         {
@@ -225,7 +245,7 @@ impl WorkerPolicies {
             None => {
                 let entry = &set.policies()[policy];
                 entry.stats().count(Count::Instance);
-                Ok(slot.insert(Instance::ready(&entry.template, false, calls)?))
+                Ok(slot.insert(Instance::ready(&entry.template, Owner::Worker, calls)?))
             }
         }
     }

@@ -413,8 +413,8 @@ impl Plugins for Arc<Rollouts> {
 }
 
 /// Answers of a candidate by how they differ.
-fn shadow_classes(_candidate: &PolicyStats) -> [u64; Class::ALL.len()] {
-    [0; Class::ALL.len()]
+fn shadow_classes(candidate: &PolicyStats) -> [u64; Class::ALL.len()] {
+    candidate.shadow().classes
 }
 
 /// Calls that gave no answer for which the policy is to blame.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Stage, State, Store};
-use crate::config::{Installed, PluginSource, PolicyConfig};
+use crate::config::{Installed, Mode, PluginSource, PolicyConfig};
 
 /// What a candidate's name has behind its policy's: no name in a configuration can have it.
 pub const CANDIDATE: &str = "@candidate";
@@ -77,5 +77,6 @@ pub fn bare(loaded: &[PolicyConfig]) -> Vec<PolicyConfig> {
 
 /// A policy that is asked beside another and changes nothing.
 fn candidate(policy: &PolicyConfig, plugin: PluginSource) -> PolicyConfig {
-    PolicyConfig { name: format!("{}{CANDIDATE}", policy.name), plugin, ..policy.clone() }
+    let mode = Mode::Shadow { percent: 100, replaces: Some(policy.name.clone()) };
+    PolicyConfig { name: format!("{}{CANDIDATE}", policy.name), plugin, mode, ..policy.clone() }
 }

@@ -4,7 +4,7 @@ use std::{io::Write as _, path::Path, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{PluginSource, PolicyConfig, signature_of};
+use crate::config::{Mode, PluginSource, PolicyConfig, signature_of};
 
 const T: Timestamp = Timestamp(1_768_888_800_000);
 
@@ -232,6 +232,7 @@ fn configured(name: &str, plugin: PluginSource) -> PolicyConfig {
         name: name.into(),
         plugin,
         settings: "{}".into(),
+        mode: Mode::Live,
         fail: None,
         memory: 16 << 20,
         timeout: Duration::from_millis(50),
@@ -252,6 +253,8 @@ fn what_is_installed_is_loaded_until_the_configuration_names_something_else() {
     let loaded = overlay(&policies, &state, dir);
     assert_eq!(loaded.policies[..2], policies);
     assert_eq!(loaded.policies[2].name, "freeze@candidate");
+    let replaces = Some("freeze".to_owned());
+    assert_eq!(loaded.policies[2].mode, Mode::Shadow { percent: 100, replaces });
     assert_eq!(bare(&loaded.policies), policies, "what is configured is found again");
 
     state.promote("freeze", "alike", T);

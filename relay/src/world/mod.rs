@@ -21,6 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 pub use hickory::HickoryResolvers;
@@ -89,6 +90,16 @@ impl World {
             entropy: Arc::new(Entropy::new(getrandom::u64().unwrap_or(0x9e37_79b9_7f4a_7c15))),
         }
     }
+}
+
+/// Processor time that the calling thread has taken so far.
+#[allow(unsafe_code, reason = "there is no safe way to ask for it")]
+pub fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: it writes to `time` alone, which lives here.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// The machine's clock.

@@ -54,10 +54,11 @@ impl Rollouts {
             let text = format!("{} is in force for {policy} already", asked.digest);
             return Err(PluginRefusal::NotNow(text));
         }
-        if !asked.skip.contains(&Skip::Shadow) {
-            let text = "this relay cannot ask a plugin beside the live one: leave that step out by \
-                        name: --skip shadow";
-            return Err(PluginRefusal::Wrong(text.to_owned()));
+        if !live.is_live() {
+            let text = format!(
+                "the policy {policy} is in shadow itself: change its entry in the configuration"
+            );
+            return Err(PluginRefusal::Wrong(text));
         }
         let signed = self.verify(&config, asked)?;
         // As if it were live, with all that a reload looks at.

@@ -28,7 +28,7 @@ impl Rollouts {
                 rollout: rollout.map(|rollout| self.rollout(configured, rollout)),
                 earlier: entry.filter(|_| !is_candidate).map(earlier).unwrap_or_default(),
                 generation: generation.number,
-                ..described(policy, is_candidate)
+                ..described(policy)
             }
         };
         PluginList {
@@ -66,7 +66,7 @@ fn earlier(entry: &Entry) -> Vec<String> {
     entry.installed.iter().rev().skip(1).map(|release| release.digest.clone()).collect()
 }
 
-fn described(policy: &Policy, is_candidate: bool) -> PluginStatus {
+fn described(policy: &Policy) -> PluginStatus {
     let stats = policy.stats();
     let (source, configured) = match policy.source() {
         PluginSource::Builtin(_) => ("builtin", policy.source()),
@@ -85,7 +85,7 @@ fn described(policy: &Policy, is_candidate: bool) -> PluginStatus {
     PluginStatus {
         policy: policy.name().to_owned(),
         hooks: hooks(policy).split(", ").map(str::to_owned).collect(),
-        mode: if is_candidate { "shadow" } else { "live" }.to_owned(),
+        mode: if policy.is_live() { "live" } else { "shadow" }.to_owned(),
         plugin: policy.description().name.clone(),
         version: policy.description().version.clone(),
         source: source.to_owned(),
