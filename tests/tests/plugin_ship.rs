@@ -118,6 +118,12 @@ fn hears(relay: &Relay, words: &str) {
     assert!(said.starts_with("451 4.7.0") && said.contains(words), "{said}");
 }
 
+/// The same, once what leads to it has taken effect: a step is written down first, and a file that
+/// changes is noticed beside the signal.
+fn comes_to_hear(relay: &Relay, words: &str) {
+    until(words, || held(&mut relay.hello()).contains(words).then_some(()));
+}
+
 #[test]
 fn signatures_are_those_of_minisign_both_ways() {
     let Some(minisign) = tool::require("minisign") else { return };
@@ -431,12 +437,12 @@ fn a_good_one_goes_live_under_load_and_comes_through_reloads_and_restarts() {
     let config = fs::read_to_string(relay.folder().join("relay.toml")).unwrap();
     relay.write("relay.toml", config.replace("builtin:freeze", &other));
     relay.reload();
-    hears(&relay, "is being upgrad09");
+    comes_to_hear(&relay, "is being upgrad09");
     assert!(relay.log().contains("was installed in place of builtin:freeze"), "{}", relay.log());
     // And it stays so: what was installed is forgotten.
     relay.write("relay.toml", config);
     relay.reload();
-    hears(&relay, "is being upgraded");
+    comes_to_hear(&relay, "is being upgraded");
     relay.assert_alive();
 }
 
@@ -612,7 +618,7 @@ fn one_that_answers_alike_in_shadow_goes_live_by_itself() {
         sends(&relay, 5);
         (stage(&relay, "freeze") != "shadow").then_some(())
     });
-    hears(&relay, "is being upgrad01");
+    comes_to_hear(&relay, "is being upgrad01");
     until("it stays", || (stage(&relay, "freeze") == "settled").then_some(()));
     assert_eq!(policy(&relay, "freeze")["digest"], digest(&build));
     let list = ok(&relay, "plugin list");

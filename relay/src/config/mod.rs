@@ -36,7 +36,7 @@ pub use self::{
     identity::{UpstreamAuth, UpstreamIdentity},
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
-    plugins::{KeySource, PluginsConfig, TrustedKey, signature_of},
+    plugins::{Installed, KeySource, PluginSource, PluginsConfig, TrustedKey, signature_of},
     policy::BUILTIN_POLICIES,
     redirect::{Original, Redirect, Traffic},
     target::{NamePlace, Target},
@@ -607,48 +607,6 @@ pub enum Mode {
         /// The live policy that it would take the place of. None: it would be one more.
         replaces: Option<String>,
     },
-}
-
-/// Where a plugin comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PluginSource {
-    /// `builtin:NAME`.
-    Builtin(String),
-    /// A file (absolute; in the configuration relative to it).
-    File(PathBuf),
-    /// What an operator has installed in its place; never read from a configuration.
-    Installed(Box<Installed>),
-}
-
-/// A component that the relay keeps.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Installed {
-    /// Its file (absolute).
-    pub path: PathBuf,
-    /// BLAKE3 of it, in hexadecimal: another content is not taken.
-    pub digest: String,
-    /// What the configuration names.
-    pub configured: PluginSource,
-}
-
-impl PluginSource {
-    /// What the configuration names.
-    pub fn configured(&self) -> &Self {
-        match self {
-            Self::Installed(installed) => installed.configured.configured(),
-            other => other,
-        }
-    }
-}
-
-impl std::fmt::Display for PluginSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Builtin(name) => write!(f, "builtin:{name}"),
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Installed(installed) => write!(f, "installed:{}", installed.digest),
-        }
-    }
 }
 
 /// What happens when a plugin traps, runs out of time or memory, or answers nonsense.

@@ -1,7 +1,10 @@
-//! `[plugins]`: whose signatures are believed, and whether every plugin needs one. What a key is
-//! worth is found out when it is used. Floor 1.
+//! Where plugins come from, and `[plugins]`: whose signatures are believed, and whether every plugin
+//! needs one. What a key is worth is found out when it is used. Floor 1.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use super::{diagnostic::Located, reader::Section, relay::path, values};
 
@@ -38,6 +41,48 @@ pub enum KeySource {
     Text(String),
     /// In a file of minisign (absolute).
     File(PathBuf),
+}
+
+/// Where a plugin comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginSource {
+    /// `builtin:NAME`.
+    Builtin(String),
+    /// A file (absolute; in the configuration relative to it).
+    File(PathBuf),
+    /// What an operator has installed in its place; never read from a configuration.
+    Installed(Box<Installed>),
+}
+
+/// A component that the relay keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Its file (absolute).
+    pub path: PathBuf,
+    /// BLAKE3 of it, in hexadecimal: another content is not taken.
+    pub digest: String,
+    /// What the configuration names.
+    pub configured: PluginSource,
+}
+
+impl PluginSource {
+    /// What the configuration names.
+    pub fn configured(&self) -> &Self {
+        match self {
+            Self::Installed(installed) => installed.configured.configured(),
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for PluginSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builtin(name) => write!(f, "builtin:{name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Installed(installed) => write!(f, "installed:{}", installed.digest),
+        }
+    }
 }
 
 impl PluginsConfig {

@@ -118,10 +118,10 @@ impl Rollouts {
                     tracing::error!(policy, digest, %error, "it cannot go live");
                     return;
                 }
-                self.tell(policy);
                 self.mark(policy);
-                if let Err(error) = self.put_in_force(true).await {
-                    self.give_up(policy, &error, now).await;
+                match self.put_in_force(true).await {
+                    Ok(()) => self.tell(policy),
+                    Err(error) => self.give_up(policy, &error, now).await,
                 }
             }
             Step::Settle(why) => self.end(policy, Stage::Settled, why, now).await,

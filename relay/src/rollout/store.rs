@@ -252,7 +252,7 @@ impl Store {
         File::open(&directory).and_then(|open| open.sync_all()).map_err(io_at(&directory))
     }
 
-    /// The directory, made where it is not there. What a crash left of an upload goes.
+    /// The directory, made where it is not there.
     fn directory(&self) -> Result<PathBuf, StoreError> {
         let directory = self.state_dir.join(DIRECTORY);
         match DirBuilder::new().mode(0o700).create(&directory) {
