@@ -106,7 +106,7 @@ enum Command {
     /// Check, estimate and announce the plan of the migration.
     #[command(subcommand)]
     Plan(plan::PlanCommand),
-    /// Write, build, test and look at plugins.
+    /// Write, build, test, sign and ship plugins, and look at them.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// Say what would happen to a message, and who decides it.
@@ -402,6 +402,22 @@ mod tests {
             "wavegate wave status --hosts a,,b --token-file t",
             "wavegate wave status --hosts ftp://a --token-file t",
             "wavegate spool export --config a",
+            "wavegate plugin",
+            "wavegate plugin keygen k --no-password --password-file p",
+            "wavegate plugin sign f.wasm",
+            "wavegate plugin verify f.wasm",
+            "wavegate plugin verify f.wasm --public-key k --config a",
+            "wavegate plugin install f.wasm --policy p",
+            "wavegate plugin install f.wasm --socket b",
+            "wavegate plugin install f.wasm --socket b --policy a/b",
+            "wavegate plugin install f.wasm --socket b --policy p --skip check",
+            "wavegate plugin install f.wasm --socket b --policy p --max-differences 101",
+            "wavegate plugin install f.wasm --socket b --policy p --max-errors -1",
+            "wavegate plugin install f.wasm --socket b --policy p --shadow-calls 0",
+            "wavegate plugin install f.wasm --socket b --policy p --watch 0s",
+            "wavegate plugin list",
+            "wavegate plugin rollback --socket b",
+            "wavegate plugin rollback a/b --socket b",
             "wavegate users hash",
             "wavegate users hash a:b",
             "wavegate spool verify",

@@ -9,6 +9,7 @@
 
 mod describe;
 mod once;
+mod plugins;
 mod queue;
 mod shadows;
 mod socket;
@@ -23,13 +24,14 @@ use axum::{
     http::{StatusCode, header::CONTENT_TYPE},
     middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, get, post, put},
 };
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 
 pub use once::BY;
+pub use plugins::{PluginRefusal, Plugins};
 pub use socket::{NAME, Socket, SocketError};
 pub use waves::Waves;
 
@@ -56,20 +58,34 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Control {
     relay: Arc<Relay>,
     waves: Arc<dyn Waves>,
+    plugins: Option<Arc<dyn Plugins>>,
     audit: Arc<Audit>,
     once: Once,
     /// One pass over all messages at a time: it costs what mail needs.
     passing: Arc<Semaphore>,
     /// One look at all waves at a time; not behind a pass, which may take minutes.
     looking: Arc<Semaphore>,
+    /// One component comes in at a time.
+    uploading: Semaphore,
 }
 
 impl Control {
-    /// Control of a relay.
+    /// Control of a relay whose plugins nobody changes.
     pub fn new(relay: Arc<Relay>, waves: Arc<dyn Waves>, audit: Arc<Audit>) -> Arc<Self> {
+        Self::with_plugins(relay, waves, None, audit)
+    }
+
+    /// Control of a relay.
+    pub fn with_plugins(
+        relay: Arc<Relay>,
+        waves: Arc<dyn Waves>,
+        plugins: Option<Arc<dyn Plugins>>,
+        audit: Arc<Audit>,
+    ) -> Arc<Self> {
         let one = || Arc::new(Semaphore::new(1));
         let (passing, looking, once) = (one(), one(), Once::default());
-        Arc::new(Self { relay, waves, audit, once, passing, looking })
+        let uploading = Semaphore::new(1);
+        Arc::new(Self { relay, waves, plugins, audit, once, passing, looking, uploading })
     }
 
     /// Writes down that something is about to be done; it is not done where that fails.
@@ -138,6 +154,9 @@ pub async fn serve(socket: &Socket, control: Arc<Control>) {
 /// A path, its methods, and what answers.
 type Route = (&'static str, &'static [&'static str], MethodRouter<Arc<Control>>);
 
+/// Where components come in. They are too large to be kept in memory as other bodies are.
+const COMPONENT: &str = "/v1/components/{digest}";
+
 /// All routes. [`OPENAPI`] describes each of them.
 fn routes() -> Vec<Route> {
     vec![
@@ -155,6 +174,9 @@ fn routes() -> Vec<Route> {
         ),
         ("/v1/shadows", &["get"], get(shadows::list)),
         ("/v1/spool/verify", &["get"], get(queue::verify)),
+        ("/v1/plugins", &["get"], get(plugins::list)),
+        ("/v1/plugins/{policy}/{order}", &["post"], post(plugins::order)),
+        (COMPONENT, &["put"], put(plugins::upload)),
         ("/v1/openapi.json", &["get"], get(openapi)),
     ]
 }

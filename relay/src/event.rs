@@ -382,6 +382,17 @@ pub enum Event<'a> {
         /// Its number.
         generation: u64,
     },
+    /// A roll-out of a plugin has come to another stage.
+    Plugin {
+        /// The policy.
+        policy: &'a str,
+        /// BLAKE3 of the component.
+        digest: &'a str,
+        /// The stage.
+        stage: &'static str,
+        /// Why.
+        why: &'a str,
+    },
     /// A new generation was refused; the old one stays.
     ReloadRefused {
         /// Why.

@@ -24,7 +24,7 @@ use crate::{
     event::Observer,
     limits::Limits,
     names::Resolved,
-    policy::{Hook, PolicyHost, PolicySet},
+    policy::{Hook, PolicyHost, PolicySet, signature::TrustedKeys},
     queue::Queue,
     rates::Rates,
     relay::{Generation, ListenerSettings, Relay},
@@ -91,9 +91,11 @@ pub fn builtin(name: &str) -> Option<&'static [u8]> {
 
 /// Loads the policies of a configuration and makes the checks that need them.
 pub fn load_policies(host: &PolicyHost, config: &Config) -> Result<Arc<PolicySet>, Diagnostics> {
+    let keys = TrustedKeys::load(&config.plugins)?;
     let upstreams: Vec<String> = config.upstreams.iter().map(|one| one.name.clone()).collect();
-    let set =
-        host.load(&config.policies, &config.tables, &upstreams, &builtin).map_err(|errors| {
+    let set = host
+        .load_trusting(&keys, &config.policies, &config.tables, &upstreams, &builtin)
+        .map_err(|errors| {
             Diagnostics(
                 errors
                     .iter()

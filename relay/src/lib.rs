@@ -30,6 +30,7 @@ pub mod policy;
 pub mod names;
 pub mod upstream;
 // Floor 3: what decides.
+pub mod rollout;
 pub mod waves;
 pub mod limits;
 pub mod rates;

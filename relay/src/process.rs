@@ -7,6 +7,7 @@
 
 mod memory;
 mod reload;
+mod rollouts;
 mod start;
 mod upgrade;
 mod watch;
@@ -41,6 +42,7 @@ use crate::{
     world::World,
 };
 use reload::Reloader;
+use rollouts::Rollouts;
 use start::{
     bind_admin, bind_all, bind_api, bind_control, check_event_log, check_waves, controls, ours,
     policy_host, prepare_state, resolve, start_event_log,
@@ -213,7 +215,7 @@ impl Running {
         launch: Launch,
     ) -> Result<Self, StartError> {
         let now = world.clock.now();
-        let config = config::read_at(path, When { now, checks: Checks::Relay })?;
+        let mut config = config::read_at(path, When { now, checks: Checks::Relay })?;
         let files = launch.signals.then(|| watch::Files::watch(&config.files)).flatten();
         logging::set(config.relay.log);
         let tls = tls::load(&config, now, None)?;
@@ -230,6 +232,7 @@ impl Running {
         let spill = prepare_state(&state_dir)?;
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let host = policy_host(&state_dir, &world, &requests)?;
+        let store = Arc::new(start::installed(&mut config)?);
         let policies = generation::load_policies(&host, &config)?;
         // All that can fail comes before the relay that may run here is told to end.
         let before = match launch.take_over {
@@ -246,6 +249,7 @@ impl Running {
         if let (Some(before), Some(patience)) = (before, launch.take_over) {
             upgrade::replace(before, patience)?;
         }
+        start::installed_since(&store, &config)?;
         let queue = ours(&state_dir, &config, &world, launch.take_over.is_some())?;
         let telemetry = Telemetry::new(Arc::clone(&world.clock));
         start_event_log(&config, &world, &telemetry)?;
@@ -275,8 +279,12 @@ impl Running {
         let doors = api.as_ref().map(|(_, doors)| Arc::clone(doors));
         let pulse = workers.pulse();
         let own = start::own_sockets(&config, admin.as_ref(), api.as_ref().map(|(one, _)| one))?;
-        let reloader = Reloader::new(path, &relay, workers, bound, doors, Arc::clone(&service))?;
+        let kept = Arc::clone(&store);
+        let reloader =
+            Reloader::new(path, &relay, workers, bound, doors, Arc::clone(&service), kept)?;
         let addresses = reloader.addresses();
+        let reloader = Arc::new(reloader);
+        let rollouts = Rollouts::new(&relay, &reloader, &store);
         let thread = std::thread::Builder::new().name("control".into());
         let requested = requests.clone();
         let signals = {
@@ -287,11 +295,13 @@ impl Running {
         let seen = Arc::clone(&conductor);
         let status: Source = Arc::new(move || seen.status());
         telemetry.watch_waves(Arc::clone(&status));
+        telemetry.watch_rollouts(store);
         let audit = Arc::new(Audit::new(&state_dir, Arc::clone(&relay.world.clock)));
-        let controls = controls(&relay, conductor, &audit);
+        let controls = controls(&relay, conductor, &rollouts, &audit);
         let control = Control {
             relay: Arc::clone(&relay),
-            reloader: Arc::new(reloader),
+            reloader,
+            rollouts,
             telemetry,
             status,
             admin,
@@ -317,6 +327,7 @@ impl Running {
 struct Control {
     relay: Arc<Relay>,
     reloader: Arc<Reloader>,
+    rollouts: Arc<Rollouts>,
     telemetry: Arc<Telemetry>,
     status: Source,
     admin: Option<std::net::TcpListener>,
@@ -352,7 +363,7 @@ impl Control {
     ) -> Result<(), StartError> {
         let Self { relay, reloader, telemetry, status, admin, api, own, audit, controls, .. } =
             self;
-        let Self { socket, door, signals, files, service, pulse, .. } = self;
+        let Self { rollouts, socket, door, signals, files, service, pulse, .. } = self;
         let closing = Arc::clone(&telemetry);
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
@@ -381,6 +392,7 @@ impl Control {
             tokio::spawn(watch::files(files, Arc::clone(&relay), requests));
         }
         reloader.keep_house();
+        tokio::spawn(Arc::clone(&rollouts).keep());
         // Listeners are bound, the spool is open, signals are heard.
         service.ready("taking mail");
         tokio::spawn(Arc::clone(&service).keep(Arc::clone(&relay), pulse.clone(), status));
@@ -403,7 +415,10 @@ impl Control {
                 };
                 match request {
                     Some(Request::Reload(answer)) => reload(&reloader, &service, answer).await,
-                    Some(Request::Condemned(condemnation)) => reloader.roll_back(condemnation),
+                    Some(Request::Condemned(condemnation)) => {
+                        rollouts.condemned(&condemnation).await;
+                        reloader.roll_back(condemnation);
+                    }
                     Some(Request::Upgrade) => children.start(),
                     Some(Request::Stop) | None => break None,
                 }

@@ -212,6 +212,12 @@ impl Relay {
         self.queue.plan_changed();
     }
 
+    /// Puts a generation in force that differs in its policies alone. The plan in force stays.
+    pub fn restage(&self, next: Generation) {
+        self.current.store(Arc::new(next));
+        self.queue.plan_changed();
+    }
+
     /// Goes back to an older generation's configuration and policies. The plan in force stays:
     /// going back never changes a window.
     pub fn roll_back(&self, older: Generation) {

@@ -35,6 +35,7 @@ use crate::{
     config::Config,
     event::{Busy, Ended, Event, Observer, Refused},
     event_log::EventLog,
+    rollout::{Stage, Store},
     upstream::original,
     world::WallClock,
 };
@@ -56,6 +57,8 @@ pub struct Telemetry {
     log: Log,
     /// Where the waves are looked at.
     waves: OnceLock<Source>,
+    /// What was installed.
+    rollouts: OnceLock<Arc<Store>>,
     /// Who writes events down besides the log.
     events: OnceLock<EventLog>,
     instances: Table<Ledger>,
@@ -71,6 +74,7 @@ pub struct Telemetry {
     replies_lost: AtomicU64,
     replies_lost_delivered: AtomicU64,
     panics: AtomicU64,
+    stages: [AtomicU64; Stage::ALL.len()],
     reloads: AtomicU64,
     reloads_refused: AtomicU64,
     /// Milliseconds since 1970.
@@ -85,6 +89,7 @@ impl Telemetry {
         Arc::new(Self {
             log: Log::default(),
             waves: OnceLock::new(),
+            rollouts: OnceLock::new(),
             events: OnceLock::new(),
             unmatched: instances.of(NONE),
             instances,
@@ -98,6 +103,7 @@ impl Telemetry {
             replies_lost: AtomicU64::default(),
             replies_lost_delivered: AtomicU64::default(),
             panics: AtomicU64::default(),
+            stages: Default::default(),
             reloads: AtomicU64::default(),
             reloads_refused: AtomicU64::default(),
             last_reload: clock.now().0.into(),
@@ -109,6 +115,11 @@ impl Telemetry {
     /// Tells of waves too, from now on. The first source stays.
     pub fn watch_waves(&self, source: Source) {
         let _ = self.waves.set(source);
+    }
+
+    /// Tells of roll-outs too, from now on. The first store stays.
+    pub fn watch_rollouts(&self, store: Arc<Store>) {
+        let _ = self.rollouts.set(store);
     }
 
     /// Has events written to an event log too, from now on. The first one stays.
@@ -270,6 +281,12 @@ impl Telemetry {
                 self.reloads.fetch_add(1, Relaxed);
                 self.last_reload.store(self.clock.now().0, Relaxed);
                 self.last_reload_good.store(true, Relaxed);
+            }
+            Event::Plugin { stage, .. } => {
+                let index = Stage::ALL.iter().position(|one| one.as_str() == *stage);
+                if let Some(count) = index.and_then(|index| self.stages.get(index)) {
+                    count.fetch_add(1, Relaxed);
+                }
             }
             Event::ReloadRefused { .. } => {
                 self.reloads_refused.fetch_add(1, Relaxed);

@@ -21,6 +21,7 @@ mod notice;
 mod plan;
 mod plugin_author;
 mod plugin_shadow;
+mod plugin_ship;
 mod plugin_trial;
 mod pressure;
 mod proxy;

@@ -22,6 +22,7 @@ use crate::{
     generation,
     names::{self, Naming, Resolved},
     policy::{HostOptions, PolicyHost, PolicySet, ShadowMode},
+    rollout::{self, CANDIDATE, Store},
     tls, users,
     world::{SystemClock, WallClock as _, World},
 };
@@ -117,15 +118,40 @@ pub(super) fn own_cache(config: &Config) -> Option<PathBuf> {
     ours.then(|| state_dir.join("compiled"))
 }
 
+/// Takes what was installed in a running relay in place of what the configuration names, where this
+/// user may look. What should be known of that.
+pub(super) fn with_installed(config: &mut Config) -> Vec<Diagnostic> {
+    let state_dir = config.relay.state_dir.clone();
+    let warning = |text: String| Diagnostic {
+        severity: Severity::Warning,
+        ..Diagnostic::of_file(state_dir.display(), text)
+    };
+    let store = match Store::open(&state_dir) {
+        Ok(store) => store,
+        Err(error) => {
+            let text = format!("which plugins are installed is not known: {error}");
+            return vec![warning(text)];
+        }
+    };
+    let state = store.state();
+    let overlaid = rollout::overlay(&config.policies, &state, &state_dir);
+    let found = overlaid.warnings(&state).map(warning).collect();
+    config.policies = overlaid.policies;
+    // Candidates decide nothing.
+    config.policies.retain(|policy| !policy.name.ends_with(CANDIDATE));
+    found
+}
+
 fn find(path: &Path, resolve: bool) -> anyhow::Result<Findings> {
     let file = path.display().to_string();
-    let config = match config::read(path) {
+    let mut config = match config::read(path) {
         Ok(config) => config,
         Err(found) => {
             return Ok(Findings { ok: false, file, diagnostics: found.0, summary: None });
         }
     };
     let mut diagnostics = config.warnings.clone();
+    diagnostics.extend(with_installed(&mut config));
     if let Err(found) = state_dir(&config.relay.state_dir) {
         diagnostics.push(found);
     }

@@ -48,6 +48,11 @@ impl Where {
         ask(&self.path()?, Method::GET, path, Vec::new())
     }
 
+    /// Sends what is no JSON.
+    pub(super) fn put<A: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<A, Failed> {
+        ask(&self.path()?, Method::PUT, path, body)
+    }
+
     /// Asks for a change.
     pub(super) fn send<A: DeserializeOwned>(
         &self,
@@ -101,6 +106,7 @@ pub(super) fn ask<A: DeserializeOwned>(
     let code = match status {
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => exit::USAGE,
         StatusCode::NOT_FOUND => exit::NO_INPUT,
+        StatusCode::UNPROCESSABLE_ENTITY => exit::DATA,
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT | StatusCode::CONFLICT => {
             exit::TEMPORARY
         }

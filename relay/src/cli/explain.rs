@@ -32,8 +32,12 @@ use answer::{Answer, Instance, Outcome};
 
 /// Answers and prints.
 pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result<u8> {
-    let config = config::read(&args.config)
+    let mut config = config::read(&args.config)
         .map_err(|found| Failed::new(exit::CONFIG, format!("the configuration:\n{found}")))?;
+    for found in check::with_installed(&mut config) {
+        // Without standard error the answer is still right for what it knows.
+        let _ = writeln!(std::io::stderr(), "wavegate: {found}");
+    }
     let listener = listener(&config, args.listener.as_deref())?.clone();
     let message = match &args.message {
         Some(path) => message::read(path, config.limits.message_size)?,

@@ -7,9 +7,16 @@ mod bench;
 mod build;
 mod check;
 mod inspect;
+mod install;
+mod keygen;
+mod list;
 mod new;
+mod password;
+mod rollback;
 mod shadow_report;
+mod sign;
 mod test;
+mod verify;
 
 use std::{io::Write, path::Path, sync::Arc};
 
@@ -34,6 +41,18 @@ pub(super) enum PluginCommand {
     Bench(bench::BenchArgs),
     /// Say what the shadows of a running relay would change.
     ShadowReport(shadow_report::ShadowReportArgs),
+    /// Make a pair of keys for signatures, as minisign does.
+    Keygen(keygen::KeygenArgs),
+    /// Sign a plugin: writes FILE.wasm.minisig.
+    Sign(sign::SignArgs),
+    /// Say who signed a plugin; fails where no trusted key did.
+    Verify(verify::VerifyArgs),
+    /// Bring a plugin to a running relay: verified, checked, in shadow, live, watched.
+    Install(install::InstallArgs),
+    /// The policies of a running relay, their plugins and roll-outs.
+    List(list::ListArgs),
+    /// Go back to the plugin that was in force before.
+    Rollback(rollback::RollbackArgs),
 }
 
 pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Result<u8> {
@@ -45,6 +64,21 @@ pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Re
         PluginCommand::Inspect(args) => inspect::inspect(args, out),
         PluginCommand::Test(args) => test::test(args, out),
         PluginCommand::Bench(args) => bench::bench(args, out),
+        PluginCommand::Keygen(args) => keygen::keygen(args, out),
+        PluginCommand::Sign(args) => sign::sign(args, out),
+        PluginCommand::Verify(args) => verify::verify(args, out),
+        PluginCommand::Install(args) => install::install(args, out),
+        PluginCommand::List(args) => list::list(args, out),
+        PluginCommand::Rollback(args) => rollback::rollback(args, out),
+    }
+}
+
+/// The name of a policy, which becomes part of a path.
+fn policy(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match !text.is_empty() && text.bytes().all(good) {
+        true => Ok(text.to_owned()),
+        false => Err("is no name of a policy".to_owned()),
     }
 }
 

@@ -259,7 +259,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 /// A time as people type it: `30m` too.
-fn milliseconds(text: &str) -> Result<u64, String> {
+pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
     let minutes = text.strip_suffix('m').filter(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
     let duration = match minutes {
         Some(number) => config::duration(&format!("{number}min")),

@@ -11,6 +11,7 @@ mod identity;
 mod lock;
 mod open;
 mod plan;
+mod plugins;
 mod policy;
 mod reader;
 mod redirect;
@@ -35,6 +36,7 @@ pub use self::{
     identity::{UpstreamAuth, UpstreamIdentity},
     lock::{LockGuard, check_kept, lock_of},
     open::{Checks, PlanFile, PlanSource, When, read, read_at, read_plan},
+    plugins::{Installed, KeySource, PluginSource, PluginsConfig, TrustedKey, signature_of},
     policy::BUILTIN_POLICIES,
     redirect::{Original, Redirect, Traffic},
     target::{NamePlace, Target},
@@ -65,6 +67,8 @@ pub struct Config {
     pub conduct: ConductConfig,
     /// `[[policy]]` in the order of the file, names unique.
     pub policies: Vec<PolicyConfig>,
+    /// `[plugins]`.
+    pub plugins: PluginsConfig,
     /// `[[table]]`: operator-owned lookup tables.
     pub tables: Vec<TableConfig>,
     /// `[admin]`.
@@ -603,15 +607,6 @@ pub enum Mode {
         /// The live policy that it would take the place of. None: it would be one more.
         replaces: Option<String>,
     },
-}
-
-/// Where a plugin comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PluginSource {
-    /// `builtin:NAME`.
-    Builtin(String),
-    /// A file (absolute; in the configuration relative to it).
-    File(PathBuf),
 }
 
 /// What happens when a plugin traps, runs out of time or memory, or answers nonsense.

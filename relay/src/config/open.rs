@@ -11,6 +11,7 @@ use super::{
     diagnostic::{Place, Report},
     lock,
     plan::{self, Known},
+    plugins::signature_of,
     reader::{self, Document, Section},
     redirect, relay, target,
 };
@@ -196,9 +197,10 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     let files: Vec<_> =
         std::iter::once(absolute.clone()).chain(of_plan).chain(of_sections).collect();
     let plugins = draft.policies.iter().filter_map(|(policy, _)| match &policy.plugin {
-        PluginSource::File(path) => Some(path.clone()),
-        PluginSource::Builtin(_) => None,
+        PluginSource::File(path) => Some([path.clone(), signature_of(path)]),
+        PluginSource::Builtin(_) | PluginSource::Installed(_) => None,
     });
+    let plugins = plugins.flatten().chain(draft.plugins.files().cloned()).collect::<Vec<_>>();
     let of_names = |(one, at): &(UpstreamConfig, _)| target::places(&one.name, at);
     let names = draft.upstreams.iter().flat_map(of_names).collect();
     let mut upstreams: Vec<_> = draft.upstreams.into_iter().map(|(upstream, _)| upstream).collect();
@@ -218,6 +220,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         conduct: draft.migration.as_ref().map(|one| one.conduct.clone()).unwrap_or_default(),
         migration: draft.migration.and_then(|migration| migration.config()),
         policies: draft.policies.into_iter().map(|(policy, _)| policy).collect(),
+        plugins: draft.plugins,
         tables: draft.tables.into_iter().map(|(table, _)| table).collect(),
         admin: draft.admin.map(|(admin, _)| admin),
         api,

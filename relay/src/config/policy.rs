@@ -140,6 +140,7 @@ fn default_name(section: &Section<'_>, plugin: &Located<PluginSource>) -> Option
     let stem = match &plugin.value {
         PluginSource::Builtin(name) => name.clone(),
         PluginSource::File(path) => path.file_stem()?.to_string_lossy().into_owned(),
+        PluginSource::Installed(_) => return None,
     };
     match values::name(&stem) {
         Ok(value) => Some(Located { value, place: plugin.place.clone() }),

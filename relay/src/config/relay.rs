@@ -14,10 +14,11 @@ use wavegate_smtp::Address;
 
 use super::{
     Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
-    Limits, ListenerConfig, LogFormat, MigrationConfig, PolicyConfig, Rate, RelayConfig,
-    ResolverConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api, auth,
+    Limits, ListenerConfig, LogFormat, MigrationConfig, PluginsConfig, PolicyConfig, Rate,
+    RelayConfig, ResolverConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api,
+    auth,
     diagnostic::{Located, Place},
-    identity, policy,
+    identity, plugins, policy,
     reader::Section,
     redirect,
     target::{self, Target},
@@ -57,6 +58,7 @@ pub(super) struct Draft {
     pub(super) resolver: ResolverConfig,
     pub(super) migration: Option<Migration>,
     pub(super) policies: Vec<(PolicyConfig, policy::Places)>,
+    pub(super) plugins: PluginsConfig,
     pub(super) tables: Vec<(TableConfig, Option<Place>)>,
     pub(super) admin: Option<(AdminConfig, Place)>,
     pub(super) api: Option<(ApiConfig, Place)>,
@@ -116,6 +118,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let resolver = root.section("resolver").map(target::resolver).unwrap_or_default();
     let migration = root.section("migration").map(read_migration);
     let policies = root.sections("policy").into_iter().map(|one| policy::read(one, base)).collect();
+    let plugins = root.section("plugins").map(|one| plugins::read(one, base)).unwrap_or_default();
     let tables = root.sections("table").into_iter().map(policy::read_table).collect();
     let admin = root.section("admin").and_then(read_admin);
     let api = root.section("api").and_then(|section| api::read(section, base));
@@ -133,6 +136,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         resolver,
         migration,
         policies,
+        plugins,
         tables,
         admin,
         api,

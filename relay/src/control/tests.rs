@@ -12,7 +12,9 @@ use crate::{
     decision::record::Class,
     message::MessageId,
     plan::Timestamp,
+    policy::FailureKind,
     queue::{Refusal, Selection, Standing},
+    rollout::{Bounds, Skip, Stage},
 };
 
 fn document() -> Value {
@@ -330,6 +332,77 @@ fn full_shadow() -> Shadow {
 }
 
 #[test]
+fn what_is_said_of_plugins_is_described() {
+    let text = || "x".to_owned();
+    let bounds = Bounds::default();
+    is_described("Uploaded", &Uploaded { digest: text(), size: 1 });
+    let install = Install {
+        digest: text(),
+        file: some("a.wasm"),
+        signature: some("x"),
+        bounds,
+        skip: Skip::ALL.to_vec(),
+        reason: text(),
+        dry_run: true,
+    };
+    is_described("Install", &install);
+    is_described("RollBack", &RollBack { reason: text(), dry_run: true });
+    let rollout = |stage: Stage| RolloutStatus {
+        stage: stage.as_str().into(),
+        since: TIME.into(),
+        digest: text(),
+        began: TIME.into(),
+        by: text(),
+        reason: text(),
+        skipped: Skip::ALL.map(|skip| skip.as_str().to_owned()).to_vec(),
+        why: text(),
+        bounds,
+        compared: 1,
+        different: 1,
+        calls: 1,
+        failures: 1,
+    };
+    for stage in Stage::ALL {
+        is_described("RolloutStatus", &rollout(stage));
+        let installed = Installed {
+            policy: text(),
+            digest: text(),
+            plugin: text(),
+            version: text(),
+            signed_by: some("alice"),
+            stage: some(stage.as_str()),
+            what: text(),
+        };
+        is_described("Installed", &installed);
+    }
+    let kinds = FailureKind::ALL.into_iter().map(|kind| (kind.as_str().to_owned(), 1));
+    let hooks = ["freeze", "routing", "throttling"].map(str::to_owned);
+    let status = PluginStatus {
+        policy: text(),
+        hooks: hooks.to_vec(),
+        mode: "live".into(),
+        plugin: text(),
+        version: text(),
+        source: "installed".into(),
+        configured: text(),
+        digest: text(),
+        signed_by: some("alice"),
+        key: some("x"),
+        generation: 1,
+        calls: 1,
+        mean_ns: 1,
+        p99_ns: Some(1),
+        memory_limit: 1,
+        failures: kinds.collect(),
+        fail_modes: hooks.into_iter().map(|hook| (hook, "hold".to_owned())).collect(),
+        rollout: Some(rollout(Stage::Shadow)),
+        earlier: vec![text()],
+    };
+    let list = PluginList { host: text(), generation: 1, policies: vec![status] };
+    is_described("PluginList", &list);
+}
+
+#[test]
 fn a_difference_would_be_found() {
     let document = document();
     let of = |name: &str, value: Value| {
@@ -356,6 +429,7 @@ fn every_code_is_described() {
         include_str!("../control.rs"),
         include_str!("../api.rs"),
         include_str!("once.rs"),
+        include_str!("plugins.rs"),
         include_str!("queue.rs"),
         include_str!("waves.rs"),
     ];

@@ -1,5 +1,7 @@
 //! Questions and answers of the control socket, as JSON. Both sides use these types.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -7,6 +9,7 @@ use crate::{
     decision::record::Class,
     message::MessageId,
     queue::{Refusal, Selection, Standing},
+    rollout::{Bounds, Skip},
 };
 
 /// Messages that a list has at most.
@@ -326,4 +329,153 @@ pub struct Problem {
     pub code: String,
     /// In words.
     pub detail: String,
+}
+
+/// What was uploaded: `PUT /v1/components/DIGEST`, with the component as the body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uploaded {
+    /// BLAKE3 of it.
+    pub digest: String,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// Installs an uploaded plugin: `POST /v1/plugins/POLICY/install`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Install {
+    /// BLAKE3 of the component.
+    pub digest: String,
+    /// What it is called where it comes from, for messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Its signature, in the form of minisign.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// What it must keep to.
+    #[serde(default)]
+    pub bounds: Bounds,
+    /// Steps that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skip: Vec<Skip>,
+    /// Why.
+    pub reason: String,
+    /// Only verify and check it.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Goes back to what was in force before: `POST /v1/plugins/POLICY/rollback`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollBack {
+    /// Why.
+    pub reason: String,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What has become of a plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The policy.
+    pub policy: String,
+    /// BLAKE3 of the component that it is about.
+    pub digest: String,
+    /// What it calls itself, where it was looked at.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// The trusted key that signed it.
+    pub signed_by: Option<String>,
+    /// The stage of its roll-out; none where nothing was changed.
+    pub stage: Option<String>,
+    /// In words.
+    pub what: String,
+}
+
+/// All policies: `GET /v1/plugins`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PluginList {
+    /// The host's name.
+    pub host: String,
+    /// The generation in force.
+    pub generation: u64,
+    /// Live ones in the order of the configuration, then those in shadow.
+    pub policies: Vec<PluginStatus>,
+}
+
+/// A policy and its plugin. What is counted is counted since the process started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PluginStatus {
+    /// The policy.
+    pub policy: String,
+    /// Its hooks.
+    pub hooks: Vec<String>,
+    /// `live` or `shadow`.
+    pub mode: String,
+    /// What the plugin calls itself.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// `builtin`, `file` or `installed`.
+    pub source: String,
+    /// What the configuration names.
+    pub configured: String,
+    /// BLAKE3 of the component.
+    pub digest: String,
+    /// The trusted key that signed it.
+    pub signed_by: Option<String>,
+    /// The id of the key that signed it, trusted or not.
+    pub key: Option<String>,
+    /// The generation that it is in.
+    pub generation: u64,
+    /// Calls.
+    pub calls: u64,
+    /// Mean time of a call, in nanoseconds.
+    pub mean_ns: u64,
+    /// Of a hundred calls ninety-nine took no longer; none where no bound is known.
+    pub p99_ns: Option<u64>,
+    /// Bytes that an instance may have.
+    pub memory_limit: u64,
+    /// Calls that gave no answer, by kind; a kind that did not come up is not here.
+    pub failures: BTreeMap<String, u64>,
+    /// What its failure means, by hook.
+    pub fail_modes: BTreeMap<String, String>,
+    /// Its latest roll-out.
+    pub rollout: Option<RolloutStatus>,
+    /// What roll-backs would bring back, the nearest first; then comes what is configured.
+    pub earlier: Vec<String>,
+}
+
+/// A roll-out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    /// `shadow`, `watched`, `settled`, `stopped` or `rolled-back`.
+    pub stage: String,
+    /// Since when.
+    pub since: String,
+    /// BLAKE3 of the component.
+    pub digest: String,
+    /// When it began.
+    pub began: String,
+    /// Who began it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Steps that were left out.
+    pub skipped: Vec<String>,
+    /// Why it is in this stage.
+    pub why: String,
+    /// What it must keep to.
+    pub bounds: Bounds,
+    /// In shadow: answers compared.
+    pub compared: u64,
+    /// In shadow: of these, the ones that differed.
+    pub different: u64,
+    /// Watched: calls.
+    pub calls: u64,
+    /// Watched: of these, the ones that failed.
+    pub failures: u64,
 }

@@ -26,6 +26,7 @@ use super::{
     load::{Loader, PolicyError, PolicyProblem},
     set::{Budget, PolicySet, Tables},
     shadow::{ShadowMode, Shadower},
+    signature::TrustedKeys,
     stats::PolicyStats,
 };
 use crate::config::{PolicyConfig, TableConfig};
@@ -177,10 +178,22 @@ impl PolicyHost {
         upstreams: &[String],
         builtin: &dyn Fn(&str) -> Option<&'static [u8]>,
     ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
+        self.load_trusting(&TrustedKeys::default(), policies, tables, upstreams, builtin)
+    }
+
+    /// The same, with keys whose signatures are believed.
+    pub fn load_trusting(
+        &self,
+        keys: &TrustedKeys,
+        policies: &[PolicyConfig],
+        tables: &[TableConfig],
+        upstreams: &[String],
+        builtin: &dyn Fn(&str) -> Option<&'static [u8]>,
+    ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
         let tables =
             tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
         let budgets = |policy: &PolicyConfig| self.budgets(policy);
-        let loader = self.loader(Arc::new(tables), upstreams, builtin, &budgets);
+        let loader = self.loader(Arc::new(tables), upstreams, keys, builtin, &budgets);
         let mut loaded = Vec::with_capacity(policies.len());
         let mut errors = Vec::new();
         for config in policies {
@@ -204,7 +217,8 @@ impl PolicyHost {
     /// component that the engine takes. It blocks, for seconds where it must be compiled.
     pub fn inspect(&self, wasm: &[u8]) -> Result<Inspection, PolicyProblem> {
         let budgets = |policy: &PolicyConfig| self.budgets(policy);
-        let loader = self.loader(Arc::default(), &[], &|_| None, &budgets);
+        let keys = TrustedKeys::default();
+        let loader = self.loader(Arc::default(), &[], &keys, &|_| None, &budgets);
         inspect::inspect(&loader, wasm)
     }
 
@@ -212,6 +226,7 @@ impl PolicyHost {
         &'a self,
         tables: Arc<Tables>,
         upstreams: &'a [String],
+        keys: &'a TrustedKeys,
         builtin: &'a dyn Fn(&str) -> Option<&'static [u8]>,
         budgets: &'a dyn Fn(&PolicyConfig) -> (Budget, Budget),
     ) -> Loader<'a> {
@@ -221,6 +236,7 @@ impl PolicyHost {
             compiler: &self.compiler,
             tables,
             upstreams,
+            keys,
             builtin,
             budgets,
         }

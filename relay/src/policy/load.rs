@@ -16,14 +16,15 @@ use super::{
     contract::{self, Exports, Version},
     failure::{FailureKind, PolicyFailure},
     instance::{Instance, Owner, State},
-    set::{Budget, Description, Policy, Shared, Tables, Template},
+    set::{Budget, Description, Origin, Policy, Shared, Tables, Template},
+    signature::{self, SignatureError, Signed, TrustedKeys},
     stats::PolicyStats,
     stubs,
 };
-use crate::config::{FailMode, Mode, PluginSource, PolicyConfig};
+use crate::config::{FailMode, Mode, PluginSource, PolicyConfig, signature_of};
 
 /// Bytes of a component: a JavaScript one has about twelve million.
-pub(super) const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
+pub const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
 /// Memory that an operator may give to one instance.
 const MAX_MEMORY: usize = 2 * 1024 * 1024 * 1024;
 /// Attributes that one policy may ask for.
@@ -67,6 +68,21 @@ pub enum PolicyProblem {
         /// Why.
         error: std::io::Error,
     },
+    /// What the relay keeps of an installed one is not what was installed.
+    #[error(
+        "{path} is not what was installed any more: its BLAKE3 is {found}. Put that file back, or \
+         remove the file plugins/rollouts.json of the state directory to run what the \
+         configuration names"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What it is.
+        found: String,
+    },
+    /// Its signature.
+    #[error("{0}")]
+    Signature(#[from] SignatureError),
     /// The file is too large.
     #[error("the component is larger than {} MiB", MAX_COMPONENT / 1024 / 1024)]
     TooLarge,
@@ -155,6 +171,7 @@ pub(super) struct Loader<'a> {
     pub(super) compiler: &'a Compiler,
     pub(super) tables: Arc<Tables>,
     pub(super) upstreams: &'a [String],
+    pub(super) keys: &'a TrustedKeys,
     pub(super) builtin: &'a dyn Fn(&str) -> Option<&'static [u8]>,
     /// Budgets of a call and of making an instance ready, from the policy's timeout.
     pub(super) budgets: &'a dyn Fn(&PolicyConfig) -> (Budget, Budget),
@@ -171,7 +188,7 @@ impl Loader<'_> {
         if !(64 * 1024..=MAX_MEMORY).contains(&config.memory) {
             return Err(one(PolicyProblem::Memory));
         }
-        let wasm = self.read(&config.plugin).map_err(one)?;
+        let (wasm, signed) = self.read(&config.plugin).map_err(one)?;
         let own = matches!(config.plugin, PluginSource::Builtin(_));
         let component = self.compile(&wasm, own).map_err(one)?;
         let mut template = self.prepare(config, Arc::clone(&stats), &component)?;
@@ -186,7 +203,8 @@ impl Loader<'_> {
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
         let (mode, fail) = (config.mode.clone(), config.fail);
-        Ok(Policy::new(template, heard.description, heard.needs, mode, fail, digest))
+        let origin = Origin { digest, signed, source: config.plugin.clone() };
+        Ok(Policy::new(template, heard.description, heard.needs, mode, fail, origin))
     }
 
     /// What every instance of a component is made from, where it fits the contract.
@@ -237,13 +255,27 @@ impl Loader<'_> {
         description(described).map_err(|problem| vec![problem])
     }
 
-    fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {
-        match source {
-            PluginSource::Builtin(name) => (self.builtin)(name)
-                .map(<[u8]>::to_vec)
-                .ok_or_else(|| PolicyProblem::UnknownBuiltin(name.clone())),
-            PluginSource::File(path) => read_file(path),
+    /// The bytes of a component and who signed them.
+    fn read(&self, source: &PluginSource) -> Result<(Vec<u8>, Signed), PolicyProblem> {
+        let (path, digest) = match source {
+            PluginSource::Builtin(name) => {
+                let wasm = (self.builtin)(name);
+                let wasm = wasm.ok_or_else(|| PolicyProblem::UnknownBuiltin(name.clone()))?;
+                return Ok((wasm.to_vec(), Signed::Builtin));
+            }
+            PluginSource::File(path) => (path, None),
+            PluginSource::Installed(installed) => (&installed.path, Some(&installed.digest)),
+        };
+        let wasm = read_file(path)?;
+        let found = blake3::hash(&wasm).to_hex();
+        if digest.is_some_and(|digest| digest != found.as_str()) {
+            let (path, found) = (path.display().to_string(), found.to_string());
+            return Err(PolicyProblem::Damaged { path, found });
         }
+        let beside = signature_of(path);
+        let text = signature::read_signature(&beside)?;
+        let signed = self.keys.judge(&wasm, text.as_deref(), &beside.display().to_string())?;
+        Ok((wasm, signed))
     }
 
     /// Compiles a component; one of the relay's `own` is no bomb.
@@ -495,11 +527,11 @@ fn shown(name: &str) -> String {
 /// Reads a component, if it is no larger than one may be.
 pub fn read_file(path: &Path) -> Result<Vec<u8>, PolicyProblem> {
     let failed = |error| PolicyProblem::Read { path: path.display().to_string(), error };
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(failed(std::io::Error::other("not a file")));
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::other("not a regular file; name a .wasm file")));
     }
+    let file = File::open(path).map_err(failed)?;
     let mut wasm = Vec::new();
     file.take(MAX_COMPONENT + 1).read_to_end(&mut wasm).map_err(failed)?;
     if wasm.len() as u64 > MAX_COMPONENT {

@@ -7,8 +7,9 @@
 //!
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
 //! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (what is checked of
-//! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `failure`, `audit`,
-//! `shadow`, `stats`; and beside the path `inspect`, `stubs` (what is left of WASI).
+//! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `signature`,
+//! `failure`, `audit`, `shadow`, `stats`; and beside the path `inspect`, `stubs` (what is left of
+//! WASI).
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
@@ -28,6 +29,7 @@ mod instance;
 mod load;
 mod set;
 mod shadow;
+pub mod signature;
 mod stats;
 mod stubs;
 mod worker;
@@ -42,7 +44,7 @@ pub use failure::{Condemnation, FailureKind, PolicyFailure};
 pub use fresh::Fresh;
 pub use host::{HostError, HostOptions, PolicyHost};
 pub use inspect::{Import, ImportKind, Inspection};
-pub use load::{PolicyError, PolicyProblem, read_file};
+pub use load::{MAX_COMPONENT, PolicyError, PolicyProblem, read_file};
 pub use set::{Description, Hook, Policy, PolicySet};
 pub use shadow::{Example, ShadowCounts, ShadowMode, ShadowReport};
 pub use stats::{PolicyStats, TIME_BUCKETS_NS};

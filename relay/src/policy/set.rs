@@ -13,9 +13,10 @@ use super::{
     contract::{Exports, Version},
     failure::Ladder,
     instance::State,
+    signature::Signed,
     stats::PolicyStats,
 };
-use crate::config::{FailMode, Mode};
+use crate::config::{FailMode, Mode, PluginSource};
 
 /// A hook that a policy may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,7 +64,16 @@ pub struct Policy {
     needs: Needs,
     mode: Mode,
     fail: Option<FailMode>,
-    digest: String,
+    origin: Origin,
+}
+
+/// Where a policy's plugin comes from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// BLAKE3 of the component, in hexadecimal.
+    pub(super) digest: String,
+    pub(super) signed: Signed,
+    pub(super) source: PluginSource,
 }
 
 impl Policy {
@@ -73,9 +83,9 @@ impl Policy {
         needs: Needs,
         mode: Mode,
         fail: Option<FailMode>,
-        digest: String,
+        origin: Origin,
     ) -> Self {
-        Self { template, description, needs, mode, fail, digest }
+        Self { template, description, needs, mode, fail, origin }
     }
 
     /// Its name in the configuration: scopes limit keys and metrics.
@@ -128,7 +138,22 @@ impl Policy {
 
     /// BLAKE3 of the component, in hexadecimal.
     pub fn digest(&self) -> &str {
-        &self.digest
+        &self.origin.digest
+    }
+
+    /// Who signed the component.
+    pub fn signed(&self) -> &Signed {
+        &self.origin.signed
+    }
+
+    /// Where it comes from.
+    pub fn source(&self) -> &PluginSource {
+        &self.origin.source
+    }
+
+    /// Bytes of memory that one instance may have.
+    pub fn memory(&self) -> usize {
+        self.template.shared.memory
     }
 
     /// What is counted about it.

@@ -15,7 +15,7 @@ use wavegate_smtp::Extensions;
 use super::StartError;
 use crate::{
     api::{Doors, Keys},
-    config::{self, Checks, Config, Diagnostic, Diagnostics, UpstreamConfig, When},
+    config::{self, Checks, Config, Diagnostic, Diagnostics, PolicyConfig, UpstreamConfig, When},
     event::Event,
     generation, learned,
     listener::Bound,
@@ -24,6 +24,7 @@ use crate::{
     plan::Timestamp,
     policy::Condemnation,
     relay::{Generation, Relay},
+    rollout::{self, Store},
     service::{Inherited, Service},
     tls,
     upstream::Upstream,
@@ -41,6 +42,8 @@ pub(super) struct Reloader {
     doors: Option<Arc<Doors>>,
     /// Who may have bound a listener's socket.
     service: Arc<Service>,
+    /// What was installed in place of what the configuration names.
+    store: Arc<Store>,
 }
 
 struct State {
@@ -61,6 +64,7 @@ impl Reloader {
         bound: Vec<Bound>,
         doors: Option<Arc<Doors>>,
         service: Arc<Service>,
+        store: Arc<Store>,
     ) -> Result<Self, StartError> {
         for one in &bound {
             workers
@@ -85,6 +89,7 @@ impl Reloader {
             state: Mutex::new(state),
             doors,
             service,
+            store,
         })
     }
 
@@ -114,7 +119,11 @@ impl Reloader {
     fn reload(&self, runtime: &Handle) -> Result<u64, Diagnostics> {
         let mut state = self.lock();
         let now = self.relay.waves.now();
-        let config = config::read_at(&self.path, When { now, checks: Checks::Relay })?;
+        let mut config = config::read_at(&self.path, When { now, checks: Checks::Relay })?;
+        let installed = self.store.state();
+        let overlaid = rollout::overlay(&config.policies, &installed, self.store.state_dir());
+        overlaid.warnings(&installed).for_each(|warning| tracing::warn!("{warning}"));
+        config.policies = overlaid.policies;
         let current = self.relay.generation();
         let tls = tls::load(&config, self.relay.world.clock.now(), Some(&current.tls))?;
         let users = users::load(&config)?;
@@ -135,6 +144,7 @@ impl Reloader {
         let number = next.number;
         logging::set(next.config.relay.log);
         self.relay.replace(next);
+        self.store.forget(&overlaid.superseded);
         self.relay.logins.replace(users);
         if let (Some(doors), Some(keys)) = (&self.doors, keys) {
             doors.change(keys);
@@ -143,6 +153,48 @@ impl Reloader {
         self.move_listeners(&mut state, fresh);
         self.move_upstreams(&mut state, runtime);
         Ok(number)
+    }
+
+    /// Whether other plugins are installed than are in force.
+    pub(super) fn is_behind(&self) -> bool {
+        let current = self.relay.generation();
+        self.installed(&current.config.policies) != current.config.policies
+    }
+
+    /// The policies to load where these are loaded.
+    fn installed(&self, loaded: &[PolicyConfig]) -> Vec<PolicyConfig> {
+        let bare = rollout::bare(loaded);
+        rollout::overlay(&bare, &self.store.state(), self.store.state_dir()).policies
+    }
+
+    /// Puts in force what is installed, with the configuration in force: no file is read, so that
+    /// what is bad can go though somebody is at work on the configuration. The number of the new
+    /// generation, unless nothing is to be changed. With `forward` the present one may come back.
+    pub(super) fn restage(
+        &self,
+        forward: bool,
+        runtime: &Handle,
+    ) -> Result<Option<u64>, Diagnostics> {
+        let mut state = self.lock();
+        let current = self.relay.generation();
+        let policies = self.installed(&current.config.policies);
+        if policies == current.config.policies {
+            return Ok(None);
+        }
+        let config = Config { policies, ..(*current.config).clone() };
+        let policies = generation::load_policies(&self.relay.policy_host, &config)?;
+        let names = current.naming.clone().map(Resolved::later).unwrap_or_default();
+        let tls = Arc::clone(&current.tls);
+        let (world, learned) = (&self.relay.world, self.learned());
+        let next =
+            generation::build(world, config, policies, Some(&current), &learned, tls, &names);
+        let number = next.number;
+        self.relay.restage(next);
+        if forward {
+            state.last_good = Some(current);
+        }
+        self.move_upstreams(&mut state, runtime);
+        Ok(Some(number))
     }
 
     /// Looks up the names of upstreams that are new or have changed: those of others are in force,

@@ -13,19 +13,20 @@ use std::{
 use tokio::sync::mpsc;
 use wavegate_spool::OpenError;
 
-use super::{Request, StartError};
+use super::{Request, StartError, rollouts::Rollouts};
 use crate::{
     api::{Doors, Keys},
     audit::Audit,
     conductor::Conductor,
     config::{self, Config, Diagnostic, Diagnostics, EventLogConfig},
-    control::{self, Control as Controls},
+    control::{self, Control as Controls, Plugins},
     event_log::EventLog,
     listener::Bound,
     names::{self, Naming, Resolved},
     policy::{HostOptions, PolicyHost},
     queue::{Found, OpenedQueue, Queue},
     relay::Relay,
+    rollout::{self, Store, StoreError},
     service::{Inherited, Service},
     spool::Shutdown,
     telemetry::Telemetry,
@@ -205,9 +206,38 @@ pub(super) fn bind_api(
 pub(super) fn controls(
     relay: &Arc<Relay>,
     conductor: Arc<Conductor>,
+    rollouts: &Arc<Rollouts>,
     audit: &Arc<Audit>,
 ) -> Arc<Controls> {
-    Controls::new(Arc::clone(relay), Arc::new(conductor), Arc::clone(audit))
+    let plugins: Arc<dyn Plugins> = Arc::new(Arc::clone(rollouts));
+    let (relay, audit) = (Arc::clone(relay), Arc::clone(audit));
+    Controls::with_plugins(relay, Arc::new(conductor), Some(plugins), audit)
+}
+
+/// What was installed in place of what the configuration names; that is loaded from now on.
+pub(super) fn installed(config: &mut Config) -> Result<Store, StartError> {
+    let state_dir = config.relay.state_dir.clone();
+    let store = Store::open(&state_dir).map_err(|error| unknown_plugins(&state_dir, &error))?;
+    let state = store.state();
+    let overlaid = rollout::overlay(&config.policies, &state, &state_dir);
+    overlaid.warnings(&state).for_each(|warning| tracing::warn!("{warning}"));
+    config.policies = overlaid.policies;
+    Ok(store)
+}
+
+/// What an earlier process has installed until it ended. From here on nobody else changes it.
+pub(super) fn installed_since(store: &Store, config: &Config) -> Result<(), StartError> {
+    store.refresh().map_err(|error| unknown_plugins(store.state_dir(), &error))?;
+    store.clear();
+    let bare = rollout::bare(&config.policies);
+    let overlaid = rollout::overlay(&bare, &store.state(), store.state_dir());
+    store.forget(&overlaid.superseded);
+    Ok(())
+}
+
+fn unknown_plugins(state_dir: &Path, error: &StoreError) -> StartError {
+    let found = Diagnostic::of_file(state_dir.display(), error.to_string());
+    StartError::Config(Diagnostics(vec![found]))
 }
 
 /// Copies of the sockets that are nobody's but this process's, for the next one.

@@ -264,6 +264,10 @@ impl Log {
             Event::Reloaded { generation } => {
                 tracing::info!(generation, "a new generation is in force");
             }
+            Event::Plugin { policy, digest, stage, why } => {
+                let why = Clean(why);
+                tracing::warn!(policy, digest, stage, %why, "a roll-out of a plugin");
+            }
             Event::Operator { action, reason, selection, messages, recipients, refused, ids } => {
                 let (reason, selection) = (Clean(reason), Clean(selection));
                 let ids: Vec<&str> = ids.iter().map(MessageId::as_str).collect();

@@ -16,6 +16,7 @@ use crate::{
     event_log::EventLog,
     policy::{FailureKind, PolicyStats, TIME_BUCKETS_NS},
     relay::{Generation, Relay},
+    rollout::Stage,
     upstream::UpstreamStatus,
 };
 
@@ -45,6 +46,7 @@ impl Telemetry {
         identity::collect(&mut families, &generation);
         policies(&mut families, relay);
         shadows::collect(&mut families, relay);
+        self.rollouts(&mut families);
         shared(&mut families, relay);
         self.generations(&mut families, &generation);
         self.event_log(&mut families);
@@ -106,6 +108,28 @@ impl Telemetry {
         );
         for (name, _, ledger) in &all {
             family.count(&[("instance", name)], ledger.against_plan.load(Relaxed));
+        }
+    }
+
+    fn rollouts(&self, families: &mut Families) {
+        let state = self.rollouts.get().map(|store| store.state()).unwrap_or_default();
+        let mut family = families.gauge(
+            "wavegate_plugin_rollout_stage",
+            "1 for the stage that the latest roll-out of the policy is in; its other stages have no \
+             sample.",
+        );
+        for (policy, entry) in &state.policies {
+            if let Some(rollout) = &entry.rollout {
+                let labels = [("policy", &**policy), ("stage", rollout.stage.as_str())];
+                family.value(&labels, 1.0);
+            }
+        }
+        let mut family = families.counter(
+            "wavegate_plugin_rollout_stages_total",
+            "Stages that roll-outs of plugins came to.",
+        );
+        for (stage, count) in Stage::ALL.iter().zip(&self.stages) {
+            family.count(&[("stage", stage.as_str())], count.load(Relaxed));
         }
     }
 
