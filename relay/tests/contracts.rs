@@ -54,6 +54,7 @@ fn components(version: Version) -> BTreeMap<String, PolicyConfig> {
             fail: None,
             memory: 16 << 20,
             timeout: Duration::from_millis(50),
+            log: None,
             place: name.clone(),
         };
         (name, config)

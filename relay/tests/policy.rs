@@ -53,6 +53,7 @@ fn config(name: &str, settings: &str) -> PolicyConfig {
         fail: None,
         memory: 16 * 1024 * 1024,
         timeout: Duration::from_millis(50),
+        log: None,
         place: "relay.toml:7".to_owned(),
     }
 }

@@ -6,6 +6,7 @@
 mod api;
 mod auth;
 mod check;
+mod decision_log;
 mod diagnostic;
 mod identity;
 mod lock;
@@ -31,6 +32,7 @@ use ipnet::IpNet;
 pub(crate) use self::values::{duration, line as one_line};
 pub use self::{
     check::{Hooks, check_hooks, check_needs, check_state_dir},
+    decision_log::{DecisionLogConfig, Told},
     diagnostic::{Diagnostic, Diagnostics, Severity},
     identity::{UpstreamAuth, UpstreamIdentity},
     lock::{LockGuard, check_kept, lock_of},
@@ -73,6 +75,8 @@ pub struct Config {
     pub api: Option<ApiConfig>,
     /// `[event_log]`.
     pub event_log: Option<EventLogConfig>,
+    /// `[decision_log]`.
+    pub decision_log: Option<DecisionLogConfig>,
     /// The plan; empty without one.
     pub plan: Arc<Plan>,
     /// The file of the plan, absolute, if there is one; `lock_of` it is the lock.
@@ -583,6 +587,8 @@ pub struct PolicyConfig {
     pub memory: usize,
     /// Time of one call (default 50 ms).
     pub timeout: Duration,
+    /// `log`: the decision log has one message in so many; 0: none; no number: its own `sample`.
+    pub log: Option<u32>,
     /// File and line of the entry, for messages.
     pub place: String,
 }

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::{
     FailMode, PluginSource, PolicyConfig, TableConfig,
+    decision_log::{self, one_in},
     diagnostic::{Located, Place},
     reader::{Section, Value},
     relay::{MIB, bytes, path},
@@ -50,6 +51,8 @@ pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Option<P
         "shadow" => Err("\"shadow\" is not in this version; use \"live\"".into()),
         _ => Err(format!("{} is not a mode; use \"live\"", quote(text))),
     });
+    let log = section.get("log").is_some();
+    let log = log.then(|| one_in(section.integer("log", 0, 0..=decision_log::MOST)));
     let policy = PolicyConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
         plugin: plugin.map_or(PluginSource::Builtin(String::new()), |found| found.value),
@@ -57,6 +60,7 @@ pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Option<P
         fail: fail.map(|found| found.value),
         memory: bytes(&section, "memory", 16 << 20, MIB..=1024 * MIB),
         timeout: section.duration("timeout", 50 * MS, MS..=10_000 * MS),
+        log,
         place: section.place().short(),
     };
     section.finish();

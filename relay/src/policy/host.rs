@@ -6,7 +6,7 @@ use std::{
     fmt, io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -23,6 +23,7 @@ use super::{
     load::{Loader, PolicyError},
     set::{Budget, PolicySet},
     stats::PolicyStats,
+    tap::Tap,
 };
 use crate::config::{PolicyConfig, TableConfig};
 
@@ -113,6 +114,8 @@ pub struct PolicyHost {
     pub(super) options: HostOptions,
     // Dropped in this order: an audit that still runs is stopped by the ticker's epochs.
     pub(super) auditor: Auditor,
+    /// Who hears of live calls.
+    pub(super) tap: OnceLock<Arc<dyn Tap>>,
     _ticker: Option<Ticker>,
     stats: Mutex<BTreeMap<String, Arc<PolicyStats>>>,
     sets: AtomicU64,
@@ -134,6 +137,7 @@ impl PolicyHost {
             compiler: Compiler::new(&engine, cache_dir, options.compile_threads),
             linker,
             auditor: Auditor::start(options.audit)?,
+            tap: OnceLock::new(),
             _ticker: ticker,
             engine,
             options,

@@ -205,7 +205,7 @@ impl Loader<'_> {
             shared.custom = custom;
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
-        Ok(Policy::new(template, heard.description, heard.needs, config.fail, digest))
+        Ok(Policy::new(template, heard.description, heard.needs, config.clone(), digest))
     }
 
     fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {

@@ -7,7 +7,7 @@
 //!
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
 //! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (what is checked of
-//! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `failure`, `audit`, `stats`.
+//! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `failure`, `audit`, `tap`, `stats`.
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
@@ -24,6 +24,7 @@ mod instance;
 mod load;
 mod set;
 mod stats;
+mod tap;
 mod worker;
 
 pub use audit::AuditMode;
@@ -36,4 +37,5 @@ pub use host::{HostError, HostOptions, PolicyHost};
 pub use load::{PolicyError, PolicyProblem};
 pub use set::{Description, Hook, Policy, PolicySet};
 pub use stats::{PolicyStats, TIME_BUCKETS_NS};
+pub use tap::{Call, Tap};
 pub use worker::WorkerPolicies;

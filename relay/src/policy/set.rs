@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use wasmtime::component::InstancePre;
@@ -14,7 +17,7 @@ use super::{
     instance::State,
     stats::PolicyStats,
 };
-use crate::config::FailMode;
+use crate::config::{FailMode, PolicyConfig};
 
 /// A hook that a policy may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +60,7 @@ pub struct Policy {
     pub(super) template: Template,
     description: Description,
     needs: Needs,
-    fail: Option<FailMode>,
+    config: PolicyConfig,
     digest: String,
 }
 
@@ -66,10 +69,10 @@ impl Policy {
         template: Template,
         description: Description,
         needs: Needs,
-        fail: Option<FailMode>,
+        config: PolicyConfig,
         digest: String,
     ) -> Self {
-        Self { template, description, needs, fail, digest }
+        Self { template, description, needs, config, digest }
     }
 
     /// Its name in the configuration: scopes limit keys and metrics.
@@ -103,11 +106,21 @@ impl Policy {
 
     /// What its failure means at a hook: the configured mode or the hook's default.
     pub fn fail_mode(&self, hook: Hook) -> FailMode {
-        self.fail.unwrap_or(match hook {
+        self.config.fail.unwrap_or(match hook {
             Hook::Freeze => FailMode::Hold,
             Hook::Routing => FailMode::Defer,
             Hook::Throttling => FailMode::Ignore,
         })
+    }
+
+    /// Its entry in the configuration.
+    pub fn config(&self) -> &PolicyConfig {
+        &self.config
+    }
+
+    /// The operator's tables that it may look into, by name.
+    pub fn tables(&self) -> &HashMap<String, BTreeMap<String, String>> {
+        &self.template.shared.tables
     }
 
     /// BLAKE3 of the component, in hexadecimal.
@@ -133,6 +146,7 @@ pub struct PolicySet {
     throttlers: Vec<usize>,
     observers: Vec<usize>,
     pub(super) ladder: Ladder,
+    generation: AtomicU64,
 }
 
 impl PolicySet {
@@ -150,12 +164,23 @@ impl PolicySet {
             policies,
             upstreams,
             ladder: Ladder::new(id),
+            generation: AtomicU64::new(0),
         }
     }
 
     /// Unique in the process; later sets have greater ones.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Number of the generation that asks it; 0 before there is one.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// It is asked by this generation from now on.
+    pub fn belongs_to(&self, generation: u64) {
+        self.generation.store(generation, Relaxed);
     }
 
     /// All policies in the order of the configuration. A policy's index here is what the calls

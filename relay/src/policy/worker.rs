@@ -12,6 +12,7 @@ use super::{
     instance::Instance,
     set::{Policy, PolicySet},
     stats::Count,
+    tap::Call,
 };
 use crate::{
     decision::{
@@ -162,7 +163,13 @@ impl WorkerPolicies {
         ask: Ask<'_>,
         call: impl FnOnce(&mut Instance, &Needs) -> Result<R, PolicyFailure>,
     ) -> Result<R, PolicyFailure> {
+        let wanted = self.host.wanted(&set.policies()[policy], ask);
         let answer = self.answer(set, policy, ask, call);
+        // Before the audit, which is no part of the call's time.
+        if let Some(wanted) = wanted {
+            let fuel = self.last_fuel.filter(|_| answer.is_ok());
+            wanted.tell(Call { set, policy, ask, said: answer.clone().map(Into::into), fuel });
+        }
         if let Ok(answer) = &answer
             && self.is_audited()
         {
