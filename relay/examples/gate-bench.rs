@@ -1,31 +1,41 @@
 //! The gate alone, against the bare calls of its policies: what does everything around the
-//! sandbox cost? Both in one run, in turn, with the same message.
+//! sandbox cost? And what does the decision log cost that has every message? All in one run, in
+//! turn, with the same message.
 //!
 //! `cargo run --release -p wavegate --example gate-bench`
 #![allow(clippy::print_stdout, reason = "its purpose")]
 
 use std::{
-    collections::HashMap, error::Error, hint::black_box, path::Path, sync::Arc, time::Duration,
+    collections::HashMap,
+    error::Error,
+    hint::black_box,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use tokio::time::Instant;
 use wavegate::{
     answer::Verdict,
-    config,
-    decision::{InstanceView, Transaction},
+    config::{self, DecisionLogConfig, Told},
+    decision::{InstanceView, Transaction, record::Ask},
+    decision_log::DecisionLog,
     event::Silent,
     gate::{self, Subject},
     generation::{self, Surroundings},
     message::Source,
     names::Resolved,
     plan::Timestamp,
-    policy::{HostOptions, PolicyHost},
+    policy::{Call, HostOptions, Policy, PolicyHost, Tap},
     queue::Queue,
     relay::{Relay, with_policies},
     world::World,
 };
 
-const ROUNDS: usize = 400;
+const ROUNDS: usize = 200;
 const CALLS: usize = 500;
 /// Rounds that only warm up.
 const WARM_UP: usize = 40;
@@ -39,7 +49,9 @@ const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/relay.toml"
 const NOW: Timestamp = Timestamp(1_768_885_200_000);
 
 fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
-    let config = config::read(Path::new(CONFIG))?;
+    let mut config = config::read(Path::new(CONFIG))?;
+    // On a machine that does other work too a call may stand for long.
+    config.policies.iter_mut().for_each(|policy| policy.timeout = Duration::from_secs(10));
     let world = World::real();
     let around = Surroundings {
         queue: Queue::in_memory(Arc::clone(&world.clock)),
@@ -54,6 +66,35 @@ fn relay() -> Result<Arc<Relay>, Box<dyn Error>> {
     Ok(generation::assemble(config, around)?)
 }
 
+/// The decision log, while it is wanted.
+struct Switch {
+    log: Arc<DecisionLog>,
+    on: AtomicBool,
+}
+
+impl Tap for Switch {
+    fn begin(&self, policy: &Policy, ask: Ask<'_>) -> Option<Instant> {
+        if self.on.load(Relaxed) { self.log.begin(policy, ask) } else { None }
+    }
+
+    fn end(&self, begun: Instant, call: Call<'_>) {
+        self.log.end(begun, call);
+    }
+}
+
+/// A decision log of every message.
+fn decision_log(folder: &Path) -> Result<Arc<DecisionLog>, Box<dyn Error>> {
+    let config = DecisionLogConfig {
+        file: folder.join("decisions.jsonl"),
+        sample: 1,
+        max_size: 64_000_000,
+        keep: 1,
+        local_parts: Told::Hashed,
+        headers: Told::Hashed,
+    };
+    Ok(DecisionLog::start(&config, folder, &|| 1)?)
+}
+
 /// Times one call.
 fn time(calls: &mut Vec<Duration>, call: impl FnOnce()) {
     let begun = Instant::now();
@@ -63,6 +104,10 @@ fn time(calls: &mut Vec<Duration>, call: impl FnOnce()) {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let relay = relay()?;
+    let folder = tempfile::tempdir()?;
+    let log = decision_log(folder.path())?;
+    let switch = Arc::new(Switch { log: Arc::clone(&log), on: AtomicBool::new(false) });
+    relay.policy_host.listen(Arc::clone(&switch) as _);
     let generation = relay.generation();
     let plan = relay.waves.current();
     let set = &generation.policies;
@@ -106,11 +151,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         attributes: &[],
         upstreams: &[],
     };
-    let (mut bare, mut asked) = (Vec::new(), Vec::new());
+    let (mut bare, mut asked, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..WARM_UP + ROUNDS {
         if round == WARM_UP {
             bare.clear();
             asked.clear();
+            told.clear();
         }
         for _ in 0..CALLS {
             time(&mut bare, || {
@@ -128,23 +174,44 @@ fn main() -> Result<(), Box<dyn Error>> {
                 assert!(matches!(answer.verdict, Verdict::Go(_)), "{:?}", answer.verdict);
             });
         }
+        switch.on.store(true, Relaxed);
+        for _ in 0..CALLS {
+            time(&mut told, || {
+                let answer = gate::ask(&relay, &generation, &plan, black_box(&subject), NOW, None);
+                assert!(matches!(answer.verdict, Verdict::Go(_)), "{:?}", answer.verdict);
+            });
+        }
+        switch.on.store(false, Relaxed);
+        // What is written meanwhile is the other thread's time.
+        while log.waiting() > 0 {
+            std::thread::yield_now();
+        }
     }
-    report(&mut bare, &mut asked);
+    report(&mut bare, &mut asked, &mut told);
+    log.close();
+    let (written, lost) = log.counts();
+    println!("decision log: {written} calls written, {lost} left out");
     Ok(())
 }
 
-fn report(bare: &mut [Duration], asked: &mut [Duration]) {
+fn report(bare: &mut [Duration], asked: &mut [Duration], told: &mut [Duration]) {
     let us = |calls: &[Duration], part: usize| {
         calls[(calls.len() - 1) * part / 1000].as_secs_f64() * 1e6
     };
     println!("{:<28}{:>12}{:>12}{:>12}", "", "median us", "p99 us", "p99.9 us");
-    for (name, calls) in [("three bare calls", &mut *bare), ("gate, three policies", &mut *asked)] {
+    for (name, calls) in [
+        ("three bare calls", &mut *bare),
+        ("gate, three policies", &mut *asked),
+        ("the same, all logged", &mut *told),
+    ] {
         calls.sort_unstable();
         let [median, p99, p999] = [500, 990, 999].map(|part| us(calls, part));
         println!("{name:<28}{median:>12.2}{p99:>12.2}{p999:>12.2}");
     }
     let ratio = us(asked, 500) / us(bare, 500);
     let tail = us(asked, 990) / us(asked, 500);
+    let log = us(told, 500) - us(asked, 500);
+    println!("decision log of all: {log:.2} us a message of three calls");
     let word = |met: bool| if met { "met" } else { "missed" };
     println!("gate / bare, medians: {ratio:.2} (at most {RATIO}: {})", word(ratio <= RATIO));
     println!("gate, p99 / median:   {tail:.2} (at most {TAIL}: {})", word(tail <= TAIL));
