@@ -35,7 +35,7 @@ use wavegate::{
     world::World,
 };
 
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 400;
 const CALLS: usize = 500;
 /// Rounds that only warm up.
 const WARM_UP: usize = 40;
