@@ -1,7 +1,8 @@
 //! The gate alone, against the bare calls of its policies: what does everything around the
-//! sandbox cost? And one live call of each policy against a bare one. Then the gate with a shadow of
-//! each policy, asked about everything, against the gate without: processor time of the thread that
-//! carries the mail. All in one run, in turn, with the same message.
+//! sandbox cost? And what does the decision log cost that has every message? One live call of each policy
+//! against a bare one. Then the gate with a shadow of each policy, asked about everything, against the
+//! gate without: processor time of the thread that carries the mail. All in one run, in turn, with
+//! the same message.
 //!
 //! `cargo run --release -p wavegate --example gate-bench`
 #![allow(clippy::print_stdout, reason = "its purpose")]
@@ -12,7 +13,10 @@ use std::{
     hint::black_box,
     path::Path,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -20,15 +24,16 @@ use std::{
 use tokio::time::Instant;
 use wavegate::{
     answer::Verdict,
-    config::{self, Mode, PolicyConfig},
-    decision::{InstanceView, Transaction},
+    config::{self, DecisionLogConfig, Mode, PolicyConfig, Told},
+    decision::{InstanceView, Transaction, record::Ask},
+    decision_log::DecisionLog,
     event::Silent,
     gate::{self, Subject},
     generation::{self, Surroundings},
     message::Source,
     names::Resolved,
     plan::Timestamp,
-    policy::{Hook, HostOptions, PolicyHost, PolicySet},
+    policy::{Call, Hook, HostOptions, Policy, PolicyHost, PolicySet, Tap},
     queue::Queue,
     relay::{Relay, with_policies},
     world::{World, cpu},
@@ -67,6 +72,8 @@ fn relay(host: &Arc<PolicyHost>, has_shadows: bool) -> Result<Arc<Relay>, Box<dy
         let shadows: Vec<PolicyConfig> = config.policies.iter().map(shadow).collect();
         config.policies.extend(shadows);
     }
+    // On a machine that does other work too a call may stand for long.
+    config.policies.iter_mut().for_each(|policy| policy.timeout = Duration::from_secs(10));
     let world = World::real();
     let around = Surroundings {
         queue: Queue::in_memory(Arc::clone(&world.clock)),
@@ -81,6 +88,35 @@ fn relay(host: &Arc<PolicyHost>, has_shadows: bool) -> Result<Arc<Relay>, Box<dy
     Ok(generation::assemble(config, around)?)
 }
 
+/// The decision log, while it is wanted.
+struct Switch {
+    log: Arc<DecisionLog>,
+    on: AtomicBool,
+}
+
+impl Tap for Switch {
+    fn begin(&self, policy: &Policy, ask: Ask<'_>) -> Option<Instant> {
+        if self.on.load(Relaxed) { self.log.begin(policy, ask) } else { None }
+    }
+
+    fn end(&self, begun: Instant, call: Call<'_>) {
+        self.log.end(begun, call);
+    }
+}
+
+/// A decision log of every message.
+fn decision_log(folder: &Path) -> Result<Arc<DecisionLog>, Box<dyn Error>> {
+    let config = DecisionLogConfig {
+        file: folder.join("decisions.jsonl"),
+        sample: 1,
+        max_size: 64_000_000,
+        keep: 1,
+        local_parts: Told::Hashed,
+        headers: Told::Hashed,
+    };
+    Ok(DecisionLog::start(&config, folder, &|| 1)?)
+}
+
 /// Times one call.
 fn time(calls: &mut Vec<Duration>, call: impl FnOnce()) {
     let begun = Instant::now();
@@ -91,6 +127,10 @@ fn time(calls: &mut Vec<Duration>, call: impl FnOnce()) {
 fn main() -> Result<(), Box<dyn Error>> {
     let host = PolicyHost::new(None, HostOptions::production(1))?;
     let relay = relay(&host, false)?;
+    let folder = tempfile::tempdir()?;
+    let log = decision_log(folder.path())?;
+    let switch = Arc::new(Switch { log: Arc::clone(&log), on: AtomicBool::new(false) });
+    relay.policy_host.listen(Arc::clone(&switch) as _);
     let generation = relay.generation();
     let plan = relay.waves.current();
     let set = &generation.policies;
@@ -137,11 +177,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     for policy in 0..set.policies().len() {
         compare_calls(&relay, set, policy, &record);
     }
-    let (mut bare, mut asked) = (Vec::new(), Vec::new());
+    let (mut bare, mut asked, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..WARM_UP + ROUNDS {
         if round == WARM_UP {
             bare.clear();
             asked.clear();
+            told.clear();
         }
         for _ in 0..CALLS {
             time(&mut bare, || {
@@ -162,8 +203,24 @@ fn main() -> Result<(), Box<dyn Error>> {
                 assert!(matches!(answer.verdict, Verdict::Go(_)), "{:?}", answer.verdict);
             });
         }
+        switch.on.store(true, Relaxed);
+        for _ in 0..CALLS {
+            time(&mut told, || {
+                let answer =
+                    gate::explain(&relay, &generation, &plan, black_box(&subject), NOW, None);
+                assert!(matches!(answer.verdict, Verdict::Go(_)), "{:?}", answer.verdict);
+            });
+        }
+        switch.on.store(false, Relaxed);
+        // What is written meanwhile is the other thread's time.
+        while log.waiting() > 0 {
+            std::thread::yield_now();
+        }
     }
-    report(&mut bare, &mut asked);
+    report(&mut bare, &mut asked, &mut told);
+    log.close();
+    let (written, lost) = log.counts();
+    println!("decision log: {written} calls written, {lost} left out");
     let shadowed = self::relay(&host, true)?;
     shadows(&relay, &shadowed, &subject);
     Ok(())
@@ -260,18 +317,24 @@ fn shadows(plain: &Arc<Relay>, shadowed: &Arc<Relay>, subject: &Subject<'_>) {
     println!("more for shadows: {more:.2} % (at most {SHADOWS} %: {word})");
 }
 
-fn report(bare: &mut [Duration], asked: &mut [Duration]) {
+fn report(bare: &mut [Duration], asked: &mut [Duration], told: &mut [Duration]) {
     let us = |calls: &[Duration], part: usize| {
         calls[(calls.len() - 1) * part / 1000].as_secs_f64() * 1e6
     };
     println!("{:<28}{:>12}{:>12}{:>12}", "", "median us", "p99 us", "p99.9 us");
-    for (name, calls) in [("three bare calls", &mut *bare), ("gate, three policies", &mut *asked)] {
+    for (name, calls) in [
+        ("three bare calls", &mut *bare),
+        ("gate, three policies", &mut *asked),
+        ("the same, all logged", &mut *told),
+    ] {
         calls.sort_unstable();
         let [median, p99, p999] = [500, 990, 999].map(|part| us(calls, part));
         println!("{name:<28}{median:>12.2}{p99:>12.2}{p999:>12.2}");
     }
     let ratio = us(asked, 500) / us(bare, 500);
     let tail = us(asked, 990) / us(asked, 500);
+    let log = us(told, 500) - us(asked, 500);
+    println!("decision log of all: {log:.2} us a message of three calls");
     let word = |met: bool| if met { "met" } else { "missed" };
     println!("gate / bare, medians: {ratio:.2} (at most {RATIO}: {})", word(ratio <= RATIO));
     println!("gate, p99 / median:   {tail:.2} (at most {TAIL}: {})", word(tail <= TAIL));

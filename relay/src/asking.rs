@@ -36,7 +36,7 @@ pub async fn ask<R: TryFrom<Answer>>(
     let (answer, late) = with_policies(host, |mine| mine.on_leash(|mine| call(mine, set, policy)));
     let Some(mut late) = late else { return answer };
     let said = late.answer().await;
-    with_policies(host, |mine| mine.heard(&late, &said));
+    with_policies(host, |mine| mine.heard(late, &said));
     // The question was asked as it is; an answer to another one is our own fault.
     said.and_then(|answer| R::try_from(answer).map_err(|_| PolicyFailure::mistaken()))
 }

@@ -171,8 +171,17 @@ impl Writing {
     }
 }
 
+/// What stands for the local part of an address. Who is who stays unknown; one address is the same
+/// everywhere, however its domain is written.
+pub(crate) fn pseudonym(key: &[u8; 32], local: &str, domain: &str) -> String {
+    let address = format!("{local}@{}", domain.to_ascii_lowercase());
+    let mut hash = blake3::keyed_hash(key, address.as_bytes()).to_hex().to_string();
+    hash.truncate(16);
+    hash
+}
+
 /// The key that makes hashes of addresses useless to whoever has none: made once.
-fn key(state_dir: &Path, random: &dyn Fn() -> u64) -> io::Result<[u8; 32]> {
+pub(crate) fn key(state_dir: &Path, random: &dyn Fn() -> u64) -> io::Result<[u8; 32]> {
     use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
     let path = state_dir.join(KEY);
     match std::fs::read(&path) {

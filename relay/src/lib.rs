@@ -52,6 +52,7 @@ pub mod listener;
 pub mod worker;
 pub mod logging;
 pub mod event_log;
+pub mod decision_log;
 pub mod telemetry;
 pub mod http;
 pub mod page;

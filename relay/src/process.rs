@@ -44,8 +44,8 @@ use crate::{
 use reload::Reloader;
 use rollouts::Rollouts;
 use start::{
-    bind_admin, bind_all, bind_api, bind_control, check_event_log, check_waves, controls, ours,
-    policy_host, prepare_state, resolve, start_event_log,
+    bind_admin, bind_all, bind_api, bind_control, check_logs, check_waves, controls, ours,
+    policy_host, prepare_state, resolve, start_decision_log, start_event_log,
 };
 
 /// Requests to the control thread that may wait.
@@ -243,7 +243,7 @@ impl Running {
         let bound = bind_all(&config, &service)?;
         let admin = bind_admin(&config, &service)?;
         let api = bind_api(&config, &service)?;
-        check_event_log(&config)?;
+        check_logs(&config)?;
         service.forget_inherited();
         let service = Arc::new(service);
         if let (Some(before), Some(patience)) = (before, launch.take_over) {
@@ -253,6 +253,7 @@ impl Running {
         let queue = ours(&state_dir, &config, &world, launch.take_over.is_some())?;
         let telemetry = Telemetry::new(Arc::clone(&world.clock));
         start_event_log(&config, &world, &telemetry)?;
+        start_decision_log(&config, &world, &host, &telemetry)?;
         let around = Surroundings {
             world,
             host,

@@ -171,6 +171,7 @@ impl Relay {
         observer: Arc<dyn Observer>,
         first: Generation,
     ) -> Arc<Self> {
+        first.policies.belongs_to(first.number);
         Arc::new(Self {
             world,
             waves,
@@ -208,6 +209,7 @@ impl Relay {
         self.bodies.resize(limits.message_memory, limits.memory, limits.spill);
         self.waves.replace(Arc::clone(&config.plan));
         self.queue.spool().resize(&config.spool);
+        next.policies.belongs_to(next.number);
         self.current.store(Arc::new(next));
         self.queue.plan_changed();
     }
@@ -221,6 +223,7 @@ impl Relay {
     /// Goes back to an older generation's configuration and policies. The plan in force stays:
     /// going back never changes a window.
     pub fn roll_back(&self, older: Generation) {
+        older.policies.belongs_to(older.number);
         self.current.store(Arc::new(older));
         self.queue.plan_changed();
     }

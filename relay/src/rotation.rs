@@ -34,6 +34,14 @@ impl Rotating {
         &self.path
     }
 
+    /// Whether so many bytes will stand at the beginning of a file, as far as is known: then what
+    /// each file is to begin with is written (again).
+    pub fn begins_anew(&self, bytes: usize) -> bool {
+        self.open
+            .as_ref()
+            .is_none_or(|(_, there)| *there == 0 || there + bytes as u64 > self.file_bytes)
+    }
+
     /// Writes whole lines, all in one file. After an error nothing of them is left once the next
     /// ones are written. With `durable` they are on disk when it returns.
     pub fn append(&mut self, lines: &[u8], durable: bool) -> io::Result<()> {

@@ -33,6 +33,7 @@ use wavegate_smtp::MessageFault;
 use crate::{
     conductor::status::Source,
     config::Config,
+    decision_log::DecisionLog,
     event::{Busy, Ended, Event, Observer, Refused},
     event_log::EventLog,
     rollout::{Stage, Store},
@@ -61,6 +62,8 @@ pub struct Telemetry {
     rollouts: OnceLock<Arc<Store>>,
     /// Who writes events down besides the log.
     events: OnceLock<EventLog>,
+    /// Who writes down what policies answer.
+    decisions: OnceLock<Arc<DecisionLog>>,
     instances: Table<Ledger>,
     upstreams: Table<UpstreamCounts>,
     listeners: Table<ListenerCounts>,
@@ -91,6 +94,7 @@ impl Telemetry {
             waves: OnceLock::new(),
             rollouts: OnceLock::new(),
             events: OnceLock::new(),
+            decisions: OnceLock::new(),
             unmatched: instances.of(NONE),
             instances,
             upstreams: Table::new(NAMES),
@@ -127,15 +131,24 @@ impl Telemetry {
         let _ = self.events.set(log);
     }
 
-    /// Bytes of lines that wait for the event log.
-    pub fn waiting(&self) -> usize {
-        self.events.get().map_or(0, EventLog::waiting)
+    /// Counts what a decision log writes, and closes it at the end. The first one stays.
+    pub fn keep_decisions(&self, log: Arc<DecisionLog>) {
+        let _ = self.decisions.set(log);
     }
 
-    /// Writes what waits for the event log, and closes it.
+    /// Bytes of what waits for the event log and the decision log.
+    pub fn waiting(&self) -> usize {
+        let decisions = self.decisions.get().map_or(0, |log| log.waiting());
+        self.events.get().map_or(0, EventLog::waiting) + decisions
+    }
+
+    /// Writes what waits for the event log and the decision log, and closes them.
     pub fn close(&self) {
         if let Some(events) = self.events.get() {
             events.close();
+        }
+        if let Some(decisions) = self.decisions.get() {
+            decisions.close();
         }
     }
 

@@ -1,10 +1,10 @@
 //! A released contract is for ever: its text never changes, and what was built for it still runs.
 #![allow(clippy::unwrap_used, reason = "a test stops where its surroundings fail")]
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use wavegate::{
-    config::{Mode, PluginSource, PolicyConfig},
+    config::{PluginSource, PolicyConfig},
     decision::record::TransactionRecord,
     policy::{HostOptions, PolicyHost, Version, WorkerPolicies},
 };
@@ -43,19 +43,14 @@ fn components(version: Version) -> BTreeMap<String, PolicyConfig> {
     let policy = |path: std::path::PathBuf| {
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let config = PolicyConfig {
-            name: name.clone(),
-            plugin: PluginSource::File(path),
             settings: match name.as_str() {
                 "throttle" => {
                     "{\"limits\":[{\"rate\":\"9/s\",\"learn\":{\"slow\":1.5}}]}".to_owned()
                 }
                 _ => "{}".to_owned(),
             },
-            mode: Mode::Live,
-            fail: None,
-            memory: 16 << 20,
-            timeout: Duration::from_millis(50),
             place: name.clone(),
+            ..PolicyConfig::new(name.clone(), PluginSource::File(path))
         };
         (name, config)
     };

@@ -7,7 +7,7 @@
 use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use wavegate::{
-    config::{Mode, PluginSource, PolicyConfig},
+    config::{PluginSource, PolicyConfig},
     decision::Transaction,
     plan::Timestamp,
     policy::{
@@ -48,14 +48,9 @@ impl Place {
 
     fn load_file(&self, path: PathBuf, told: &str) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
         let policy = PolicyConfig {
-            name: "p".to_owned(),
-            plugin: PluginSource::File(path),
             settings: format!("{{\"do\":\"{told}\"}}"),
-            fail: None,
-            mode: Mode::Live,
-            memory: 16 << 20,
-            timeout: Duration::from_millis(50),
             place: "relay.toml:7".to_owned(),
+            ..PolicyConfig::new("p".to_owned(), PluginSource::File(path))
         };
         self.host.load(&[policy], &[], &["up".to_owned()], &|_| None)
     }
@@ -303,14 +298,11 @@ fn gigabytes_and_millions_in_answers_are_refused() {
         let path = place.folder.path().join("policy.wasm");
         fs::write(&path, HOSTILE).unwrap();
         let policy = PolicyConfig {
-            name: "p".to_owned(),
-            plugin: PluginSource::File(path),
             settings: format!("{{\"do\":\"{told}\"}}"),
-            fail: None,
-            mode: Mode::Live,
             memory,
             timeout: Duration::from_secs(5),
             place: "relay.toml:7".to_owned(),
+            ..PolicyConfig::new("p".to_owned(), PluginSource::File(path))
         };
         let set = place.host.load(&[policy], &[], &["up".to_owned()], &|_| None).unwrap();
         let mut worker = WorkerPolicies::new(Arc::clone(&place.host));

@@ -10,11 +10,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::{Arc, Mutex, OnceLock},
-    time::Duration,
 };
 
 use wavegate::{
-    config::{FailMode, Mode, PluginSource, PolicyConfig, TableConfig},
+    config::{FailMode, PluginSource, PolicyConfig, TableConfig},
     decision::{
         AttemptOutcome, ConcurrencyLimit, FreezeDecision, InstanceView, Lesson, LimitSet,
         RateLimit, RouteDecision, Transaction,
@@ -47,14 +46,10 @@ fn host(options: HostOptions) -> Arc<PolicyHost> {
 
 fn config(name: &str, settings: &str) -> PolicyConfig {
     PolicyConfig {
-        name: name.to_owned(),
-        plugin: PluginSource::Builtin("hostile".to_owned()),
         settings: settings.to_owned(),
-        mode: Mode::Live,
-        fail: None,
         memory: 16 * 1024 * 1024,
-        timeout: Duration::from_millis(50),
         place: "relay.toml:7".to_owned(),
+        ..PolicyConfig::new(name.to_owned(), PluginSource::Builtin("hostile".to_owned()))
     }
 }
 

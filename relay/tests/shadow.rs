@@ -33,14 +33,10 @@ fn cache() -> &'static Path {
 
 fn live(name: &str, told: &str) -> PolicyConfig {
     PolicyConfig {
-        name: name.to_owned(),
-        plugin: PluginSource::Builtin("hostile".to_owned()),
         settings: format!("{{\"do\":\"{told}\"}}"),
-        mode: Mode::Live,
-        fail: None,
-        memory: 16 << 20,
         timeout: Duration::from_millis(20),
         place: "relay.toml:7".to_owned(),
+        ..PolicyConfig::new(name.to_owned(), PluginSource::Builtin("hostile".to_owned()))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use wavegate::{
-    config::{Mode, PluginSource, PolicyConfig},
+    config::{PluginSource, PolicyConfig},
     decision::{
         FreezeDecision,
         record::{Answer, Question, TransactionRecord},
@@ -24,14 +24,11 @@ fn host() -> Arc<PolicyHost> {
 /// The guest, told what to do.
 fn told(what: &str) -> Arc<PolicySet> {
     let policy = PolicyConfig {
-        name: "wasi".to_owned(),
-        plugin: PluginSource::Builtin("wasi".to_owned()),
         settings: format!("{{\"do\":\"{what}\"}}"),
-        fail: None,
-        mode: Mode::Live,
         memory: 16 * 1024 * 1024,
         timeout: Duration::from_secs(5),
         place: "relay.toml:7".to_owned(),
+        ..PolicyConfig::new("wasi".to_owned(), PluginSource::Builtin("wasi".to_owned()))
     };
     host().load(&[policy], &[], &[], &|_| Some(WASI)).unwrap()
 }

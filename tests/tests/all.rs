@@ -20,6 +20,7 @@ mod names;
 mod notice;
 mod plan;
 mod plugin_author;
+mod plugin_replay;
 mod plugin_shadow;
 mod plugin_ship;
 mod plugin_trial;

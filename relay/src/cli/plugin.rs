@@ -12,6 +12,7 @@ mod keygen;
 mod list;
 mod new;
 mod password;
+mod replay;
 mod rollback;
 mod shadow_report;
 mod sign;
@@ -53,10 +54,13 @@ pub(super) enum PluginCommand {
     List(list::ListArgs),
     /// Go back to the plugin that was in force before.
     Rollback(rollback::RollbackArgs),
+    /// Ask a plugin what the decision log has, and show what it would change.
+    Replay(replay::ReplayArgs),
 }
 
 pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Result<u8> {
     match command {
+        PluginCommand::Replay(args) => replay::replay(args, out),
         PluginCommand::ShadowReport(args) => shadow_report::shadow_report(args, out),
         PluginCommand::New(args) => new::new(args, out),
         PluginCommand::Build(args) => build::build(args, out),

@@ -6,6 +6,7 @@
 mod api;
 mod auth;
 mod check;
+mod decision_log;
 mod diagnostic;
 mod identity;
 mod lock;
@@ -32,6 +33,7 @@ use ipnet::IpNet;
 pub(crate) use self::values::{duration, line as one_line, nearest, size};
 pub use self::{
     check::{Hooks, check_hooks, check_needs, check_state_dir},
+    decision_log::{DecisionLogConfig, Told},
     diagnostic::{Diagnostic, Diagnostics, Severity},
     identity::{UpstreamAuth, UpstreamIdentity},
     lock::{LockGuard, check_kept, lock_of},
@@ -77,6 +79,8 @@ pub struct Config {
     pub api: Option<ApiConfig>,
     /// `[event_log]`.
     pub event_log: Option<EventLogConfig>,
+    /// `[decision_log]`.
+    pub decision_log: Option<DecisionLogConfig>,
     /// The plan; empty without one.
     pub plan: Arc<Plan>,
     /// The file of the plan, absolute, if there is one; `lock_of` it is the lock.
@@ -589,8 +593,27 @@ pub struct PolicyConfig {
     pub memory: usize,
     /// Time of one call (default 50 ms).
     pub timeout: Duration,
+    /// `log`: the decision log has one message in so many; 0: none; no number: its own `sample`.
+    pub log: Option<u32>,
     /// File and line of the entry, for messages.
     pub place: String,
+}
+
+impl PolicyConfig {
+    /// A live policy with everything as it is by default.
+    pub fn new(name: impl Into<String>, plugin: PluginSource) -> Self {
+        Self {
+            name: name.into(),
+            plugin,
+            settings: "{}".to_owned(),
+            mode: Mode::Live,
+            fail: None,
+            memory: 16 << 20,
+            timeout: Duration::from_millis(50),
+            log: None,
+            place: String::new(),
+        }
+    }
 }
 
 /// Whether a policy's answers count.

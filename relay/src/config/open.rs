@@ -225,6 +225,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         admin: draft.admin.map(|(admin, _)| admin),
         api,
         event_log: draft.event_log,
+        decision_log: draft.decision_log,
         plan: Arc::new(plan),
         warnings: Vec::new(),
     })

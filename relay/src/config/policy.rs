@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::{
     FailMode, Mode, PluginSource, PolicyConfig, TableConfig,
+    decision_log::{self, one_in},
     diagnostic::{Located, Place, Report},
     reader::{Section, Value},
     relay::{MIB, bytes, path},
@@ -46,6 +47,8 @@ pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Places) 
         section.report().error(&fail.place, FREEZE_IGNORE);
     }
     let (mode, replaces) = read_mode(&section);
+    let log = section.get("log").is_some();
+    let log = log.then(|| one_in(section.integer("log", 0, 0..=decision_log::MOST)));
     let policy = PolicyConfig {
         name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
         plugin: plugin.map_or(PluginSource::Builtin(String::new()), |found| found.value),
@@ -54,6 +57,7 @@ pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Places) 
         fail: fail.map(|found| found.value),
         memory: bytes(&section, "memory", 16 << 20, MIB..=1024 * MIB),
         timeout: section.duration("timeout", 50 * MS, MS..=10_000 * MS),
+        log,
         place: section.place().short(),
     };
     section.finish();

@@ -13,10 +13,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use wavegate_smtp::Address;
 
 use super::{
-    Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, Deferred, EventLogConfig, Handoff,
-    Limits, ListenerConfig, LogFormat, MigrationConfig, PluginsConfig, PolicyConfig, Rate,
-    RelayConfig, ResolverConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig, Verify, api,
-    auth,
+    Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, DecisionLogConfig, Deferred,
+    EventLogConfig, Handoff, Limits, ListenerConfig, LogFormat, MigrationConfig, PluginsConfig,
+    PolicyConfig, Rate, RelayConfig, ResolverConfig, SpoolConfig, TableConfig, Unmatched,
+    UpstreamConfig, Verify, api, auth, decision_log,
     diagnostic::{Located, Place},
     identity, plugins, policy,
     reader::Section,
@@ -43,7 +43,7 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 const COUNT: RangeInclusive<usize> = 1..=1_000_000;
 const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
-const TIB: u64 = 1 << 40;
+pub(super) const TIB: u64 = 1 << 40;
 
 /// The file as read, with the places that later checks talk about.
 pub(super) struct Draft {
@@ -63,6 +63,7 @@ pub(super) struct Draft {
     pub(super) admin: Option<(AdminConfig, Place)>,
     pub(super) api: Option<(ApiConfig, Place)>,
     pub(super) event_log: Option<EventLogConfig>,
+    pub(super) decision_log: Option<DecisionLogConfig>,
 }
 
 /// Where a listener's values stand; none where a value was refused.
@@ -123,6 +124,8 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     let admin = root.section("admin").and_then(read_admin);
     let api = root.section("api").and_then(|section| api::read(section, base));
     let event_log = root.section("event_log").and_then(|section| read_event_log(section, base));
+    let decisions = root.section("decision_log");
+    let decision_log = decisions.and_then(|section| decision_log::read(section, base));
     root.finish();
     Draft {
         place,
@@ -141,6 +144,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         admin,
         api,
         event_log,
+        decision_log,
     }
 }
 

@@ -222,13 +222,10 @@ impl Writer {
         match (self.addresses, &self.key) {
             (Addresses::Full, _) => Some(shown.to_owned()),
             (Addresses::Hashed, Some(key)) if !address.is_empty() => {
-                // Who is who stays unknown; one address is the same everywhere, however its
-                // domain is written.
                 let (local, domain) = address.rsplit_once('@').unwrap_or((address, ""));
                 let domain = domain.to_ascii_lowercase();
-                let hash = blake3::keyed_hash(key, format!("{local}@{domain}").as_bytes());
-                let domain = &domain[..domain.floor_char_boundary(ADDRESS)];
-                Some(format!("{}@{domain}", &hash.to_hex()[..16]))
+                let shown = &domain[..domain.floor_char_boundary(ADDRESS)];
+                Some(format!("{}@{shown}", super::pseudonym(key, local, &domain)))
             }
             (Addresses::Hashed, Some(_)) => Some(String::new()),
             (Addresses::Hashed, None) | (Addresses::None, _) => None,

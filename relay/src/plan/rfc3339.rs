@@ -27,9 +27,12 @@ impl Written {
     }
 }
 
-/// Writes a time.
+/// Writes a time; as a number what no calendar has, such as a policy's "never".
 pub fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(time)
+    match i64::try_from(time.0).map(jiff::Timestamp::from_millisecond) {
+        Ok(Ok(_)) => to.collect_str(time),
+        _ => to.serialize_u64(time.0),
+    }
 }
 
 /// Reads a time.
@@ -44,7 +47,7 @@ pub mod option {
     /// Writes a time.
     pub fn serialize<S: Serializer>(time: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
         match time {
-            Some(time) => to.collect_str(time),
+            Some(time) => super::serialize(time, to),
             None => to.serialize_none(),
         }
     }

@@ -34,11 +34,9 @@ use super::{
     failure::{FailureKind, PolicyFailure},
     instance::{Instance, Owner},
     set::PolicySet,
+    tap::Wanted,
 };
-use crate::{
-    decision::record::{Answer, Ask, Question},
-    plan::Timestamp,
-};
+use crate::decision::record::{Answer, Ask, Question};
 
 /// What a worker gives a call: one epoch, and the one that has begun. A warm call takes a
 /// thousandth of it, one of a JavaScript policy a tenth.
@@ -55,8 +53,9 @@ type Said = Result<Answer, PolicyFailure>;
 pub struct Late {
     pub(super) set: Arc<PolicySet>,
     pub(super) policy: usize,
-    pub(super) message: Option<String>,
-    pub(super) now: Timestamp,
+    pub(super) question: Arc<Question>,
+    /// Somebody who waits to hear of it.
+    pub(super) wanted: Option<Wanted>,
     answer: oneshot::Receiver<Said>,
 }
 
@@ -81,7 +80,7 @@ pub(super) struct Aside {
 struct Job {
     set: Arc<PolicySet>,
     policy: usize,
-    question: Question,
+    question: Arc<Question>,
     answer: oneshot::Sender<Said>,
 }
 
@@ -111,10 +110,16 @@ impl Aside {
     /// Takes a question; none where too many wait.
     pub(super) fn ask(&self, set: &Arc<PolicySet>, policy: usize, ask: Ask<'_>) -> Option<Late> {
         let (answer, receiver) = oneshot::channel();
-        let (message, now) = (ask.message().map(str::to_owned), ask.now());
         let set = Arc::clone(set);
-        let late = Late { set: Arc::clone(&set), policy, message, now, answer: receiver };
-        let job = Job { set, policy, question: ask.to_question(), answer };
+        let question = Arc::new(ask.to_question());
+        let late = Late {
+            set: Arc::clone(&set),
+            policy,
+            question: Arc::clone(&question),
+            wanted: None,
+            answer: receiver,
+        };
+        let job = Job { set, policy, question, answer };
         self.queue.as_ref()?.try_send(job).ok().map(|()| late)
     }
 }

@@ -7,7 +7,7 @@ use std::{
     fmt, io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -28,6 +28,7 @@ use super::{
     shadow::{ShadowMode, Shadower},
     signature::TrustedKeys,
     stats::PolicyStats,
+    tap::Tap,
 };
 use crate::config::{PolicyConfig, TableConfig};
 
@@ -136,6 +137,8 @@ pub struct PolicyHost {
     // Dropped in this order: what still runs is stopped by the ticker's epochs.
     pub(super) auditor: Auditor,
     pub(super) shadower: Shadower,
+    /// Who hears of live calls.
+    pub(super) tap: OnceLock<Arc<dyn Tap>>,
     _ticker: Option<Ticker>,
     stats: Mutex<BTreeMap<String, Arc<PolicyStats>>>,
     sets: AtomicU64,
@@ -159,6 +162,7 @@ impl PolicyHost {
             auditor: Auditor::start(options.audit)?,
             aside,
             shadower: Shadower::start(options.shadow, options.recycle_after)?,
+            tap: OnceLock::new(),
             _ticker: ticker,
             engine,
             options,

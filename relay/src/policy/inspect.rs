@@ -12,7 +12,7 @@ use super::{
     stats::PolicyStats,
     stubs,
 };
-use crate::config::{Mode, PluginSource, PolicyConfig};
+use crate::config::{PluginSource, PolicyConfig};
 
 /// What a component has, and what it says of itself.
 #[derive(Debug)]
@@ -84,14 +84,9 @@ pub(super) fn inspect(loader: &Loader<'_>, wasm: &[u8]) -> Result<Inspection, Po
         }
     }
     let asked = PolicyConfig {
-        name: "inspected".to_owned(),
-        plugin: PluginSource::Builtin(String::new()),
-        settings: "{}".to_owned(),
-        fail: None,
-        mode: Mode::Live,
         memory: MEMORY,
         timeout: Duration::from_secs(5),
-        place: String::new(),
+        ..PolicyConfig::new("inspected".to_owned(), PluginSource::Builtin(String::new()))
     };
     let stats = Arc::new(PolicyStats::new(&asked.name));
     match loader.describe(&asked, stats, &component) {

@@ -202,9 +202,8 @@ impl Loader<'_> {
             shared.custom = custom;
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
-        let (mode, fail) = (config.mode.clone(), config.fail);
-        let origin = Origin { digest, signed, source: config.plugin.clone() };
-        Ok(Policy::new(template, heard.description, heard.needs, mode, fail, origin))
+        let origin = Origin { digest, signed };
+        Ok(Policy::new(template, heard.description, heard.needs, config.clone(), origin))
     }
 
     /// What every instance of a component is made from, where it fits the contract.

@@ -8,8 +8,8 @@
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
 //! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (what is checked of
 //! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `signature`,
-//! `failure`, `audit`, `shadow`, `stats`; and beside the path `inspect`, `stubs` (what is left of
-//! WASI).
+//! `failure`, `audit`, `shadow`, `tap`, `stats`; and beside the path `inspect`, `stubs` (what is left
+//! of WASI).
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
@@ -32,6 +32,7 @@ mod shadow;
 pub mod signature;
 mod stats;
 mod stubs;
+mod tap;
 mod worker;
 
 pub use apart::{COMMAND as COMPILE_COMMAND, compile_here};
@@ -48,4 +49,5 @@ pub use load::{MAX_COMPONENT, PolicyError, PolicyProblem, read_file};
 pub use set::{Description, Hook, Policy, PolicySet};
 pub use shadow::{Example, ShadowCounts, ShadowMode, ShadowReport};
 pub use stats::{PolicyStats, TIME_BUCKETS_NS};
+pub use tap::{Call, Tap};
 pub use worker::WorkerPolicies;

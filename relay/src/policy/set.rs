@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use wasmtime::component::InstancePre;
@@ -16,7 +19,7 @@ use super::{
     signature::Signed,
     stats::PolicyStats,
 };
-use crate::config::{FailMode, Mode, PluginSource};
+use crate::config::{FailMode, Mode, PluginSource, PolicyConfig};
 
 /// A hook that a policy may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,8 +65,7 @@ pub struct Policy {
     pub(super) template: Template,
     description: Description,
     needs: Needs,
-    mode: Mode,
-    fail: Option<FailMode>,
+    config: PolicyConfig,
     origin: Origin,
 }
 
@@ -73,7 +75,6 @@ pub(super) struct Origin {
     /// BLAKE3 of the component, in hexadecimal.
     pub(super) digest: String,
     pub(super) signed: Signed,
-    pub(super) source: PluginSource,
 }
 
 impl Policy {
@@ -81,11 +82,10 @@ impl Policy {
         template: Template,
         description: Description,
         needs: Needs,
-        mode: Mode,
-        fail: Option<FailMode>,
+        config: PolicyConfig,
         origin: Origin,
     ) -> Self {
-        Self { template, description, needs, mode, fail, origin }
+        Self { template, description, needs, config, origin }
     }
 
     /// Its name in the configuration: scopes limit keys and metrics.
@@ -119,21 +119,31 @@ impl Policy {
 
     /// Whether its answers count.
     pub fn mode(&self) -> &Mode {
-        &self.mode
+        &self.config.mode
     }
 
     /// Whether they do.
     pub fn is_live(&self) -> bool {
-        self.mode == Mode::Live
+        self.config.mode == Mode::Live
     }
 
     /// What its failure means at a hook: the configured mode or the hook's default.
     pub fn fail_mode(&self, hook: Hook) -> FailMode {
-        self.fail.unwrap_or(match hook {
+        self.config.fail.unwrap_or(match hook {
             Hook::Freeze => FailMode::Hold,
             Hook::Routing => FailMode::Defer,
             Hook::Throttling => FailMode::Ignore,
         })
+    }
+
+    /// Its entry in the configuration.
+    pub fn config(&self) -> &PolicyConfig {
+        &self.config
+    }
+
+    /// The operator's tables that it may look into, by name.
+    pub fn tables(&self) -> &HashMap<String, BTreeMap<String, String>> {
+        &self.template.shared.tables
     }
 
     /// BLAKE3 of the component, in hexadecimal.
@@ -148,7 +158,7 @@ impl Policy {
 
     /// Where it comes from.
     pub fn source(&self) -> &PluginSource {
-        &self.origin.source
+        &self.config.plugin
     }
 
     /// Bytes of memory that one instance may have.
@@ -175,6 +185,7 @@ pub struct PolicySet {
     observers: Vec<usize>,
     shadows: Shadows,
     pub(super) ladder: Ladder,
+    generation: AtomicU64,
 }
 
 /// A policy that is asked beside others, in its set.
@@ -237,12 +248,23 @@ impl PolicySet {
             policies,
             upstreams,
             ladder: Ladder::new(id),
+            generation: AtomicU64::new(0),
         }
     }
 
     /// Unique in the process; later sets have greater ones.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Number of the generation that asks it; 0 before there is one.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// It is asked by this generation from now on.
+    pub fn belongs_to(&self, generation: u64) {
+        self.generation.store(generation, Relaxed);
     }
 
     /// All policies in the order of the configuration. A policy's index here is what the calls

@@ -15,6 +15,7 @@ use super::{
     set::{Hook, Policy, PolicySet},
     shadow::{Heard, Lane},
     stats::Count,
+    tap::{Call, Wanted},
 };
 use crate::{
     decision::{
@@ -169,11 +170,14 @@ impl WorkerPolicies {
     }
 
     /// What came later.
-    pub fn heard(&mut self, late: &Late, said: &Result<Answer, PolicyFailure>) {
-        if let Err(failure) = said {
-            let Late { set, policy, message, now, .. } = late;
-            self.failed(set, *policy, message.as_deref(), *now, failure);
-        }
+    pub fn heard(&mut self, late: Late, said: &Result<Answer, PolicyFailure>) {
+        let Late { set, policy, question, wanted, .. } = late;
+        question.with(|ask| {
+            if let Err(failure) = said {
+                self.failed(&set, policy, ask.message(), ask.now(), failure);
+            }
+            self.tell(&set, policy, ask, wanted, said.as_ref());
+        });
     }
 
     /// Fuel that the last call took; none where epochs bound calls.
@@ -200,21 +204,51 @@ impl WorkerPolicies {
     where
         for<'a> Heard<'a>: From<&'a R>,
     {
+        let wanted = self.host.wanted(&set.policies()[policy], ask);
         let answer = self.answer(set, policy, ask, call);
-        let shadows = set.shadows_of(policy);
-        if !shadows.is_empty() {
-            let live = Some(answer.as_ref().map(Heard::from));
-            self.host.shadower.ask(&mut self.lane, set, shadows, ask, live);
-        }
-        if let Ok(answer) = &answer
-            && self.is_audited()
-        {
-            self.audit(set, policy, ask, answer.clone().into());
+        match &mut self.late {
+            // Its answer comes later, and so do they.
+            Some(late) => late.wanted = wanted,
+            None => self.tell(set, policy, ask, wanted, answer.as_ref()),
         }
         answer
     }
 
-    /// One call with everything around it but the audit.
+    /// Tells of an answer all who are beside the path: the decision log, shadows, the audit.
+    fn tell<R: Clone + Into<Answer>>(
+        &mut self,
+        set: &Arc<PolicySet>,
+        policy: usize,
+        ask: Ask<'_>,
+        wanted: Option<Wanted>,
+        answer: Result<&R, &PolicyFailure>,
+    ) where
+        for<'a> Heard<'a>: From<&'a R>,
+    {
+        // Before the others, which are no part of the call's time.
+        if let Some(wanted) = wanted {
+            let fuel = self.last_fuel.filter(|_| answer.is_ok());
+            let said = answer.cloned().map(Into::into).map_err(Clone::clone);
+            wanted.tell(Call { set, policy, ask, said, fuel });
+        }
+        let shadows = set.shadows_of(policy);
+        if !shadows.is_empty() {
+            self.host.shadower.ask(
+                &mut self.lane,
+                set,
+                shadows,
+                ask,
+                Some(answer.map(Heard::from)),
+            );
+        }
+        if let Ok(answer) = answer
+            && self.is_audited()
+        {
+            self.audit(set, policy, ask, answer.clone().into());
+        }
+    }
+
+    /// One call, counted, and what becomes of a failure.
     fn answer<R>(
         &mut self,
         set: &Arc<PolicySet>,

@@ -242,6 +242,9 @@ impl Reloader {
         if old.event_log != new.event_log {
             refuse("[event_log]");
         }
+        if old.decision_log != new.decision_log {
+            refuse("[decision_log]");
+        }
         if found.is_empty() { Ok(()) } else { Err(Diagnostics(found)) }
     }
 

@@ -18,8 +18,9 @@ use crate::{
     api::{Doors, Keys},
     audit::Audit,
     conductor::Conductor,
-    config::{self, Config, Diagnostic, Diagnostics, EventLogConfig},
+    config::{self, Config, Diagnostic, Diagnostics},
     control::{self, Control as Controls, Plugins},
+    decision_log::DecisionLog,
     event_log::EventLog,
     listener::Bound,
     names::{self, Naming, Resolved},
@@ -58,20 +59,43 @@ pub(super) fn start_event_log(
     let Some(wanted) = &config.event_log else { return Ok(()) };
     let (state_dir, clock) = (&config.relay.state_dir, Arc::clone(&world.clock));
     let started = EventLog::start(wanted, state_dir, clock, &|| world.entropy.next());
-    let log = started.map_err(|error| not_writable(wanted, &error))?;
+    let log = started.map_err(|error| not_writable("event_log", &wanted.file, &error))?;
     telemetry.write_events(log);
     Ok(())
 }
 
-/// Whether its file can be written. Writing begins when no other process does so any more.
-pub(super) fn check_event_log(config: &Config) -> Result<(), StartError> {
-    let Some(wanted) = &config.event_log else { return Ok(()) };
-    EventLog::check(wanted).map_err(|error| not_writable(wanted, &error))
+/// Starts the decision log, where one is wanted.
+pub(super) fn start_decision_log(
+    config: &Config,
+    world: &World,
+    host: &PolicyHost,
+    telemetry: &Telemetry,
+) -> Result<(), StartError> {
+    let Some(wanted) = &config.decision_log else { return Ok(()) };
+    let state_dir = &config.relay.state_dir;
+    let started = DecisionLog::start(wanted, state_dir, &|| world.entropy.next());
+    let log = started.map_err(|error| not_writable("decision_log", &wanted.file, &error))?;
+    host.listen(Arc::clone(&log) as _);
+    telemetry.keep_decisions(log);
+    Ok(())
 }
 
-fn not_writable(wanted: &EventLogConfig, error: &io::Error) -> StartError {
-    let text = format!("event_log.file: cannot be written: {error}; make it possible");
-    StartError::Config(Diagnostics(vec![Diagnostic::of_file(wanted.file.display(), text)]))
+/// Whether the files of logs can be written. Writing begins when no other process does so any more.
+pub(super) fn check_logs(config: &Config) -> Result<(), StartError> {
+    if let Some(wanted) = &config.event_log {
+        let checked = EventLog::check(wanted);
+        checked.map_err(|error| not_writable("event_log", &wanted.file, &error))?;
+    }
+    if let Some(wanted) = &config.decision_log {
+        let checked = DecisionLog::check(wanted);
+        checked.map_err(|error| not_writable("decision_log", &wanted.file, &error))?;
+    }
+    Ok(())
+}
+
+fn not_writable(section: &str, file: &Path, error: &io::Error) -> StartError {
+    let text = format!("{section}.file: cannot be written: {error}; make it possible");
+    StartError::Config(Diagnostics(vec![Diagnostic::of_file(file.display(), text)]))
 }
 
 /// Opens the spool, and tells what an earlier process left in it. One that `was_taken_over` may

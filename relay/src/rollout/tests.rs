@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
-use std::{io::Write as _, path::Path, time::Duration};
+use std::{io::Write as _, path::Path};
 
 use proptest::prelude::*;
 
@@ -229,14 +229,9 @@ fn so_many_releases_are_kept_for_going_back_and_no_more() {
 
 fn configured(name: &str, plugin: PluginSource) -> PolicyConfig {
     PolicyConfig {
-        name: name.into(),
-        plugin,
         settings: "{}".into(),
-        mode: Mode::Live,
-        fail: None,
-        memory: 16 << 20,
-        timeout: Duration::from_millis(50),
         place: "relay.toml:1".into(),
+        ..PolicyConfig::new(name, plugin)
     }
 }
 

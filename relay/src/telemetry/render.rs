@@ -50,6 +50,7 @@ impl Telemetry {
         shared(&mut families, relay);
         self.generations(&mut families, &generation);
         self.event_log(&mut families);
+        self.decision_log(&mut families);
         process::collect(&mut families);
         families.text()
     }
@@ -142,6 +143,19 @@ impl Telemetry {
             .counter(
                 "wavegate_event_log_lost_total",
                 "Lines of the event log left out: it could not keep up, or not be written.",
+            )
+            .count(&[], lost);
+    }
+
+    fn decision_log(&self, families: &mut Families) {
+        let (written, lost) = self.decisions.get().map_or((0, 0), |log| log.counts());
+        families
+            .counter("wavegate_decision_log_calls_total", "Calls of policies in the decision log.")
+            .count(&[], written);
+        families
+            .counter(
+                "wavegate_decision_log_lost_total",
+                "Calls left out of the decision log: it could not keep up, or not be written.",
             )
             .count(&[], lost);
     }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::case::Setup;
 use crate::{
-    config::{Mode, PluginSource, PolicyConfig, TableConfig},
+    config::{PluginSource, PolicyConfig, TableConfig},
     decision::record::Question,
     policy::{self, HostError, HostOptions, PolicyHost, PolicyProblem, PolicySet},
 };
@@ -71,14 +71,13 @@ impl Plugin {
     /// The policy as a case configures it, made by `host`.
     pub(super) fn set(&self, host: &PolicyHost, setup: &Setup) -> Result<Arc<PolicySet>, Unready> {
         let policy = PolicyConfig {
-            name: "trial".to_owned(),
-            plugin: PluginSource::File(self.dir.path().join(COMPONENT)),
             settings: setup.settings.clone(),
-            fail: None,
-            mode: Mode::Live,
             memory: setup.memory,
             timeout: setup.timeout,
-            place: String::new(),
+            ..PolicyConfig::new(
+                "trial".to_owned(),
+                PluginSource::File(self.dir.path().join(COMPONENT)),
+            )
         };
         let table = |(name, entries): (&String, &_)| TableConfig {
             name: name.clone(),

@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::{Failed, exit, host, read};
 use crate::{
     cli::output::{clean, count, field, json, list},
-    config::{self, Mode, PluginSource, PolicyConfig, TableConfig},
+    config::{self, PluginSource, PolicyConfig, TableConfig},
     policy::{Hook, PolicyProblem, PolicySet},
 };
 
@@ -105,14 +105,14 @@ pub(super) fn check(args: &CheckArgs, out: &mut dyn Write) -> anyhow::Result<u8>
 
 fn of_arguments(args: &CheckArgs) -> anyhow::Result<With> {
     let policy = PolicyConfig {
-        name: args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
-        plugin: PluginSource::File(args.file.clone()),
         settings: args.settings.as_deref().map_or_else(|| Ok("{}".to_owned()), settings)?,
-        fail: None,
-        mode: Mode::Live,
         memory: args.memory,
         timeout: TIMEOUT,
         place: args.file.display().to_string(),
+        ..PolicyConfig::new(
+            args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            PluginSource::File(args.file.clone()),
+        )
     };
     Ok(With { policy, tables: Vec::new(), upstreams: args.upstream.clone() })
 }

@@ -47,6 +47,17 @@ impl<'a> From<&'a Vec<Lesson>> for Heard<'a> {
     }
 }
 
+impl<'a> From<&'a Answer> for Heard<'a> {
+    fn from(answer: &'a Answer) -> Self {
+        match answer {
+            Answer::Decide(decision) => Self::Decide(decision),
+            Answer::Route(decision) => Self::Route(decision),
+            Answer::Limits(limits) => Self::Limits(limits),
+            Answer::Observe(lessons) => Self::Observe(lessons),
+        }
+    }
+}
+
 impl Heard<'_> {
     /// The answer with all that it borrows.
     pub(in crate::policy) fn to_answer(self) -> Answer {
