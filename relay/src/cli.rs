@@ -11,6 +11,7 @@ mod host;
 mod message;
 mod output;
 mod plan;
+mod plugin;
 mod queue;
 mod remote;
 mod spool;
@@ -103,6 +104,9 @@ enum Command {
     /// Check, estimate and announce the plan of the migration.
     #[command(subcommand)]
     Plan(plan::PlanCommand),
+    /// Write, build, test and look at plugins.
+    #[command(subcommand)]
+    Plugin(plugin::PluginCommand),
     /// Say what would happen to a message, and who decides it.
     Explain(ExplainArgs),
     /// Look at the messages that wait in a running relay, and change what becomes of them.
@@ -227,6 +231,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
             check::check(config, *resolve, *json, out)
         }
         Command::Plan(command) => plan::plan(command, out),
+        Command::Plugin(command) => plugin::plugin(command, out),
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
         Command::Generate(command) => generate::generate(command, Cli::command(), out),
@@ -355,6 +360,17 @@ mod tests {
             "wavegate plan notice --plan b --send --out d w",
             "wavegate plan notice --plan b --send --format eml w",
             "wavegate plan notice --plan b --send --at 2026-01-20T06:00:00Z w",
+            "wavegate plugin",
+            "wavegate plugin inspect",
+            "wavegate plugin check",
+            "wavegate plugin check a.wasm --config b",
+            "wavegate plugin check a.wasm --policy b",
+            "wavegate plugin check a.wasm --settings b --config c --policy d",
+            "wavegate plugin check a.wasm --memory 64",
+            "wavegate plugin new a",
+            "wavegate plugin new A --hook freeze",
+            "wavegate plugin new a --hook frieze",
+            "wavegate plugin new a --hook freeze --lang lua",
             "wavegate demo --duration 5",
             "wavegate demo --rate 0",
             "wavegate queue list",

@@ -62,4 +62,5 @@ pub mod service;
 pub mod succession;
 pub mod process;
 pub mod rehearsal;
+pub mod trial;
 pub mod cli;

@@ -2,9 +2,7 @@
 //! the token, TLS, keys of requests, and the audit log.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-#[allow(dead_code, reason = "no events are told here")]
-mod fixture;
-
+use crate::fixture;
 use std::{
     fs,
     net::SocketAddr,

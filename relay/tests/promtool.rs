@@ -2,9 +2,7 @@
 //! their tests, and promtool reads every question of the dashboard.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-#[allow(dead_code, reason = "other tests need the rest")]
-mod fixture;
-
+use crate::fixture;
 use std::{
     fs,
     io::Write,

@@ -2,11 +2,9 @@
 //! others have, and how fast what a window held is let out.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-mod sim;
-
 use std::{collections::BTreeMap, time::Duration};
 
-use sim::{Act, Point, Setup, Sim, Sink, at, plan};
+use crate::sim::{Act, Point, Setup, Sim, Sink, at, plan};
 
 /// Instances with a network and a domain each, in no wave.
 fn instances(count: usize) -> String {

@@ -1,11 +1,10 @@
 //! Direct hand-off in a simulated world: waiting for limits and connections, and for how long.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-mod sim;
-
+use crate::sim;
 use std::{sync::Arc, time::Duration};
 
-use sim::{Act, Point, Sender, Setup, Sim, at, plan, settle};
+use crate::sim::{Act, Point, Sender, Setup, Sim, at, plan, settle};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// The standard policies with these limits.

@@ -2,11 +2,10 @@
 //! answers that do not come, names that cease to exist.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-mod sim;
-
+use crate::sim;
 use std::time::Duration;
 
-use sim::{Act, Point, Setup, Sim, at, plan, settle};
+use crate::sim::{Act, Point, Setup, Sim, at, plan, settle};
 use tokio::task::JoinSet;
 use wavegate::world::{
     memory::MemoryNames,

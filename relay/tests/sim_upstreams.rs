@@ -2,9 +2,7 @@
 //! point of a dialogue, and what EHLO offers because of them.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-mod sim;
-
-use sim::{Act, Point, Setup, Sim, Sink, at, plan, settle};
+use crate::sim::{Act, Point, Setup, Sim, Sink, at, plan, settle};
 use tokio::task::JoinSet;
 use wavegate_smtp::{Extension, Extensions};
 

@@ -2,15 +2,14 @@
 //! nothing is lost, nothing arrives twice, and nobody else notices.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-mod sim;
-
+use crate::sim;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use sim::{Act, Point, Sender, Setup, Sim, Sink, at, plan, settle};
+use crate::sim::{Act, Point, Sender, Setup, Sim, Sink, at, plan, settle};
 use wavegate::world::Entropy;
 
 const INSTANCES: [&str; 3] = ["acme", "globex", "initech"];

@@ -1,9 +1,6 @@
 //! Metrics from events, and the HTTP address that serves them.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-#[allow(dead_code, reason = "no waves are told here")]
-mod fixture;
-
 use std::{
     collections::BTreeMap,
     sync::{
@@ -13,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fixture::{history, received, relay, settled, telemetry};
+use crate::fixture::{history, received, relay, settled, telemetry};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},

@@ -2,9 +2,7 @@
 //! metrics that there are.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-#[allow(dead_code, reason = "no events are told here")]
-mod fixture;
-
+use crate::fixture;
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 fn file(name: &str) -> String {

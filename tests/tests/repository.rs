@@ -316,6 +316,26 @@ fn the_top_of_the_repository_has_nothing_else() {
 }
 
 #[test]
+fn every_suite_is_in_the_program_of_its_folder() {
+    let mut problems = Vec::new();
+    for folder in ["relay/tests", "tests/tests"] {
+        let all = read(format!("{folder}/all.rs"));
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let is_suite = match path.is_dir() {
+                true => ["main.rs", "mod.rs"].iter().any(|file| path.join(file).exists()),
+                false => path.extension().is_some_and(|ending| ending == "rs") && name != "all",
+            };
+            if is_suite && !all.contains(&format!("\nmod {name};\n")) {
+                problems.push(format!("{folder}/all.rs does not run {name}"));
+            }
+        }
+    }
+    report(&problems);
+}
+
+#[test]
 fn no_source_file_is_too_long() {
     let mut problems = Vec::new();
     for file in

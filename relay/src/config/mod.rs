@@ -28,7 +28,7 @@ use std::{
 
 use ipnet::IpNet;
 
-pub(crate) use self::values::{duration, line as one_line};
+pub(crate) use self::values::{duration, line as one_line, nearest, size};
 pub use self::{
     check::{Hooks, check_hooks, check_needs, check_state_dir},
     diagnostic::{Diagnostic, Diagnostics, Severity},

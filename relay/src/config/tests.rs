@@ -359,6 +359,6 @@ proptest! {
     fn values_read_back_as_shown(ms in 0..u64::MAX / 2, bytes in any::<u64>()) {
         let duration = Duration::from_millis(ms);
         prop_assert_eq!(values::duration(values::show_duration(duration).trim_matches('"')), Ok(duration));
-        prop_assert_eq!(values::size(values::show_size(bytes).trim_matches('"')), Ok(bytes));
+        prop_assert_eq!(size(values::show_size(bytes).trim_matches('"')), Ok(bytes));
     }
 }

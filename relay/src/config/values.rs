@@ -100,7 +100,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// `"256kB"`, `"50MB"`, `"1GiB"`, or plain bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let bad = |hint: &str| {
         Err(format!(
             "{} is not a size; {hint}write a whole number of bytes, or one with kB, MB, GB, TB \
@@ -319,7 +319,7 @@ pub(crate) fn line(text: &str) -> Result<String, String> {
 }
 
 /// The one of `known` that `text` most likely meant.
-pub(super) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let text: Vec<char> = text.chars().take(NAME_MAX + 1).collect();
     if text.len() > NAME_MAX {
         return None;

@@ -19,9 +19,10 @@ use super::{
     compile::Compiler,
     engine::{self, FUEL_PER_MS, Metering, TICK, Ticker},
     failure::Condemnation,
+    inspect::{self, Inspection},
     instance::{self, State},
-    load::{Loader, PolicyError},
-    set::{Budget, PolicySet},
+    load::{Loader, PolicyError, PolicyProblem},
+    set::{Budget, PolicySet, Tables},
     stats::PolicyStats,
 };
 use crate::config::{PolicyConfig, TableConfig};
@@ -155,15 +156,8 @@ impl PolicyHost {
     ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
         let tables =
             tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
-        let loader = Loader {
-            engine: &self.engine,
-            linker: &self.linker,
-            compiler: &self.compiler,
-            tables: Arc::new(tables),
-            upstreams,
-            builtin,
-            budgets: &|policy| self.budgets(policy),
-        };
+        let budgets = |policy: &PolicyConfig| self.budgets(policy);
+        let loader = self.loader(Arc::new(tables), upstreams, builtin, &budgets);
         let mut loaded = Vec::with_capacity(policies.len());
         let mut errors = Vec::new();
         for config in policies {
@@ -181,6 +175,32 @@ impl PolicyHost {
         }
         let id = self.sets.fetch_add(1, Relaxed) + 1;
         Ok(Arc::new(PolicySet::new(id, loaded, upstreams.to_vec())))
+    }
+
+    /// Looks at a component and asks it what it is. It is given no settings. An error where it is no
+    /// component that the engine takes. It blocks, for seconds where it must be compiled.
+    pub fn inspect(&self, wasm: &[u8]) -> Result<Inspection, PolicyProblem> {
+        let budgets = |policy: &PolicyConfig| self.budgets(policy);
+        let loader = self.loader(Arc::default(), &[], &|_| None, &budgets);
+        inspect::inspect(&loader, wasm)
+    }
+
+    fn loader<'a>(
+        &'a self,
+        tables: Arc<Tables>,
+        upstreams: &'a [String],
+        builtin: &'a dyn Fn(&str) -> Option<&'static [u8]>,
+        budgets: &'a dyn Fn(&PolicyConfig) -> (Budget, Budget),
+    ) -> Loader<'a> {
+        Loader {
+            engine: &self.engine,
+            linker: &self.linker,
+            compiler: &self.compiler,
+            tables,
+            upstreams,
+            builtin,
+            budgets,
+        }
     }
 
     /// What is counted, for every policy name that was ever loaded, by name.

@@ -11,6 +11,7 @@ use super::{
     failure::{FailureKind, PolicyFailure},
     set::{Budget, Shared, Template},
     stats::Count,
+    stubs,
 };
 use crate::decision::{
     AttemptOutcome, FreezeDecision, Lesson, LimitSet, RouteDecision, Transaction,
@@ -37,12 +38,31 @@ pub(super) struct State {
     memory: usize,
     /// It was refused memory in this call, so that what comes of that can be called by its name.
     refused: bool,
+    /// Handles of WASI's stubs.
+    handles: stubs::Handles,
 }
 
-/// A linker with everything that the contract lets a policy import.
+impl State {
+    pub(super) fn handles(&mut self) -> &mut stubs::Handles {
+        &mut self.handles
+    }
+
+    /// What a guest wrote to its standard output or error: one log line for each of its lines.
+    pub(super) fn written(&mut self, is_error: bool, bytes: &[u8]) {
+        let level = if is_error { Level::Warn } else { Level::Info };
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            // What is over the limit of a line is not decoded either.
+            let line = &line[..line.len().min(MAX_LOG_LINE + 1)];
+            contract::Imports::log(self, level, &String::from_utf8_lossy(line));
+        }
+    }
+}
+
+/// A linker with everything that the contract lets a policy import, and the stubs of WASI.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     contract::link(&mut linker)?;
+    stubs::add_to(&mut linker)?;
     Ok(linker)
 }
 
@@ -59,7 +79,14 @@ impl Instance {
     pub(super) fn new(template: &Template, muted: bool) -> Result<Self, PolicyFailure> {
         let shared = Arc::clone(&template.shared);
         let setup = shared.setup;
-        let state = State { shared, log_lines: MAX_LOG_LINES, muted, memory: 0, refused: false };
+        let state = State {
+            shared,
+            log_lines: MAX_LOG_LINES,
+            muted,
+            memory: 0,
+            refused: false,
+            handles: stubs::Handles::default(),
+        };
         let mut store = Store::new(template.pre.engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_FUEL);
@@ -227,6 +254,7 @@ fn failure(store: &Store<State>, error: &wasmtime::Error) -> PolicyFailure {
         // A guest that gets no memory mostly aborts, which is a trap like any other.
         _ if store.data().refused => FailureKind::Memory,
         Some(_) => FailureKind::Trap,
+        None if error.is::<stubs::Ended>() => FailureKind::Trap,
         None if error.is::<wasmtime::PoolConcurrencyLimitError>() => FailureKind::Host,
         // What is no trap is an answer that breaks the canonical ABI, or one that is too large.
         None => FailureKind::BadAnswer,

@@ -18,6 +18,7 @@ use super::{
     instance::{Instance, State},
     set::{Budget, Description, Policy, Shared, Tables, Template},
     stats::PolicyStats,
+    stubs,
 };
 use crate::config::{FailMode, PluginSource, PolicyConfig};
 
@@ -88,10 +89,7 @@ pub enum PolicyProblem {
     #[error("the component does not compile: {0}")]
     Invalid(String),
     /// A WASI import.
-    #[error(
-        "it imports {0}: a policy is a pure function of what it is given and has no WASI. Build \
-         it for wasm32-unknown-unknown, or turn the feature that needs it off"
-    )]
+    #[error("it imports {0}: a policy is a pure function of what it is given; {remedy}", remedy = stubs::remedy(.0))]
     Wasi(String),
     /// An import that is not in the contract.
     #[error(
@@ -175,29 +173,7 @@ impl Loader<'_> {
         }
         let wasm = self.read(&config.plugin).map_err(one)?;
         let component = self.compile(&wasm).map_err(one)?;
-        let (version, hooks) = self.check(&component)?;
-        let exports = Exports::new(&component, version, hooks)
-            .map_err(|missing| one(PolicyProblem::Type(shown(&missing))))?;
-        let pre = self
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|error| one(PolicyProblem::Type(format!("{error:#}"))))?;
-        if hooks.freeze && config.fail == Some(FailMode::Ignore) {
-            return Err(one(PolicyProblem::FailMode));
-        }
-        let (call, setup) = (self.budgets)(config);
-        let shared = Shared {
-            name: config.name.clone(),
-            stats: Arc::clone(&stats),
-            custom: Vec::new(),
-            tables: Arc::clone(&self.tables),
-            settings: config.settings.clone(),
-            upstreams: self.upstreams.to_vec(),
-            memory: config.memory,
-            call,
-            setup,
-        };
-        let mut template = Template { shared: Arc::new(shared), pre, exports };
+        let mut template = self.prepare(config, Arc::clone(&stats), &component)?;
         let heard = interview(&template)?;
         let custom = stats.declare(&heard.description.metrics);
         // The instance that was interviewed is gone, and with it the other owner.
@@ -206,6 +182,54 @@ impl Loader<'_> {
         }
         let digest = blake3::hash(&wasm).to_hex().to_string();
         Ok(Policy::new(template, heard.description, heard.needs, config.fail, digest))
+    }
+
+    /// What every instance of a component is made from, where it fits the contract.
+    fn prepare(
+        &self,
+        config: &PolicyConfig,
+        stats: Arc<PolicyStats>,
+        component: &Component,
+    ) -> Result<Template, Vec<PolicyProblem>> {
+        let one = |problem| vec![problem];
+        let (version, hooks) = self.check(component)?;
+        let exports = Exports::new(component, version, hooks)
+            .map_err(|missing| one(PolicyProblem::Type(shown(&missing))))?;
+        let pre = self
+            .linker
+            .instantiate_pre(component)
+            .map_err(|error| one(PolicyProblem::Type(format!("{error:#}"))))?;
+        if hooks.freeze && config.fail == Some(FailMode::Ignore) {
+            return Err(one(PolicyProblem::FailMode));
+        }
+        let (call, setup) = (self.budgets)(config);
+        let shared = Shared {
+            name: config.name.clone(),
+            stats,
+            custom: Vec::new(),
+            tables: Arc::clone(&self.tables),
+            settings: config.settings.clone(),
+            upstreams: self.upstreams.to_vec(),
+            memory: config.memory,
+            call,
+            setup,
+        };
+        Ok(Template { shared: Arc::new(shared), pre, exports })
+    }
+
+    /// Asks a component what it is, without settings.
+    pub(super) fn describe(
+        &self,
+        config: &PolicyConfig,
+        stats: Arc<PolicyStats>,
+        component: &Component,
+    ) -> Result<Description, Vec<PolicyProblem>> {
+        let template = self.prepare(config, stats, component)?;
+        let mut instance = instantiate(&template, true)?;
+        let described = instance
+            .describe()
+            .map_err(|failure| vec![PolicyProblem::Failed { during: "describe", failure }])?;
+        description(described).map_err(|problem| vec![problem])
     }
 
     fn read(&self, source: &PluginSource) -> Result<Vec<u8>, PolicyProblem> {
@@ -217,7 +241,7 @@ impl Loader<'_> {
         }
     }
 
-    fn compile(&self, wasm: &[u8]) -> Result<Component, PolicyProblem> {
+    pub(super) fn compile(&self, wasm: &[u8]) -> Result<Component, PolicyProblem> {
         if Engine::detect_precompiled(wasm).is_some() {
             return Err(PolicyProblem::Precompiled);
         }
@@ -250,6 +274,7 @@ impl Loader<'_> {
                 Some((interface, version)) if contract::IMPORTS.contains(&interface) => {
                     versions.note(name, version, &mut problems);
                 }
+                _ if stubs::answered(name).is_some() => {}
                 _ if name.starts_with("wasi:") => problems.push(PolicyProblem::Wasi(shown(name))),
                 _ => problems.push(PolicyProblem::UnknownImport(shown(name))),
             }
@@ -317,14 +342,19 @@ struct Interview {
     needs: Needs,
 }
 
+/// Makes a first instance.
+fn instantiate(template: &Template, muted: bool) -> Result<Instance, Vec<PolicyProblem>> {
+    Instance::new(template, muted).map_err(|failure| match failure.kind {
+        // It gave no answer yet, so what is wrong is the type of something that it exports.
+        FailureKind::BadAnswer => vec![PolicyProblem::Type(failure.detail)],
+        _ => vec![PolicyProblem::Failed { during: "instantiation", failure }],
+    })
+}
+
 /// Describes and configures a policy in a first instance.
 fn interview(template: &Template) -> Result<Interview, Vec<PolicyProblem>> {
     let failed = |during| move |failure| vec![PolicyProblem::Failed { during, failure }];
-    let mut instance = Instance::new(template, false).map_err(|failure| match failure.kind {
-        // It gave no answer yet, so what is wrong is the type of something that it exports.
-        FailureKind::BadAnswer => vec![PolicyProblem::Type(failure.detail)],
-        _ => failed("instantiation")(failure),
-    })?;
+    let mut instance = instantiate(template, false)?;
     let described = instance.describe().map_err(failed("describe"))?;
     let description = description(described).map_err(|problem| vec![problem])?;
     let configured = instance.configure().map_err(failed("configure"))?;
@@ -449,7 +479,7 @@ fn upstreams(asked: Vec<String>, configured: &[String]) -> Result<Vec<String>, P
 }
 
 /// Interface and version of a name in the contract's package.
-fn interface(name: &str) -> Option<(&str, &str)> {
+pub(super) fn interface(name: &str) -> Option<(&str, &str)> {
     let name = name.strip_prefix(contract::PACKAGE)?;
     Some(name.split_once('@').unwrap_or((name, "")))
 }
@@ -458,7 +488,8 @@ fn shown(name: &str) -> String {
     escaped(name, 120)
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, PolicyProblem> {
+/// Reads a component, if it is no larger than one may be.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, PolicyProblem> {
     let failed = |error| PolicyProblem::Read { path: path.display().to_string(), error };
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;

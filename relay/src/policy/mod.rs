@@ -7,7 +7,8 @@
 //!
 //! Reading order: `host` (what a process has once), `load` (from bytes to a checked
 //! [`PolicySet`]), `worker` (the calls), `instance` (one guest), `bindings` (what is checked of
-//! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `failure`, `audit`, `stats`.
+//! an answer), `contract` (the types of all its versions), then `engine`, `compile`, `failure`, `audit`,
+//! `stats`; and beside the path `inspect`, `stubs` (what is left of WASI).
 //!
 //! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
@@ -20,10 +21,12 @@ mod engine;
 mod failure;
 mod fresh;
 mod host;
+mod inspect;
 mod instance;
 mod load;
 mod set;
 mod stats;
+mod stubs;
 mod worker;
 
 pub use audit::AuditMode;
@@ -33,7 +36,8 @@ pub use engine::Metering;
 pub use failure::{Condemnation, FailureKind, PolicyFailure};
 pub use fresh::Fresh;
 pub use host::{HostError, HostOptions, PolicyHost};
-pub use load::{PolicyError, PolicyProblem};
+pub use inspect::{Import, ImportKind, Inspection};
+pub use load::{PolicyError, PolicyProblem, read_file};
 pub use set::{Description, Hook, Policy, PolicySet};
 pub use stats::{PolicyStats, TIME_BUCKETS_NS};
 pub use worker::WorkerPolicies;

@@ -2,7 +2,6 @@
 //! network is in memory, and all randomness follows from a seed. Owns the relay under test, its
 //! senders (`sender`) and its upstreams (`sink`); owns no expectation.
 #![allow(dead_code, reason = "every test file uses another part of it")]
-#![allow(unreachable_pub, reason = "a module of several tests, each a crate of its own")]
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
 pub mod sender;

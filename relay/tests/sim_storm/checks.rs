@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
+use super::{
     record::{Book, Record, Tally},
     senders::{self, Letter},
     settings::INSTANCES,
-    sim::sink::Arrived,
 };
+use crate::sim::sink::Arrived;
 
 /// A storm that is over.
 pub struct Outcome {

@@ -24,14 +24,14 @@ use wavegate::{
 };
 use wavegate_spool::{Fault, FaultyDisk, MemoryDisk, Options};
 
-use crate::{
+use super::{
     checks::Outcome,
     record::Record,
     senders,
     settings::{Dice, INSTANCES, Settings, Window},
-    sim::{self, Act, Point, Sink, sink::What},
     weather::{self, Change, HOUR, Mood, PORTS, Restart},
 };
+use crate::sim::{self, Act, Point, Sink, sink::What};
 
 /// Between two looks at what must always hold.
 const LOOK: u64 = 10_000;

@@ -5,15 +5,12 @@
 //! `WAVEGATE_SEED=n` replays one seed and leaves its history in the temporary directory;
 //! `WAVEGATE_SEEDS=n` says how many the long test runs.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
-#![allow(unreachable_pub, reason = "a test of several modules is a crate of its own")]
 
 mod checks;
 mod life;
 mod record;
 mod senders;
 mod settings;
-#[path = "../sim/mod.rs"]
-mod sim;
 mod weather;
 
 use std::{
@@ -26,7 +23,7 @@ use std::{
     thread,
 };
 
-use record::Tally;
+use self::record::Tally;
 
 /// Seeds of the long test, unless `WAVEGATE_SEEDS` says otherwise.
 const MANY: u64 = 1000;

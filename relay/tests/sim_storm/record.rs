@@ -9,7 +9,8 @@ use std::{
 use tokio::time::Instant;
 use wavegate::event::{End, Event, Observer, Outcome, WaveStep};
 
-use crate::{senders::Letter, settings::INSTANCES, sim::sink::Arrived};
+use super::{senders::Letter, settings::INSTANCES};
+use crate::sim::sink::Arrived;
 
 #[derive(Clone, Default)]
 pub struct Record(Arc<Mutex<Book>>);

@@ -10,7 +10,7 @@ use wavegate::{
     world::Stream,
 };
 
-use crate::{
+use super::{
     record::Record,
     settings::{Dice, INSTANCES},
     weather::HOUR,

@@ -2,7 +2,7 @@
 
 use wavegate_spool::Kind;
 
-use crate::settings::{Dice, Settings};
+use super::settings::{Dice, Settings};
 
 /// How long the storm lasts, in milliseconds.
 pub const HOUR: u64 = 3_600_000;

@@ -11,10 +11,8 @@ use wavegate::{
     waves::Stage,
 };
 
-use crate::{
-    script::{INSTANCES, LOST, Script},
-    sim::sink::Arrived,
-};
+use super::script::{INSTANCES, LOST, Script};
+use crate::sim::sink::Arrived;
 
 pub type Shared = Arc<Mutex<Book>>;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
+use super::{
     book::{Book, Shared, Tally},
     script::{Change, INSTANCES, Reload},
 };
@@ -54,7 +54,7 @@ fn check_side(book: &Book) {
     };
     let (released, rolled_back) = (time("releasing"), time("rolled_back"));
     for (legacy, one) in &book.arrived {
-        if one.name().starts_with(crate::script::STRANGER) {
+        if one.name().starts_with(super::script::STRANGER) {
             assert!(legacy, "{} is in no wave", one.name());
             continue;
         }

@@ -30,12 +30,12 @@ use wavegate::{
 };
 use wavegate_spool::{Fault, FaultyDisk, Kind, MemoryDisk, Options};
 
-use crate::{
+use super::{
     book::{Book, Ear, Shared},
     script::{Change, Dice, Mood, Reload, Restart, STRANGER, Script, wall},
     senders,
-    sim::{self, Act, Point, Sink, sink::What},
 };
+use crate::sim::{self, Act, Point, Sink, sink::What};
 
 /// Between two looks at what must always hold.
 const LOOK: u64 = 250;

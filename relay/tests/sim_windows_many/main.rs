@@ -8,15 +8,12 @@
 //! `WAVEGATE_SEED=n` replays one seed and leaves its history in the temporary directory;
 //! `WAVEGATE_WINDOWS=n` says how many the long test runs.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
-#![allow(unreachable_pub, reason = "a test of several modules is a crate of its own")]
 
 mod book;
 mod check;
 mod life;
 mod script;
 mod senders;
-#[path = "../sim/mod.rs"]
-mod sim;
 
 use std::{
     env,
@@ -29,7 +26,7 @@ use std::{
     thread,
 };
 
-use book::Tally;
+use self::book::Tally;
 
 /// Windows of the long test, unless `WAVEGATE_WINDOWS` says otherwise.
 const MANY: u64 = 1000;

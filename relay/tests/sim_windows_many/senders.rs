@@ -10,7 +10,7 @@ use wavegate::{
     world::Stream,
 };
 
-use crate::{
+use super::{
     book::Shared,
     script::{Dice, INSTANCES, MESSAGES, STRANGER, Script},
 };

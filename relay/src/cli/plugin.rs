@@ -1,0 +1,67 @@
+//! `wavegate plugin`: what authors and operators do with plugins. Floor 4.
+//!
+//! Each command has a module of its own; here are its arguments and the ways to read a component that
+//! they share.
+
+mod bench;
+mod build;
+mod check;
+mod inspect;
+mod new;
+mod test;
+
+use std::{io::Write, path::Path, sync::Arc};
+
+use clap::Subcommand;
+
+use super::{Failed, exit};
+use crate::policy::{self, HostOptions, PolicyHost, PolicyProblem};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PluginCommand {
+    /// Make a project for a plugin: a first policy, cases, a schema of its settings.
+    New(new::NewArgs),
+    /// Compile a project and make the component.
+    Build(build::BuildArgs),
+    /// Check all that the relay checks when it loads a plugin, and its settings against their schema.
+    Check(check::CheckArgs),
+    /// Say what a plugin is: its hooks, imports, size, digest, settings.
+    Inspect(inspect::InspectArgs),
+    /// Ask a plugin the questions of cases, and compare its answers with what they expect.
+    Test(test::TestArgs),
+    /// Measure what the answers of a plugin cost: fuel, time, memory.
+    Bench(bench::BenchArgs),
+}
+
+pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Result<u8> {
+    match command {
+        PluginCommand::New(args) => new::new(args, out),
+        PluginCommand::Build(args) => build::build(args, out),
+        PluginCommand::Check(args) => check::check(args, out),
+        PluginCommand::Inspect(args) => inspect::inspect(args, out),
+        PluginCommand::Test(args) => test::test(args, out),
+        PluginCommand::Bench(args) => bench::bench(args, out),
+    }
+}
+
+/// A policy host for looking at plugins: it audits nothing and keeps no compiled code.
+fn host() -> Result<Arc<PolicyHost>, Failed> {
+    let options = HostOptions { audit_every: 0, ..HostOptions::production(1) };
+    PolicyHost::new(None, options)
+        .map_err(|error| Failed::new(exit::OS, format!("policy host: {error}")))
+}
+
+/// The bytes of a component.
+fn read(file: &Path) -> Result<Vec<u8>, Failed> {
+    policy::read_file(file).map_err(|problem| {
+        let code = match problem {
+            PolicyProblem::Read { .. } => exit::NO_INPUT,
+            _ => exit::DATA,
+        };
+        let place = match problem {
+            PolicyProblem::Read { .. } => String::new(),
+            _ => format!("{}: ", file.display()),
+        };
+        Failed::new(code, format!("{place}{problem}"))
+    })
+}

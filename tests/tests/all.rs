@@ -1,0 +1,46 @@
+//! All suites as one program: it is linked once. Each file is one subject.
+#![allow(unreachable_pub, reason = "nobody uses a program of tests")]
+
+mod clients;
+mod command_line;
+mod crash;
+mod direct;
+mod dkim;
+mod event_log;
+mod exim;
+mod host;
+mod hostile;
+mod hostile_plugins;
+mod hostile_resources;
+mod identity;
+mod load_and_sink;
+mod login;
+mod metrics;
+mod names;
+mod notice;
+mod plan;
+mod plugin_trial;
+mod pressure;
+mod proxy;
+mod queue;
+mod real;
+mod redirect;
+mod reload;
+mod replies;
+mod repository;
+mod soak;
+mod spool;
+mod spool_disk;
+mod spool_doubt;
+mod spool_kill;
+mod spool_recipients;
+mod spool_restart;
+mod spool_window;
+mod stopping;
+mod tls;
+mod tls_hostile;
+mod tls_upstream;
+mod upgrade;
+mod wave;
+mod window;
+mod xclient;
