@@ -21,3 +21,4 @@ mod sim_windows;
 mod sim_windows_many;
 mod telemetry;
 mod telemetry_waves;
+mod wasi;
