@@ -11,7 +11,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use wavegate_tests::harness::{binary, free_port, until};
+use wavegate_tests::harness::{binary, free, until};
 use wavegate_tests::tool;
 
 /// What the page promises.
@@ -164,7 +164,7 @@ fn it_leads_to_a_policy_that_holds_mail() {
     if tools.iter().any(Option::is_none) {
         return;
     }
-    let port = free_port();
+    let port = free().port();
     let page = page().replace(":2525", &format!(":{port}"));
     let folder = tempfile::tempdir().unwrap();
     let mut reader = Reader::new(folder.path());
@@ -177,7 +177,9 @@ fn it_leads_to_a_policy_that_holds_mail() {
 fn a_step_that_cannot_be_done_is_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), "one\ntwo\ntwo\n").unwrap();
-    let steps = steps("In `a`, above `one`:\n\n```rust\nzero\n```\n\n```sh\ncat a\n```\n```text\nzero\n```\n");
+    let steps = steps(
+        "In `a`, above `one`:\n\n```rust\nzero\n```\n\n```sh\ncat a\n```\n```text\nzero\n```\n",
+    );
     let insert = |above: &str| Step::Insert {
         path: "a".to_owned(),
         above: above.to_owned(),

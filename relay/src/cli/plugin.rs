@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod check;
+mod contract;
 mod inspect;
 mod new;
 mod test;
@@ -29,6 +30,8 @@ pub(super) enum PluginCommand {
     Inspect(inspect::InspectArgs),
     /// Ask a plugin the questions of cases, and compare its answers with what they expect.
     Test(test::TestArgs),
+    /// Print the contract that plugins are written for, or its reference.
+    Contract(contract::ContractArgs),
     /// Measure what the answers of a plugin cost: fuel, time, memory.
     Bench(bench::BenchArgs),
 }
@@ -40,6 +43,7 @@ pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Re
         PluginCommand::Check(args) => check::check(args, out),
         PluginCommand::Inspect(args) => inspect::inspect(args, out),
         PluginCommand::Test(args) => test::test(args, out),
+        PluginCommand::Contract(args) => contract::contract(args, out),
         PluginCommand::Bench(args) => bench::bench(args, out),
     }
 }

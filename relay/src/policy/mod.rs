@@ -24,6 +24,7 @@ mod host;
 mod inspect;
 mod instance;
 mod load;
+pub mod reference;
 mod set;
 mod stats;
 mod stubs;

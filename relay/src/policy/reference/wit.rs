@@ -120,7 +120,8 @@ fn write_interface(text: &mut String, name: &str, doc: &[String], items: &[Item]
     let _ = write!(text, "### {name}\n\n{}", paragraphs(doc));
     let (functions, types): (Vec<_>, Vec<_>) = items.iter().partition(|item| item.kind == "func");
     for item in functions {
-        let _ = write!(text, "```wit\n{}: {}\n```\n\n{}", item.name, item.is, paragraphs(&item.doc));
+        let _ =
+            write!(text, "```wit\n{}: {}\n```\n\n{}", item.name, item.is, paragraphs(&item.doc));
     }
     for item in types {
         let is = if item.is.is_empty() { String::new() } else { format!(" = `{}`", item.is) };
