@@ -74,7 +74,8 @@ mod tests {
         let text = markdown();
         let names = |from: &str| -> Vec<String> {
             let places = from.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
-            places.map(|(name, _)| name.to_owned()).collect()
+            let is_name = |name: &str| name.bytes().all(|b| b == b'-' || b.is_ascii_lowercase());
+            places.map(|(name, _)| name.to_owned()).filter(|name| is_name(name)).collect()
         };
         let known: Vec<_> = values().into_iter().map(|(name, _)| name).collect();
         for name in names(WORDS) {
