@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod check;
+mod contract;
 mod inspect;
 mod install;
 mod keygen;
@@ -38,6 +39,8 @@ pub(super) enum PluginCommand {
     Inspect(inspect::InspectArgs),
     /// Ask a plugin the questions of cases, and compare its answers with what they expect.
     Test(test::TestArgs),
+    /// Print the contract that plugins are written for, or its reference.
+    Contract(contract::ContractArgs),
     /// Measure what the answers of a plugin cost: fuel, time, memory.
     Bench(bench::BenchArgs),
     /// Say what the shadows of a running relay would change.
@@ -67,6 +70,7 @@ pub(super) fn plugin(command: &PluginCommand, out: &mut dyn Write) -> anyhow::Re
         PluginCommand::Check(args) => check::check(args, out),
         PluginCommand::Inspect(args) => inspect::inspect(args, out),
         PluginCommand::Test(args) => test::test(args, out),
+        PluginCommand::Contract(args) => contract::contract(args, out),
         PluginCommand::Bench(args) => bench::bench(args, out),
         PluginCommand::Keygen(args) => keygen::keygen(args, out),
         PluginCommand::Sign(args) => sign::sign(args, out),

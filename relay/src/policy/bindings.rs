@@ -16,17 +16,17 @@ use crate::{
 
 /// Text of a reply in bytes, so that the line with code and enhanced code stays within the 512
 /// of RFC 5321 4.5.3.1.5. Reasons go into replies too.
-const MAX_TEXT: usize = 400;
+pub(super) const MAX_TEXT: usize = 400;
 /// Rates in one answer.
-const MAX_RATES: usize = 64;
+pub(super) const MAX_RATES: usize = 64;
 /// Concurrency caps in one answer.
-const MAX_CONCURRENCY: usize = 16;
+pub(super) const MAX_CONCURRENCY: usize = 16;
 /// Fallbacks of one target.
-const MAX_FALLBACKS: usize = 8;
+pub(super) const MAX_FALLBACKS: usize = 8;
 /// Lessons from one outcome.
-const MAX_LESSONS: usize = 16;
+pub(super) const MAX_LESSONS: usize = 16;
 /// Bytes of a limit's key: it lives in the host's table for as long as it is used.
-const MAX_KEY: usize = 256;
+pub(super) const MAX_KEY: usize = 256;
 
 /// What a policy asked for in `configure`, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

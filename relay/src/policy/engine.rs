@@ -23,7 +23,7 @@ pub(super) const TICK: Duration = Duration::from_millis(2);
 pub(super) const FUEL_PER_MS: u64 = 500_000;
 
 /// Stack of a guest. A worker's own stack is 2 MiB.
-const GUEST_STACK: usize = 512 * 1024;
+pub(super) const GUEST_STACK: usize = 512 * 1024;
 
 /// Elements of one table of a guest; a large guest has a few thousand functions in it.
 pub(super) const TABLE_ELEMENTS: usize = 20_000;

@@ -17,11 +17,11 @@ use std::{
 use crate::plan::Timestamp;
 
 /// Failures of one policy on one message that park it.
-const PARK_AFTER: u8 = 3;
+pub(super) const PARK_AFTER: u8 = 3;
 /// A set is condemned only by more distinct messages than this within a minute.
-const CONDEMN_MESSAGES: usize = 20;
+pub(super) const CONDEMN_MESSAGES: usize = 20;
 /// And only if more than one call in this many fails (5 %).
-const CONDEMN_SHARE: u64 = 20;
+pub(super) const CONDEMN_SHARE: u64 = 20;
 /// Seconds that are looked at together.
 const WINDOW_S: u64 = 60;
 /// The same as a length.

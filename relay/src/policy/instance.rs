@@ -30,11 +30,11 @@ use crate::{
 
 /// Bytes that a guest may hand to the host in one call: four times the largest answer that the
 /// contract allows. wasmtime's default is 128 MiB.
-const HOSTCALL_FUEL: usize = 256 * 1024;
+pub(super) const HOSTCALL_FUEL: usize = 256 * 1024;
 /// Log lines of one call.
-const MAX_LOG_LINES: u32 = 16;
+pub(super) const MAX_LOG_LINES: u32 = 16;
 /// Bytes of one log line.
-const MAX_LOG_LINE: usize = 1024;
+pub(super) const MAX_LOG_LINE: usize = 1024;
 /// Bytes of an explanation of a failure.
 const MAX_DETAIL: usize = 400;
 

@@ -28,18 +28,18 @@ pub const MAX_COMPONENT: u64 = 64 * 1024 * 1024;
 /// Memory that an operator may give to one instance.
 const MAX_MEMORY: usize = 2 * 1024 * 1024 * 1024;
 /// Attributes that one policy may ask for.
-const MAX_ATTRIBUTES: usize = 16;
+pub(super) const MAX_ATTRIBUTES: usize = 16;
 /// Upstreams whose state one policy may ask for.
-const MAX_UPSTREAMS: usize = 8;
+pub(super) const MAX_UPSTREAMS: usize = 8;
 /// Counters that one policy may declare.
-const MAX_METRICS: usize = 16;
+pub(super) const MAX_METRICS: usize = 16;
 /// Bytes of a policy's own name and of its version.
 const MAX_NAME: usize = 100;
 /// Problems with the settings that are shown.
-const MAX_DIAGNOSTICS: usize = 32;
+pub(super) const MAX_DIAGNOSTICS: usize = 32;
 
 /// Attributes that a policy may ask for by name; headers come as `header:NAME`.
-const ATTRIBUTES: [&str; 7] =
+pub(super) const ATTRIBUTES: [&str; 7] =
     ["helo", "client-name", "listener", "tls", "auth-user", "original-destination", "last-reply"];
 
 /// One thing wrong with one policy of the configuration.

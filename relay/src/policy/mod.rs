@@ -27,6 +27,7 @@ mod host;
 mod inspect;
 mod instance;
 mod load;
+pub mod reference;
 mod set;
 mod shadow;
 pub mod signature;

@@ -98,7 +98,7 @@ pub enum Check {
     /// An answer.
     Answer {
         /// The question.
-        question: Question,
+        question: Box<Question>,
         /// What is right.
         expected: Expected,
     },
@@ -381,7 +381,7 @@ fn case(
     let about_outcome = own.contains_key("outcome") || asked == Some(Subject::Observe);
     let (ask, expected) = expect::parse(&expect, asked, about_outcome)?;
     let question = question(ask, &members, &setup)?;
-    Ok((setup, Check::Answer { question, expected }, expect))
+    Ok((setup, Check::Answer { question: Box::new(question), expected }, expect))
 }
 
 fn setup(members: &Map<String, Value>) -> Result<Setup, String> {
