@@ -206,7 +206,7 @@ fn questions(cases: &[Case]) -> (Vec<Call<'_>>, Vec<Setup>, Vec<NoAnswer>) {
             setups.push(case.setup.clone());
             setups.len() - 1
         });
-        let question = question.clone();
+        let question = Question::clone(question);
         calls.push(Call { case, group, question, fuel: Vec::new(), time: Vec::new() });
     }
     (calls, setups, Vec::new())

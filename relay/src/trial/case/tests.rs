@@ -14,7 +14,7 @@ fn cases(text: &str) -> Vec<Case> {
 /// The question of a file with one case.
 fn question(text: &str) -> Question {
     let Check::Answer { question, .. } = cases(text).remove(0).check else { panic!("no question") };
-    question
+    *question
 }
 
 fn transaction(text: &str) -> TransactionRecord {
