@@ -197,7 +197,7 @@ fn a_hundred_megabytes_are_not_read_and_just_below_the_bound_is_read_and_refused
     file.set_len(100 << 20).unwrap();
     let errors = place.load_file(path.clone(), "nothing").unwrap_err();
     assert!(matches!(errors[0].problem, PolicyProblem::TooLarge), "{}", errors[0]);
-    assert!(errors[0].to_string().contains("larger than 64 MiB"), "{}", errors[0]);
+    assert!(errors[0].to_string().contains("larger than the 64 MiB"), "{}", errors[0]);
     // Zeros behind the magic number, which no section is.
     fs::write(&path, b"\0asm\x0d\0\x01\0").unwrap();
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len((64 << 20) - 1).unwrap();

@@ -599,23 +599,6 @@ pub struct PolicyConfig {
     pub place: String,
 }
 
-impl PolicyConfig {
-    /// A live policy with everything as it is by default.
-    pub fn new(name: impl Into<String>, plugin: PluginSource) -> Self {
-        Self {
-            name: name.into(),
-            plugin,
-            settings: "{}".to_owned(),
-            mode: Mode::Live,
-            fail: None,
-            memory: 16 << 20,
-            timeout: Duration::from_millis(50),
-            log: None,
-            place: String::new(),
-        }
-    }
-}
-
 /// Whether a policy's answers count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -624,8 +607,7 @@ pub enum Mode {
     Live,
     /// They change nothing, and are compared with those that count.
     Shadow {
-        /// It is asked about so much of the traffic: the messages whose bucket is below 100 times
-        /// this, so that they are always the same ones. 0 to 100.
+        /// 0 to 100: it is asked about messages whose bucket is below 100 times this, always the same.
         percent: u32,
         /// The live policy that it would take the place of. None: it would be one more.
         replaces: Option<String>,

@@ -19,6 +19,23 @@ pub const BUILTIN_POLICIES: [&str; 3] = ["freeze", "routing", "throttle"];
 
 const MS: Duration = Duration::from_millis(1);
 
+impl PolicyConfig {
+    /// A live policy with everything as it is by default.
+    pub fn new(name: impl Into<String>, plugin: PluginSource) -> Self {
+        Self {
+            name: name.into(),
+            plugin,
+            settings: "{}".to_owned(),
+            mode: Mode::Live,
+            fail: None,
+            memory: 16 << 20,
+            timeout: 50 * MS,
+            log: None,
+            place: String::new(),
+        }
+    }
+}
+
 /// Reads one `[[policy]]`.
 pub(super) fn read(section: Section<'_>, base: &Path) -> (PolicyConfig, Places) {
     let example = "\"builtin:NAME\" or the path of a .wasm file";

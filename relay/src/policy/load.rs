@@ -84,7 +84,11 @@ pub enum PolicyProblem {
     #[error("{0}")]
     Signature(#[from] SignatureError),
     /// The file is too large.
-    #[error("the component is larger than {} MiB", MAX_COMPONENT / 1024 / 1024)]
+    #[error(
+        "the component is larger than the {} MiB that one may have: build it for size, without \
+         debug information",
+        MAX_COMPONENT / 1024 / 1024
+    )]
     TooLarge,
     /// `memory` is out of bounds.
     #[error("memory must be 64 KiB to {} MiB", MAX_MEMORY / 1024 / 1024)]

@@ -11,7 +11,7 @@
 //! `failure`, `audit`, `shadow`, `tap`, `stats`; and beside the path `inspect`, `stubs` (what is left
 //! of WASI).
 //!
-//! There is no clock here. What needs the time takes it from the question (`Transaction::now`);
+//! No answer depends on a clock: what needs the time takes it from the question (`Transaction::now`);
 //! guests are bounded by epochs, which a thread of its own ticks, or by fuel.
 
 mod apart;

@@ -149,7 +149,7 @@ impl PolicyStats {
         self.metrics_ignored.load(Relaxed)
     }
 
-    /// Records how long one call took. The caller measures: there is no clock in this module.
+    /// Records how long one call took. The caller measures, and not every call.
     pub fn observe_time(&self, nanoseconds: u64) {
         self.time_sum_ns.fetch_add(nanoseconds, Relaxed);
         let bucket = TIME_BUCKETS_NS.partition_point(|&bound| bound < nanoseconds);

@@ -6,6 +6,8 @@
 
 use std::{ops::Range, sync::Arc};
 
+use tokio::time::Instant;
+
 use super::{
     aside::Late,
     bindings::Needs,
@@ -29,6 +31,9 @@ use crate::{
 /// asked: messages that were at the gate when it was replaced end with it.
 const KEEP_PREVIOUS: u32 = 1000;
 
+/// One call in so many is measured: two looks at the clock cost a small policy a twentieth.
+const TIMED_EVERY: u32 = 16;
+
 /// The warm instances of one worker. Not shared between threads: each worker has one.
 #[derive(Debug)]
 pub struct WorkerPolicies {
@@ -39,6 +44,7 @@ pub struct WorkerPolicies {
     /// Calls to the current set since the previous one was last asked.
     since_previous: u32,
     until_audit: u32,
+    until_timed: u32,
     last_fuel: Option<u64>,
     leash: bool,
     late: Option<Late>,
@@ -67,6 +73,7 @@ impl WorkerPolicies {
             previous: None,
             since_previous: 0,
             until_audit,
+            until_timed: 0,
             last_fuel: None,
             leash: false,
             late: None,
@@ -267,10 +274,15 @@ impl WorkerPolicies {
         self.warm_of(set).count(now);
         let call_budget = entry.template.shared.call;
         let leash = call_budget.on_leash().filter(|_| self.leash);
+        let begun = self.is_timed().then(Instant::now);
         let answer = match self.instance(set, policy) {
             Ok(instance) => {
                 instance.budget = leash.unwrap_or(call_budget);
                 let answer = call(instance, entry.needs());
+                if let Some(begun) = begun {
+                    let took = begun.elapsed().as_nanos();
+                    entry.stats().observe_time(u64::try_from(took).unwrap_or(u64::MAX));
+                }
                 instance.calls_left = instance.calls_left.saturating_sub(1);
                 let recycle = instance.calls_left == 0;
                 self.last_fuel = instance.fuel_used();
@@ -405,6 +417,13 @@ impl WorkerPolicies {
                 tell(condemned);
             }
         }
+    }
+
+    /// Whether this call is one of those to measure.
+    fn is_timed(&mut self) -> bool {
+        let is_timed = self.until_timed == 0;
+        self.until_timed = if is_timed { TIMED_EVERY - 1 } else { self.until_timed - 1 };
+        is_timed
     }
 
     /// Whether this call is one of those to repeat.

@@ -489,7 +489,8 @@ fn policies(families: &mut Families, relay: &Relay) {
             family.count(&labels, stats.failures(kind));
         }
     }
-    let mut family = families.histogram("wavegate_policy_call_seconds", "Time of one call.");
+    let mut family =
+        families.histogram("wavegate_policy_call_seconds", "Time of one call, of every 16th.");
     for stats in &all {
         let (counts, sum) = (stats.time_buckets(), stats.time_sum_ns());
         let distribution = distribution_ns(&TIME_BUCKETS_NS, &counts, sum);

@@ -1,6 +1,6 @@
 //! Settings against their JSON Schema. Floor 4.
 
-use boon::{Compiler, Draft, SchemaIndex, Schemas, UrlLoader};
+use boon::{CompileError, Compiler, Draft, SchemaIndex, Schemas, UrlLoader};
 use serde_json::Value;
 
 /// What the schema is called; nothing is read by this name.
@@ -44,8 +44,16 @@ fn compiled(schema: &str, schemas: &mut Schemas) -> Result<SchemaIndex, String> 
     let mut compiler = Compiler::new();
     compiler.set_default_draft(Draft::V2020_12);
     compiler.use_loader(Box::new(Alone));
-    compiler.add_resource(NAME, schema).map_err(|error| error.to_string())?;
-    compiler.compile(NAME, schemas).map_err(|error| error.to_string())
+    compiler.add_resource(NAME, schema).map_err(|error| told(&error))?;
+    compiler.compile(NAME, schemas).map_err(|error| told(&error))
+}
+
+/// What is wrong; of what is not there to be read, why it is not read.
+fn told(error: &CompileError) -> String {
+    match error {
+        CompileError::LoadUrlError { src, .. } => src.to_string(),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]
