@@ -3,8 +3,9 @@
 //!
 //! It has three states. *Uncommitted*: the end of data is not written; it is tried again
 //! freely. *In doubt*: it is written, and no reply has come; nothing may be tried again.
-//! *Settled*: the upstream has replied.
+//! *Settled*: the upstream has replied. Over a link what is in doubt may be asked about (`link`).
 
+mod link;
 mod write;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ use crate::{
     relay::{Generation, Relay},
     spool::Mark,
     upstream::{
-        ConnectionError, Ended, Lease, LeaseError, Upstream,
+        Connection, ConnectionError, Ended, Lease, LeaseError, Upstream, Way,
         connection::{Commit, WriteError},
         identity, original,
     },
@@ -219,22 +220,30 @@ impl Job {
                 }
             }
             let reused = lease.is_reused();
-            let target = lease.connection().endpoint().clone();
+            let target = lease.endpoint().clone();
             *at = Some(target.address);
-            match self.transact(&mut lease, &mut attempt).await {
+            let is_link = matches!(lease.way(), Way::Link(_));
+            let transacted = match lease.way() {
+                Way::Smtp(connection) => self.transact(connection, &mut attempt).await,
+                // In a box: its state is larger, and nobody else should carry it.
+                _ => Box::pin(self.transact_by_link(&mut lease, &mut attempt)).await,
+            };
+            match transacted {
                 Ok(settled) => {
                     drop(attempt);
-                    self.settled(lease, &settled).await;
+                    self.settled(lease, &target, &settled).await;
                     return End::Settled(settled);
                 }
                 Err(Broken::Over(end)) => {
-                    self.over(lease, permit, &end);
+                    self.over(lease, &target, permit, &end);
                     return end;
                 }
                 Err(Broken::Connection(error)) => {
                     // A pooled connection may just have been old; a fresh one tells of its target.
                     fresh = reused;
-                    if !reused {
+                    if is_link {
+                        avoid = Some(target);
+                    } else if !reused {
                         self.upstream.report_failure(&target, &error);
                         avoid = Some(target);
                     }
@@ -268,14 +277,17 @@ impl Job {
     }
 
     /// The attempt is over without a reply: gives back what it holds.
-    fn over(&self, mut lease: Lease, permit: Option<Permit>, end: &End) {
+    fn over(&self, mut lease: Lease, target: &Endpoint, permit: Option<Permit>, end: &End) {
         match end {
-            End::InDoubt(error) => {
-                let target = lease.connection().endpoint();
-                self.upstream.report_failure(target, &error.to_string());
-            }
+            // That is the window's doing.
+            End::InDoubt(ConnectionError::Held(_)) => {}
+            End::InDoubt(error) => self.upstream.report_failure(target, &error.to_string()),
             End::Held(_) => {
-                if lease.connection().client().abandon() {
+                let is_ready = match lease.way() {
+                    Way::Smtp(connection) => connection.client().abandon(),
+                    Way::Link(_) | Way::None => true,
+                };
+                if is_ready {
                     lease.release();
                 }
                 refund(permit);
@@ -287,18 +299,25 @@ impl Job {
         }
     }
 
-    async fn settled(&self, mut lease: Lease, settled: &Settled) {
-        if lease.connection().client().is_ready() {
-            self.upstream.report_success(lease.connection().endpoint(), None);
+    async fn settled(&self, mut lease: Lease, target: &Endpoint, settled: &Settled) {
+        let is_ready = match lease.way() {
+            Way::Smtp(connection) => connection.client().is_ready(),
+            Way::Link(_) | Way::None => true,
+        };
+        if is_ready {
+            self.upstream.report_success(target, None);
             lease.release();
         }
         self.learn(&settled.reply).await;
     }
 
     /// One transaction on one connection.
-    async fn transact(&self, lease: &mut Lease, attempt: &mut Attempt) -> Result<Settled, Broken> {
+    async fn transact(
+        &self,
+        connection: &mut Connection,
+        attempt: &mut Attempt,
+    ) -> Result<Settled, Broken> {
         let begun = Instant::now();
-        let connection = lease.connection();
         let Message { head, parcel, .. } = &*self.message;
         let shape = BodyShape::of(&parcel.facts, head.len() as u64);
         connection.count_message();

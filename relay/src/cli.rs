@@ -9,6 +9,7 @@ mod demo;
 mod explain;
 mod generate;
 mod host;
+mod link;
 mod message;
 mod output;
 mod plan;
@@ -109,6 +110,9 @@ enum Command {
     /// Write, build, test, sign and ship plugins, and look at them.
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Look at links to gateways, and at those of edges.
+    #[command(subcommand)]
+    Link(link::LinkCommand),
     /// Say what would happen to a message, and who decides it.
     Explain(ExplainArgs),
     /// Look at the messages that wait in a running relay, and change what becomes of them.
@@ -237,6 +241,7 @@ fn dispatch(command: &Command, out: &mut dyn Write) -> anyhow::Result<u8> {
         }
         Command::Plan(command) => plan::plan(command, out),
         Command::Plugin(command) => plugin::plugin(command, out),
+        Command::Link(command) => link::link(command, out),
         Command::Explain(args) => explain::explain(args, out),
         Command::Demo(args) => demo::demo(args, out),
         Command::Generate(command) => generate::generate(command, Cli::command(), out),
@@ -422,6 +427,10 @@ mod tests {
             "wavegate plugin list",
             "wavegate plugin rollback --socket b",
             "wavegate plugin rollback a/b --socket b",
+            "wavegate link",
+            "wavegate link pin",
+            "wavegate link ping",
+            "wavegate link status",
             "wavegate users hash",
             "wavegate users hash a:b",
             "wavegate spool verify",

@@ -8,6 +8,7 @@
 //! answered, and stands in the audit log before it begins.
 
 mod describe;
+mod links;
 mod once;
 mod plugins;
 mod queue;
@@ -172,6 +173,8 @@ fn routes() -> Vec<Route> {
             &["get", "put", "delete"],
             get(queue::held).put(queue::hold_all).delete(queue::release_all),
         ),
+        ("/v1/links", &["get"], get(links::list)),
+        ("/v1/links/{upstream}/ping", &["post"], post(links::ping)),
         ("/v1/shadows", &["get"], get(shadows::list)),
         ("/v1/spool/verify", &["get"], get(queue::verify)),
         ("/v1/plugins", &["get"], get(plugins::list)),

@@ -304,3 +304,25 @@ pub enum Lesson {
         until: Timestamp,
     },
 }
+
+impl fmt::Display for Lesson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pause { key, until } => write!(f, "pause {key} until {until}"),
+            Self::Slow { key, factor, until } => {
+                write!(f, "slow {key} by {factor}/1000 until {until}")
+            }
+        }
+    }
+}
+
+/// A number of these texts that is the same on every machine and in every run (FNV-1a, 64 bits).
+/// For shares and samples, not against who picks the texts.
+pub(crate) fn stable_hash<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let bytes = texts.into_iter().flatten();
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The low bits of FNV are weak; fold the high ones in.
+    hash ^ (hash >> 32)
+}

@@ -11,11 +11,10 @@ pub mod line;
 use std::{
     collections::{HashMap, HashSet},
     io,
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
         mpsc::{self, Receiver, Sender},
     },
     thread::JoinHandle,
@@ -26,10 +25,13 @@ use tokio::time::Instant;
 
 use crate::{
     config::{DecisionLogConfig, Told},
-    decision::record::{Ask, Question, Said},
+    decision::{
+        record::{Ask, Question, Said},
+        stable_hash,
+    },
     event_log,
     policy::{Call, Policy, PolicySet, Tap},
-    rotation::Rotating,
+    rotation::{Backlog, Rotating},
 };
 use hide::Hide;
 use line::{CallLine, Line, PolicyLine};
@@ -53,19 +55,11 @@ const CONTEXTS: usize = 256;
 /// The decision log of one process.
 pub struct DecisionLog {
     jobs: Sender<Job>,
-    shared: Arc<Shared>,
+    backlog: Arc<Backlog>,
     sample: u32,
     /// Outcomes are of no message, so they are counted.
     outcomes: AtomicU32,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What both sides know.
-#[derive(Default)]
-struct Shared {
-    waiting: AtomicUsize,
-    written: AtomicU64,
-    lost: AtomicU64,
 }
 
 /// What the thread is told.
@@ -100,17 +94,13 @@ impl DecisionLog {
             (Told::Plain, Told::Plain) => [0; 32],
             _ => event_log::key(state_dir, random)?,
         };
-        if let Some(directory) = config.file.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let mut file = Rotating::new(config.file.clone(), config.max_size, config.keep);
-        file.append(b"", false)?;
+        let file = Rotating::open(config.file.clone(), config.max_size, config.keep)?;
         let (jobs, inbox) = mpsc::channel();
-        let shared = Arc::<Shared>::default();
+        let backlog = Arc::<Backlog>::default();
         let writing = Writing {
             inbox,
             file,
-            shared: Arc::clone(&shared),
+            backlog: Arc::clone(&backlog),
             hide: Hide { key, local_parts, headers },
             known: HashMap::new(),
             told: HashSet::new(),
@@ -120,26 +110,22 @@ impl DecisionLog {
         let thread = std::thread::Builder::new().name("decisions".into());
         let thread = Mutex::new(Some(thread.spawn(move || writing.run())?));
         let outcomes = AtomicU32::new(0);
-        Ok(Arc::new(Self { jobs, shared, sample: config.sample, outcomes, thread }))
+        Ok(Arc::new(Self { jobs, backlog, sample: config.sample, outcomes, thread }))
     }
 
     /// Whether its file can be written. Changes nothing but that there is one.
     pub fn check(config: &DecisionLogConfig) -> io::Result<()> {
-        if let Some(directory) = config.file.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let mut options = std::fs::OpenOptions::new();
-        options.create(true).append(true).mode(0o600).open(&config.file).map(drop)
+        Rotating::check(&config.file)
     }
 
     /// Calls written, and calls left out, so far.
     pub fn counts(&self) -> (u64, u64) {
-        (self.shared.written.load(Relaxed), self.shared.lost.load(Relaxed))
+        self.backlog.counts()
     }
 
     /// Bytes of questions that wait.
     pub fn waiting(&self) -> usize {
-        self.shared.waiting.load(Relaxed)
+        self.backlog.waiting()
     }
 
     /// Writes what waits, and takes no more.
@@ -157,7 +143,7 @@ impl DecisionLog {
         match (one_in, ask.message()) {
             (0, _) => false,
             (1, _) => true,
-            (_, Some(id)) => mixed(id).is_multiple_of(u64::from(one_in)),
+            (_, Some(id)) => stable_hash([id.as_bytes()]).is_multiple_of(u64::from(one_in)),
             (_, None) => self.outcomes.fetch_add(1, Relaxed).is_multiple_of(one_in),
         }
     }
@@ -172,10 +158,7 @@ impl Tap for DecisionLog {
     fn end(&self, begun: Instant, call: Call<'_>) {
         let took = begun.elapsed();
         let bytes = weight(call.ask);
-        let shared = &self.shared;
-        if shared.waiting.fetch_add(bytes, Relaxed) + bytes > WAITING {
-            shared.waiting.fetch_sub(bytes, Relaxed);
-            shared.lost.fetch_add(1, Relaxed);
+        if !self.backlog.take(bytes, WAITING) {
             return;
         }
         let heard = Heard {
@@ -189,8 +172,7 @@ impl Tap for DecisionLog {
             bytes,
         };
         if self.jobs.send(Job::Call(Box::new(heard))).is_err() {
-            shared.waiting.fetch_sub(bytes, Relaxed);
-            shared.lost.fetch_add(1, Relaxed);
+            self.backlog.lose(bytes, 1);
         }
     }
 }
@@ -211,19 +193,11 @@ fn weight(ask: Ask<'_>) -> usize {
         }
 }
 
-/// A number of a message that says nothing of when it came (FNV-1a, folded as `gate::bucket`).
-fn mixed(id: &str) -> u64 {
-    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash ^ (hash >> 32)
-}
-
 /// The thread.
 struct Writing {
     inbox: Receiver<Job>,
     file: Rotating,
-    shared: Arc<Shared>,
+    backlog: Arc<Backlog>,
     hide: Hide,
     /// The lines of policies, by set and place in it.
     known: HashMap<(u64, usize), Arc<PolicyLine>>,
@@ -270,7 +244,7 @@ impl Writing {
             }
         }
         let late = self.inbox.try_iter().filter(|job| matches!(job, Job::Call(_))).count();
-        self.shared.lost.fetch_add(late as u64, Relaxed);
+        self.backlog.lose(0, late as u64);
     }
 
     fn add(&mut self, batch: &mut Batch, heard: Heard) {
@@ -297,7 +271,8 @@ impl Writing {
         }));
         let text = line.text();
         if text.len() > LONGEST {
-            self.shared.lost.fetch_add(1, Relaxed);
+            // What it weighs is let go with its batch.
+            self.backlog.lose(0, 1);
             return;
         }
         batch.text.extend_from_slice(&text);
@@ -323,7 +298,7 @@ impl Writing {
 
     /// Writes a batch, with what makes its file complete before it.
     fn write(&mut self, batch: Batch) {
-        let lost = self.shared.lost.load(Relaxed);
+        let lost = self.backlog.lost();
         let mut head = self.head(&batch, lost);
         if self.file.begins_anew(head.len() + batch.text.len()) {
             self.told.clear();
@@ -332,20 +307,19 @@ impl Writing {
         head.extend_from_slice(&batch.text);
         match self.file.append(&head, false) {
             Ok(()) => {
-                self.shared.written.fetch_add(batch.calls, Relaxed);
+                self.backlog.write(batch.bytes, batch.calls);
                 self.lost = lost;
                 self.failing = false;
                 self.told.extend(batch.policies.iter().map(|policy| policy.context.clone()));
             }
             Err(error) => {
-                self.shared.lost.fetch_add(batch.calls, Relaxed);
+                self.backlog.lose(batch.bytes, batch.calls);
                 if !std::mem::replace(&mut self.failing, true) {
                     let file = self.file.path().display();
                     tracing::error!(%file, %error, "the decision log cannot be written");
                 }
             }
         }
-        self.shared.waiting.fetch_sub(batch.bytes, Relaxed);
     }
 
     fn head(&self, batch: &Batch, lost: u64) -> Vec<u8> {

@@ -540,6 +540,7 @@ pub fn wait_after(end: &End, upstream: &Upstream, now: Timestamp) -> Wait {
             LeaseError::AllDown { .. }
             | LeaseError::NoTarget { .. }
             | LeaseError::Busy { .. }
+            | LeaseError::Crowded { .. }
             | LeaseError::QueueFull { .. },
         ) => Wait::Upstream(upstream.config.name.as_str().into()),
         End::Limited(LimitError::Reached { scope, key }) => {

@@ -140,6 +140,8 @@ pub enum Event<'a> {
         listener: &'a str,
         /// Who its client has logged in as.
         user: Option<&'a str>,
+        /// The edge that it came from, where that was over a link.
+        via: Option<Via<'a>>,
         /// Envelope sender; empty for `<>`.
         sender: &'a str,
         /// Who it is for.
@@ -398,6 +400,15 @@ pub enum Event<'a> {
         /// Why.
         error: &'a str,
     },
+}
+
+/// By which way a message came over a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via<'a> {
+    /// The edge's name.
+    pub edge: &'a str,
+    /// What it calls the message.
+    pub id: &'a str,
 }
 
 /// A step of a wave's life.

@@ -9,11 +9,9 @@ mod line;
 
 use std::{
     io,
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{self, Receiver, Sender},
     },
     thread::JoinHandle,
@@ -22,7 +20,7 @@ use std::{
 use crate::{
     config::{Addresses, EventLogConfig},
     event::{Event, Observer},
-    rotation::Rotating,
+    rotation::{Backlog, Rotating},
     world::WallClock,
 };
 use line::Writer;
@@ -39,16 +37,8 @@ const KEY: &str = "events.key";
 pub struct EventLog {
     line: Writer,
     lines: Mutex<Option<Sender<Vec<u8>>>>,
-    shared: Arc<Shared>,
+    backlog: Arc<Backlog>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// What both sides know.
-#[derive(Default)]
-struct Shared {
-    waiting: AtomicUsize,
-    written: AtomicU64,
-    lost: AtomicU64,
 }
 
 impl EventLog {
@@ -64,38 +54,30 @@ impl EventLog {
             Addresses::Hashed => Some(key(state_dir, random)?),
             Addresses::Full | Addresses::None => None,
         };
-        if let Some(directory) = config.file.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let mut file = Rotating::new(config.file.clone(), config.max_size, config.keep);
-        file.append(b"", false)?;
+        let file = Rotating::open(config.file.clone(), config.max_size, config.keep)?;
         let (lines, inbox) = mpsc::channel();
-        let shared = Arc::<Shared>::default();
+        let backlog = Arc::<Backlog>::default();
         let line = Writer::new(clock, config.addresses, key);
-        let writing = Writing { inbox, file, shared: Arc::clone(&shared), line: line.clone() };
+        let writing = Writing { inbox, file, backlog: Arc::clone(&backlog), line: line.clone() };
         let thread = std::thread::Builder::new().name("events".into());
         let thread = thread.spawn(move || writing.run())?;
         let (lines, thread) = (Mutex::new(Some(lines)), Mutex::new(Some(thread)));
-        Ok(Self { line, lines, shared, thread })
+        Ok(Self { line, lines, backlog, thread })
     }
 
     /// Whether its file can be written. Changes nothing but that there is one.
     pub fn check(config: &EventLogConfig) -> io::Result<()> {
-        if let Some(directory) = config.file.parent() {
-            std::fs::create_dir_all(directory)?;
-        }
-        let mut options = std::fs::OpenOptions::new();
-        options.create(true).append(true).mode(0o600).open(&config.file).map(drop)
+        Rotating::check(&config.file)
     }
 
     /// Lines written, and lines left out, so far.
     pub fn counts(&self) -> (u64, u64) {
-        (self.shared.written.load(Relaxed), self.shared.lost.load(Relaxed))
+        self.backlog.counts()
     }
 
     /// Bytes of lines that wait.
     pub fn waiting(&self) -> usize {
-        self.shared.waiting.load(Relaxed)
+        self.backlog.waiting()
     }
 
     /// Writes what waits, and takes no more.
@@ -111,17 +93,13 @@ impl EventLog {
 impl Observer for EventLog {
     fn observe(&self, event: &Event<'_>) {
         let Some(line) = self.line.of(event) else { return };
-        let shared = &self.shared;
         let length = line.len();
-        if shared.waiting.fetch_add(length, Relaxed) + length > WAITING {
-            shared.waiting.fetch_sub(length, Relaxed);
-            shared.lost.fetch_add(1, Relaxed);
+        if !self.backlog.take(length, WAITING) {
             return;
         }
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.as_ref().is_none_or(|lines| lines.send(line).is_err()) {
-            shared.waiting.fetch_sub(length, Relaxed);
-            shared.lost.fetch_add(1, Relaxed);
+            self.backlog.lose(length, 1);
         }
     }
 }
@@ -130,7 +108,7 @@ impl Observer for EventLog {
 struct Writing {
     inbox: Receiver<Vec<u8>>,
     file: Rotating,
-    shared: Arc<Shared>,
+    backlog: Arc<Backlog>,
     line: Writer,
 }
 
@@ -147,26 +125,25 @@ impl Writing {
                 lines += 1;
             }
             let length = batch.len();
-            let lost = self.shared.lost.load(Relaxed);
+            let lost = self.backlog.lost();
             if lost > told {
                 // Before what came after.
                 batch.splice(0..0, self.line.lost(lost - told));
             }
             match self.file.append(&batch, false) {
                 Ok(()) => {
-                    self.shared.written.fetch_add(lines + u64::from(lost > told), Relaxed);
+                    self.backlog.write(length, lines + u64::from(lost > told));
                     told = lost;
                     failing = false;
                 }
                 Err(error) => {
-                    self.shared.lost.fetch_add(lines, Relaxed);
+                    self.backlog.lose(length, lines);
                     if !std::mem::replace(&mut failing, true) {
                         let file = self.file.path().display();
                         tracing::error!(%file, %error, "the event log cannot be written");
                     }
                 }
             }
-            self.shared.waiting.fetch_sub(length, Relaxed);
         }
     }
 }

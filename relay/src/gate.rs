@@ -23,7 +23,7 @@ use crate::{
     config::{FailMode, Unmatched},
     decision::{
         FreezeDecision, InstanceView, PolicyReply, RouteDecision, RouteShare, RouteTarget,
-        Transaction, UpstreamState, record::Ask,
+        Transaction, UpstreamState, record::Ask, stable_hash,
     },
     event::Event,
     limits::Charge,
@@ -188,14 +188,9 @@ fn states(generation: &Generation, wanted: &[String], now: Timestamp) -> Vec<Ups
 /// and on every machine.
 fn bucket(instance: &str, subject: &Subject<'_>) -> u32 {
     let first = subject.recipients.first().copied().unwrap_or("");
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for part in [instance, subject.sender, first] {
-        for byte in part.bytes().chain([0]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    // The low bits of FNV are weak; fold the high ones in.
-    u32::try_from((hash ^ (hash >> 32)) % 10_000).unwrap_or(0)
+    let parts = [instance, subject.sender, first].map(str::as_bytes);
+    let hash = stable_hash(parts.into_iter().flat_map(|part| [part, &[0]]));
+    u32::try_from(hash % 10_000).unwrap_or(0)
 }
 
 /// One question on its way through the hooks.
@@ -372,7 +367,8 @@ impl Gate<'_> {
         Ok(target)
     }
 
-    /// The first of a route's upstreams that is not down; if all are, the route's own.
+    /// The first of a route's upstreams that is not down, the fallback of a link behind them; if all
+    /// are, the route's own.
     fn pick(&mut self, target: &RouteTarget) -> Result<Arc<Upstream>, Verdict> {
         let generation = self.generation;
         let Some(own) = generation.upstream(&target.upstream) else {
@@ -393,6 +389,19 @@ impl Gate<'_> {
             (!upstream.is_down()).then_some(upstream)
         };
         if let Some(alive) = target.fallbacks.iter().find_map(is_alive) {
+            return Ok(alive);
+        }
+        // A link that is down has a fallback of its own.
+        let fallback = own.config.link.as_ref().and_then(|link| link.fallback.as_ref());
+        if let Some(alive) = fallback.and_then(is_alive) {
+            // Nothing goes by what is only explained.
+            match &self.notes {
+                None => own.note_fallback(),
+                Some(_) => self.note("-", "routing", || {
+                    let (link, name) = (&own.config.name, &alive.config.name);
+                    format!("link {link} is down; its fallback: {name}")
+                }),
+            }
             return Ok(alive);
         }
         placed.or_else(|error| {

@@ -145,6 +145,7 @@ pub fn build(
                 world: world.clone(),
                 hostname: Arc::clone(&hostname),
                 connector: tls.connector(&upstream.name).cloned(),
+                link_connector: tls.link_edge(&upstream.name).cloned(),
                 login: tls.login(&upstream.name).cloned(),
                 naming: names.naming.clone(),
                 names: names.names(upstream),
@@ -192,6 +193,7 @@ pub fn unchanged<'a>(
         .and_then(|_| previous.upstream(&upstream.name))
         .filter(|kept| kept.config == *upstream)
         .filter(|kept| same(kept.connector(), tls.connector(&upstream.name)))
+        .filter(|kept| same(kept.link_connector(), tls.link_edge(&upstream.name)))
         .filter(|kept| same(kept.credentials(), tls.login(&upstream.name)))
         .filter(|kept| !is_named || same(kept.naming(), names.naming.as_ref()))
 }

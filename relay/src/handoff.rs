@@ -1,16 +1,21 @@
 //! Hand-off of a message that was just received: ask the gate, then give it to the upstream
 //! while the client waits, or to the spool. Floor 3.
 //!
-//! Nothing is promised here before the upstream has promised or the spool has synced it.
+//! Nothing is promised here before the upstream has promised or the spool has synced it. Who gave
+//! the message is told once for all recipients (SMTP) or for each of them (a link): both are made
+//! of the same [`Told`], and [`Voice`] says where they differ.
 
 mod direct;
+mod told;
 mod verify;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
+pub use told::Part;
 pub use verify::verify;
 
 use tokio::time::Instant;
+use wavegate_link::How;
 use wavegate_smtp::{Enhanced, Reply};
 
 use crate::{
@@ -18,7 +23,7 @@ use crate::{
     config::Handoff,
     delivery,
     envelope::{Envelope, LastWord, Progress},
-    event::{Event, Outcome},
+    event::{Event, Outcome, Via},
     gate::{self, Subject, attributes},
     message::{MessageId, Source, Trace},
     parcel::{Message, Parcel},
@@ -31,6 +36,7 @@ use crate::{
     waves::{InstanceState, PlanState},
     world::Deadline,
 };
+use told::Told;
 
 /// What the client is told, and what became of the message.
 #[derive(Debug)]
@@ -55,19 +61,19 @@ impl Handed {
     }
 }
 
-/// What the client is told, and what became of the recipients.
-struct Told {
-    reply: Reply,
-    /// How many came to which end.
-    ends: Vec<(Outcome, u64)>,
-    upstream: Option<String>,
-    /// The target that answered.
-    target: Option<SocketAddr>,
+/// To whom the answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    /// A client, who hears one reply for all recipients.
+    Client,
+    /// An edge, which hears a reply for each.
+    Link,
 }
 
 /// A new message on its way.
 struct Incoming<'a> {
     relay: &'a Arc<Relay>,
+    voice: Voice,
     generation: Arc<Generation>,
     plan: Arc<PlanState>,
     instance: Option<Arc<InstanceState>>,
@@ -84,51 +90,82 @@ pub async fn deliver(
     parcel: Parcel,
     patience: &mut Deadline,
 ) -> Handed {
-    let begun = Instant::now();
-    let now = relay.waves.now();
-    let generation = relay.generation();
-    let plan = relay.waves.current_owned();
-    let Answer { instance, verdict } =
-        ask(relay, &generation, &plan, source, &parcel, id, now).await;
-    relay.emit(&Event::GateAnswered { elapsed: begun.elapsed() });
-    let name = instance.as_ref().map(|instance| Arc::clone(instance.name()));
-    let recipients = parcel.recipients.len() as u64;
-    let size = parcel.facts.size;
-    relay.emit(&Event::Received {
-        instance: name.as_deref(),
-        id,
-        recipients,
-        size,
-        client: source.client,
-        destination: source.destination,
-        listener: &source.listener,
-        user: source.user.as_deref(),
-        sender: parcel.mail.sender.as_str(),
-        to: &parcel.recipients,
-    });
-    let mut account = Account { relay, name, id, recipients, begun, settled: false };
-    let told = match verdict {
-        Verdict::Defer(reply) => Told::of_all(recipients, reply, Outcome::Deferred),
-        Verdict::Refuse(reply) => Told::of_all(recipients, reply, Outcome::Refused),
-        verdict => {
-            let head = trace(&generation, source, &parcel, id, now);
-            let message = Arc::new(Message::new(id, Arc::clone(source), head, parcel));
-            let incoming = Incoming { relay, generation, plan, instance, message, now };
-            match verdict {
-                Verdict::Go(shares) => incoming.go(shares, patience).await,
-                Verdict::Hold { until, reason } => incoming.hold(until, &reason).await,
-                Verdict::Defer(_) | Verdict::Refuse(_) => unreachable!("answered above"),
-            }
-        }
-    };
-    account.settle(&told);
-    drop(account);
-    Handed { promised: told.reply.is_positive(), reply: told.reply, id: Some(id) }
+    let told = New { relay, source, id, via: None }.deliver(parcel, patience).await;
+    let reply = told.reply();
+    Handed { promised: reply.is_positive(), reply, id: Some(id) }
 }
 
-impl Told {
-    fn of_all(recipients: u64, reply: Reply, outcome: Outcome) -> Self {
-        Self { reply, ends: vec![(outcome, recipients)], upstream: None, target: None }
+/// The same for a message that came over a link: what is said of each of its recipients. `id` is
+/// the gateway's own, `via` says what the edge calls it.
+pub async fn deliver_each(
+    relay: &Arc<Relay>,
+    source: &Arc<Source>,
+    id: MessageId,
+    via: Via<'_>,
+    parcel: Parcel,
+) -> Vec<Part> {
+    let mut patience = Deadline::default();
+    let via = Some(via);
+    New { relay, source, id, via }.deliver(parcel, &mut patience).await.parts
+}
+
+/// A message that nobody was asked about yet.
+struct New<'a> {
+    relay: &'a Arc<Relay>,
+    source: &'a Arc<Source>,
+    id: MessageId,
+    /// The edge that it came from.
+    via: Option<Via<'a>>,
+}
+
+impl New<'_> {
+    async fn deliver(self, parcel: Parcel, patience: &mut Deadline) -> Told {
+        let Self { relay, source, id, via } = self;
+        let begun = Instant::now();
+        let now = relay.waves.now();
+        let generation = relay.generation();
+        let plan = relay.waves.current_owned();
+        let Answer { instance, verdict } =
+            ask(relay, &generation, &plan, source, &parcel, id, now).await;
+        relay.emit(&Event::GateAnswered { elapsed: begun.elapsed() });
+        let name = instance.as_ref().map(|instance| Arc::clone(instance.name()));
+        let recipients = parcel.recipients.len();
+        let size = parcel.facts.size;
+        relay.emit(&Event::Received {
+            instance: name.as_deref(),
+            id,
+            recipients: recipients as u64,
+            size,
+            client: source.client,
+            destination: source.destination,
+            listener: &source.listener,
+            user: source.user.as_deref(),
+            via,
+            sender: parcel.mail.sender.as_str(),
+            to: &parcel.recipients,
+        });
+        let mut account = Account { relay, name, id, recipients, begun, settled: false };
+        let told = match verdict {
+            Verdict::Defer(reply) => {
+                Told::of_all(recipients, How::Gateway, reply, Outcome::Deferred)
+            }
+            Verdict::Refuse(reply) => {
+                Told::of_all(recipients, How::Gateway, reply, Outcome::Refused)
+            }
+            verdict => {
+                let head = trace(&generation, source, &parcel, id, now);
+                let message = Arc::new(Message::new(id, Arc::clone(source), head, parcel));
+                let voice = if via.is_some() { Voice::Link } else { Voice::Client };
+                let incoming = Incoming { relay, voice, generation, plan, instance, message, now };
+                match verdict {
+                    Verdict::Go(shares) => incoming.go(shares, patience).await,
+                    Verdict::Hold { until, reason } => incoming.hold(until, &reason).await,
+                    Verdict::Defer(_) | Verdict::Refuse(_) => unreachable!("answered above"),
+                }
+            }
+        };
+        account.settle(&told);
+        told
     }
 }
 
@@ -139,7 +176,8 @@ impl Incoming<'_> {
             let progress = self.progress();
             return self.spool(progress, Wait::Turn, Some(&reason), None).await;
         }
-        // Several upstreams have several answers, and the client gets one.
+        // Several upstreams have several answers, and a client gets one; an edge would wait for the
+        // slowest of them.
         if shares.len() != 1 {
             let kept = self.keep(shares);
             let progress = self.progress();
@@ -228,18 +266,26 @@ impl Incoming<'_> {
         {
             progress.last = Some(LastWord::new(None, reason, self.now));
         }
-        let recipients = self.message.parcel.recipients.len() as u64;
+        let recipients = self.count();
         let waits = progress.clone();
         let new = NewMessage { answer, ..self.new_message(progress, wait.clone()) };
         match self.relay.queue.accept(vec![new]).await {
             Ok(accepted) => {
-                delivery::tell_waits(self.relay, self.message.id, &waits, recipients, &wait, None);
+                let (id, left) = (self.message.id, recipients as u64);
+                delivery::tell_waits(self.relay, id, &waits, left, &wait, None);
                 delivery::line(self.relay, wait);
-                let reply = taken(self.message.id, &accepted[0].receipt);
-                Told::of_all(recipients, reply, Outcome::Spooled)
+                let reply = taken(id, &accepted[0].receipt);
+                Told::of_all(recipients, How::Stored, reply, Outcome::Spooled)
             }
-            Err(error) => Told::of_all(recipients, no_spool(&error), Outcome::Deferred),
+            Err(error) => {
+                Told::of_all(recipients, How::Gateway, no_spool(&error), Outcome::Deferred)
+            }
         }
+    }
+
+    /// Its recipients.
+    fn count(&self) -> usize {
+        self.message.parcel.recipients.len()
     }
 
     fn new_message(&self, progress: Progress, wait: Wait) -> NewMessage {
@@ -268,7 +314,7 @@ struct Account<'a> {
     relay: &'a Relay,
     name: Option<Arc<str>>,
     id: MessageId,
-    recipients: u64,
+    recipients: usize,
     begun: Instant,
     settled: bool,
 }
@@ -276,15 +322,15 @@ struct Account<'a> {
 impl Account<'_> {
     fn settle(&mut self, told: &Told) {
         self.settled = true;
-        for &(outcome, recipients) in &told.ends {
+        for part in &told.parts {
             self.relay.emit(&Event::Settled {
                 instance: self.name.as_deref(),
                 id: self.id,
                 upstream: told.upstream.as_deref(),
                 target: told.target,
-                recipients,
-                outcome,
-                reply: &told.reply,
+                recipients: part.recipients.len() as u64,
+                outcome: part.outcome,
+                reply: &part.reply,
                 elapsed: self.begun.elapsed(),
             });
         }
@@ -296,7 +342,7 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         if !self.settled {
             let reply = Reply::fixed(421, Enhanced(4, 3, 0), "session cut off");
-            self.settle(&Told::of_all(self.recipients, reply, Outcome::InDoubt));
+            self.settle(&Told::of_all(self.recipients, How::InDoubt, reply, Outcome::InDoubt));
         }
     }
 }

@@ -24,10 +24,12 @@ pub mod rotation;
 pub mod budget;
 pub mod body;
 pub mod parcel;
+pub mod seen;
 pub mod spool;
 pub mod portable;
 pub mod policy;
 pub mod names;
+pub mod links;
 pub mod upstream;
 // Floor 3: what decides.
 pub mod rollout;
@@ -49,6 +51,7 @@ pub mod conductor;
 pub mod session;
 // Floor 4: what puts it together.
 pub mod listener;
+pub mod gateway;
 pub mod worker;
 pub mod logging;
 pub mod event_log;

@@ -371,7 +371,8 @@ pub async fn resolve(
                 ),
             )),
             Reply::Found { list, .. } => {
-                let own = list.iter().find_map(|one| Some((one.0, config.own_address(one.0)?)));
+                let own = |address| Some((address, config.own_address(&place.upstream, address)?));
+                let own = list.iter().find_map(|one| own(one.0));
                 errors.extend(own.map(|(address, what)| {
                     let text = format!(
                         "{target} stands for {address}, which is this relay's own {what}: mail \

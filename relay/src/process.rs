@@ -5,6 +5,7 @@
 //! queue control, the housekeeping of upstreams, signals, changed files. Loading a generation blocks and has a
 //! thread of its own while it lasts.
 
+mod links;
 mod memory;
 mod reload;
 mod rollouts;
@@ -31,6 +32,7 @@ use crate::{
     conductor::{Conductor, status::Source},
     config::{self, Checks, Diagnostics, When},
     control::{self, Control as Controls},
+    gateway::Gateways,
     generation::{self, Surroundings},
     learned, logging,
     relay::Relay,
@@ -41,6 +43,7 @@ use crate::{
     worker::{Pulse, Workers},
     world::World,
 };
+use links::Links;
 use reload::Reloader;
 use rollouts::Rollouts;
 use start::{
@@ -243,11 +246,16 @@ impl Running {
         let bound = bind_all(&config, &service)?;
         let admin = bind_admin(&config, &service)?;
         let api = bind_api(&config, &service)?;
+        let mut link_sockets = match before {
+            Some(_) => Vec::new(),
+            None => links::bind_all(&config)?,
+        };
         check_logs(&config)?;
         service.forget_inherited();
         let service = Arc::new(service);
         if let (Some(before), Some(patience)) = (before, launch.take_over) {
             upgrade::replace(before, patience)?;
+            link_sockets = links::bind_all(&config)?;
         }
         start::installed_since(&store, &config)?;
         let queue = ours(&state_dir, &config, &world, launch.take_over.is_some())?;
@@ -277,12 +285,17 @@ impl Running {
             .map_err(StartError::system("start a worker"))?;
         let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
         let api_address = api.as_ref().and_then(|(socket, _)| socket.local_addr().ok());
+        let mut links = Links::new(&relay);
+        let fresh = links.start(link_sockets, &config, &relay.generation().tls)?;
+        links.turn_to(fresh, Some(&workers));
+        let gateways = links.gateways();
         let doors = api.as_ref().map(|(_, doors)| Arc::clone(doors));
         let pulse = workers.pulse();
         let own = start::own_sockets(&config, admin.as_ref(), api.as_ref().map(|(one, _)| one))?;
         let kept = Arc::clone(&store);
+        let sockets = (bound, links);
         let reloader =
-            Reloader::new(path, &relay, workers, bound, doors, Arc::clone(&service), kept)?;
+            Reloader::new(path, &relay, workers, sockets, doors, Arc::clone(&service), kept)?;
         let addresses = reloader.addresses();
         let reloader = Arc::new(reloader);
         let rollouts = Rollouts::new(&relay, &reloader, &store);
@@ -316,6 +329,7 @@ impl Running {
             files,
             service,
             pulse,
+            gateways,
         };
         let control = thread
             .spawn(move || control.run(&runtime, inbox, requested))
@@ -343,6 +357,7 @@ struct Control {
     files: Option<watch::Files>,
     service: Arc<Service>,
     pulse: Pulse,
+    gateways: Arc<Gateways>,
 }
 
 impl Control {
@@ -364,7 +379,7 @@ impl Control {
     ) -> Result<(), StartError> {
         let Self { relay, reloader, telemetry, status, admin, api, own, audit, controls, .. } =
             self;
-        let Self { rollouts, socket, door, signals, files, service, pulse, .. } = self;
+        let Self { rollouts, socket, door, signals, files, service, pulse, gateways, .. } = self;
         let closing = Arc::clone(&telemetry);
         if let Some(socket) = admin {
             match tokio::net::TcpListener::from_std(socket) {
@@ -397,7 +412,8 @@ impl Control {
         // Listeners are bound, the spool is open, signals are heard.
         service.ready("taking mail");
         tokio::spawn(Arc::clone(&service).keep(Arc::clone(&relay), pulse.clone(), status));
-        tokio::spawn(memory::keep(Arc::clone(&relay), Arc::clone(&closing), pulse.clone()));
+        let tables = (Arc::clone(&closing), gateways);
+        tokio::spawn(memory::keep(Arc::clone(&relay), tables, pulse.clone()));
         let sockets = upgrade::sockets(&reloader, &service, own);
         let incumbent = Incumbent { relay: Arc::clone(&relay), audit: Arc::clone(&audit), sockets };
         let mut children = upgrade::Children::default();

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
@@ -24,6 +24,7 @@ use crate::{
     config::{Config, ListenerConfig},
     event::{Event, Observer},
     limits::Limits,
+    links::{GatewayLink, Links},
     logins::Logins,
     names::Naming,
     policy::{PolicyHost, PolicySet, WorkerPolicies},
@@ -83,7 +84,11 @@ pub struct Relay {
     current: ArcSwap<Generation>,
     stopping: AtomicBool,
     connections: AtomicUsize,
+    gateways: OnceLock<GatewaySource>,
 }
+
+/// Who tells of the links that edges have to this relay.
+pub type GatewaySource = Box<dyn Fn() -> Vec<GatewayLink> + Send + Sync>;
 
 impl Generation {
     /// The upstream of a name.
@@ -113,9 +118,17 @@ impl Generation {
         listener: &ListenerConfig,
         destination: Option<SocketAddr>,
     ) -> Extensions {
+        self.offered_by(|upstream| listener.reaches(upstream), destination)
+    }
+
+    /// The same for the upstreams that `reaches` says yes to.
+    pub fn offered_by(
+        &self,
+        reaches: impl Fn(&str) -> bool,
+        destination: Option<SocketAddr>,
+    ) -> Extensions {
         let own_size = self.config.limits.message_size;
-        let reachable =
-            self.upstreams.values().filter(|upstream| listener.reaches(&upstream.config.name));
+        let reachable = self.upstreams.values().filter(|upstream| reaches(&upstream.config.name));
         let common = reachable
             .filter_map(|upstream| upstream.offers(destination))
             .reduce(Extensions::intersection)
@@ -186,6 +199,7 @@ impl Relay {
             current: ArcSwap::from_pointee(first),
             stopping: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
+            gateways: OnceLock::new(),
         })
     }
 
@@ -242,6 +256,21 @@ impl Relay {
     /// Whether sessions are to end.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Who tells of the links that edges have to this relay; said once.
+    pub fn tell_of_gateways(&self, source: GatewaySource) {
+        let _ = self.gateways.set(source);
+    }
+
+    /// What is known of all links.
+    pub fn links(&self) -> Links {
+        let generation = self.look();
+        let edges = generation.upstreams.values().filter_map(|upstream| upstream.link_status());
+        Links {
+            edges: edges.collect(),
+            gateways: self.gateways.get().map(|source| source()).unwrap_or_default(),
+        }
     }
 
     /// The count of client connections, for its owner to change.

@@ -1,13 +1,15 @@
 //! A file of lines that grows to a bound and then becomes the youngest of some older ones. Floor 2.
 //!
-//! Owns the file and its older ones, `NAME.1` the youngest. What stands in a line is the business
-//! of others, and so is when a line must be on disk.
+//! Owns the file and its older ones, `NAME.1` the youngest, and the account of what waits for a
+//! thread that writes one. What stands in a line is the business of others, and so is when a line
+//! must be on disk.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 /// Bytes that no line exceeds: so far from its end a file is searched for the last whole one.
@@ -27,6 +29,25 @@ impl Rotating {
     /// Nothing is touched before the first line.
     pub fn new(path: PathBuf, file_bytes: u64, older: usize) -> Self {
         Self { path, file_bytes, older, open: None }
+    }
+
+    /// The same, but the file is there when it returns, and so is its directory: what is wrong with
+    /// them shows now.
+    pub fn open(path: PathBuf, file_bytes: u64, older: usize) -> io::Result<Self> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let mut rotating = Self::new(path, file_bytes, older);
+        rotating.append(b"", false)?;
+        Ok(rotating)
+    }
+
+    /// Whether the file can be written. Changes nothing but that there is one.
+    pub fn check(path: &Path) -> io::Result<()> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
     }
 
     /// The file that is written now.
@@ -118,4 +139,51 @@ fn whole_lines(file: &mut File, bytes: u64) -> io::Result<u64> {
     file.take(LONGEST).read_to_end(&mut tail)?;
     let end = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1);
     Ok(from + end)
+}
+
+/// What waits for a thread that writes, in bytes and bounded, and what became of it, in pieces.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    waiting: AtomicUsize,
+    written: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Backlog {
+    /// Counts one piece as waiting; false, and counted as lost, where then more than `most` bytes
+    /// would wait.
+    pub fn take(&self, bytes: usize, most: usize) -> bool {
+        let fits = self.waiting.fetch_add(bytes, Relaxed) + bytes <= most;
+        if !fits {
+            self.lose(bytes, 1);
+        }
+        fits
+    }
+
+    /// So many bytes wait no more; their pieces are in the file.
+    pub fn write(&self, bytes: usize, pieces: u64) {
+        self.written.fetch_add(pieces, Relaxed);
+        self.waiting.fetch_sub(bytes, Relaxed);
+    }
+
+    /// So many bytes wait no more; their pieces are in no file.
+    pub fn lose(&self, bytes: usize, pieces: u64) {
+        self.lost.fetch_add(pieces, Relaxed);
+        self.waiting.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Bytes that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Pieces lost so far.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    /// Pieces written, and pieces lost, so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.written.load(Relaxed), self.lost())
+    }
 }

@@ -42,7 +42,7 @@ const READ: usize = 64 * 1024;
 /// The same while memory is at its end.
 const READ_FULL: usize = 4 * 1024;
 /// How long a message may be slow before `limits.data_rate` counts.
-const RATE_GRACE: Duration = Duration::from_secs(60);
+pub(crate) const RATE_GRACE: Duration = Duration::from_secs(60);
 /// Under stress, deadlines for commands are this many times shorter.
 const STRESS_FACTOR: u32 = 10;
 /// But not shorter than this.

@@ -14,6 +14,7 @@
 mod families;
 mod identity;
 mod ledger;
+mod links;
 mod log;
 mod process;
 mod render;

@@ -5,10 +5,11 @@
 //! themselves are `world::tls`. What did not change is taken over from what is in force, so that
 //! a reload forgets no session that could be resumed.
 
+mod certificate;
 mod connector;
+pub mod link;
 mod login;
 mod sni;
-mod validity;
 
 use std::{
     collections::HashMap,
@@ -23,8 +24,9 @@ use std::{
 };
 
 use tokio_rustls::rustls::{
-    Error, InconsistentKeys, RootCertStore, ServerConfig,
-    crypto::{CryptoProvider, ring},
+    DigitallySignedStruct, Error, InconsistentKeys, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, ring, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{NoServerSessionStorage, WebPkiClientVerifier},
     sign::CertifiedKey,
@@ -40,6 +42,7 @@ use crate::{
 };
 pub use connector::Connector;
 pub(crate) use connector::roots;
+use link::{LinkAcceptor, LinkConnector};
 use sni::BySni;
 
 /// Bytes of a certificate chain, a key, or another secret: far more than any has.
@@ -57,6 +60,8 @@ pub struct Loaded {
     listeners: HashMap<String, Arc<Acceptor>>,
     upstreams: HashMap<String, Arc<Connector>>,
     logins: HashMap<String, Arc<Credentials>>,
+    edges: HashMap<String, Arc<LinkConnector>>,
+    gateways: HashMap<String, Arc<LinkAcceptor>>,
     /// What was found that is not an error.
     pub warnings: Vec<Diagnostic>,
 }
@@ -118,6 +123,16 @@ impl Loaded {
     pub fn login(&self, upstream: &str) -> Option<&Arc<Credentials>> {
         self.logins.get(upstream)
     }
+
+    /// What the connections of a link begin with at this end, if the upstream is a link.
+    pub fn link_edge(&self, upstream: &str) -> Option<&Arc<LinkConnector>> {
+        self.edges.get(upstream)
+    }
+
+    /// What the connections of edges begin with, if the listener is a link's.
+    pub fn link_gateway(&self, listener: &str) -> Option<&Arc<LinkAcceptor>> {
+        self.gateways.get(listener)
+    }
 }
 
 /// Reads the files that a configuration names, as of `now`; all that is wrong with them. A
@@ -152,6 +167,21 @@ pub fn load(
         match login::load(auth, before) {
             Ok(login) => drop(loaded.logins.insert(upstream.name.clone(), login)),
             Err(found) => wrong.push(found),
+        }
+    }
+    for upstream in &config.upstreams {
+        let Some(settings) = &upstream.link else { continue };
+        let before = in_force.and_then(|loaded| loaded.link_edge(&upstream.name));
+        match link::edge(settings, now, before, &mut loaded.warnings) {
+            Ok(connector) => drop(loaded.edges.insert(upstream.name.clone(), connector)),
+            Err(found) => wrong.extend(found),
+        }
+    }
+    for listener in &config.links {
+        let before = in_force.and_then(|loaded| loaded.link_gateway(&listener.name));
+        match link::gateway(listener, now, before, &mut loaded.warnings) {
+            Ok(acceptor) => drop(loaded.gateways.insert(listener.name.clone(), acceptor)),
+            Err(found) => wrong.extend(found),
         }
     }
     if wrong.is_empty() { Ok(loaded) } else { Err(Diagnostics(wrong)) }
@@ -255,7 +285,8 @@ fn pair(
         of(&files.certificate, format!("has no certificate that can be read: {what}; renew it"))
     };
     let first = chain.first().ok_or_else(|| not_one("it is empty"))?;
-    let valid = validity::of(first).ok_or_else(|| not_one("its dates are not to be found"))?;
+    let valid =
+        certificate::validity(first).ok_or_else(|| not_one("its dates are not to be found"))?;
     let made = CertifiedKey::from_der(chain, key, &provider());
     let key = made.map_err(|error| match error {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => of(
@@ -323,6 +354,20 @@ pub(crate) fn single(files: &TlsFiles) -> Result<ServerConfig, Diagnostic> {
 /// The provider of cryptography, for all sides.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
+}
+
+/// That the peer has the key of what it shows, whoever it is.
+fn verify_signature(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let algorithms = provider().signature_verification_algorithms;
+    verify_tls13_signature(message, certificate, signed, &algorithms)
+}
+
+fn schemes() -> Vec<SignatureScheme> {
+    provider().signature_verification_algorithms.supported_schemes()
 }
 
 /// The bytes of a file that holds a secret.

@@ -30,6 +30,7 @@ use crate::{
     conductor::Conductor,
     delivery,
     event::{Event, Refused},
+    gateway::Port,
     listener::{Clients, Counted, proxy, redirect, refusal},
     message::Redirected,
     relay::{Relay, with_policies},
@@ -51,6 +52,8 @@ pub enum Command {
     Listen(String, std::net::TcpListener),
     /// Accept for this listener no more.
     Close(String),
+    /// Serve a gateway's endpoint, until that closes.
+    Serve(Box<Port>),
     /// Serve this connection.
     Take(Box<Accepted>),
     /// Sessions are to look whether they may wait for as long as they do.
@@ -156,6 +159,15 @@ impl Workers {
         self.tell_acceptor(Command::Close(name.to_owned()));
     }
 
+    /// Serves a gateway's endpoints from now on, each on its worker.
+    pub fn serve(&self, ports: Vec<Port>) {
+        for port in ports {
+            if let Some(worker) = self.senders.get(port.worker) {
+                let _ = worker.blocking_send(Command::Serve(Box::new(port)));
+            }
+        }
+    }
+
     fn tell_acceptor(&self, command: Command) {
         if let Some(first) = self.senders.first() {
             // A worker that has ended takes no commands; the relay is stopping then.
@@ -207,6 +219,14 @@ impl Worker {
                     if let Some(acceptor) = acceptors.remove(&name) {
                         acceptor.abort();
                     }
+                }
+                Command::Serve(port) => {
+                    // It is waited for like a session.
+                    let session = Session::new(&worker.shared, worker.number);
+                    tokio::spawn(async move {
+                        port.serve().await;
+                        drop(session);
+                    });
                 }
                 Command::Take(accepted) => worker.take(*accepted),
                 Command::Hurry => stopping::wake_all(),

@@ -4,7 +4,12 @@
 mod contracts;
 mod control;
 mod fixture;
+#[path = "gateway/main.rs"]
+mod gateway;
+mod guest;
 mod hostile_components;
+#[path = "link_edge/main.rs"]
+mod link_edge;
 #[path = "notification/main.rs"]
 mod notification;
 mod policy;

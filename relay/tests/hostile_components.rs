@@ -4,18 +4,16 @@
 //! relay is a process of its own (`tests/tests/hostile_plugins.rs`).
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-use std::{fs, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use wavegate::{
     config::{PluginSource, PolicyConfig},
-    decision::Transaction,
-    plan::Timestamp,
     policy::{
         FailureKind, HostOptions, PolicyError, PolicyHost, PolicyProblem, PolicySet, WorkerPolicies,
     },
 };
 
-static HOSTILE: &[u8] = include_bytes!("../../tests/guests/hostile.wasm");
+use crate::guest::{HOSTILE, transaction};
 
 /// A host as the relay has it: what is not its own is compiled in another process.
 struct Place {
@@ -67,32 +65,15 @@ impl Place {
     fn serves(&self) {
         let set = self.load(HOSTILE, "nothing").unwrap();
         let mut worker = WorkerPolicies::new(Arc::clone(&self.host));
-        worker.freeze(&set, 0, &transaction()).unwrap();
-        worker.route(&set, 0, &transaction()).unwrap();
-        worker.limits(&set, 0, &transaction(), "up", &[0]).unwrap();
+        worker.freeze(&set, 0, &transaction("1")).unwrap();
+        worker.route(&set, 0, &transaction("1")).unwrap();
+        worker.limits(&set, 0, &transaction("1"), "up", &[0]).unwrap();
     }
 
     fn leftovers(&self) -> Vec<PathBuf> {
         let compiled = fs::read_dir(self.folder.path().join("compiled")).unwrap();
         let files = compiled.map(|entry| entry.unwrap().path());
         files.filter(|path| path.extension().is_none_or(|it| it != "cwasm")).collect()
-    }
-}
-
-fn transaction() -> Transaction<'static> {
-    Transaction {
-        id: "1",
-        now: Timestamp(1_700_000_000_000),
-        received: Timestamp(1_700_000_000_000),
-        client: IpAddr::from([192, 0, 2, 7]),
-        sender: "a@x.example",
-        recipients: &["b@y.example"],
-        size: 10_000,
-        attempts: 0,
-        instance: None,
-        bucket: 4321,
-        attributes: &[],
-        upstreams: &[],
     }
 }
 
@@ -306,7 +287,7 @@ fn gigabytes_and_millions_in_answers_are_refused() {
         };
         let set = place.host.load(&[policy], &[], &["up".to_owned()], &|_| None).unwrap();
         let mut worker = WorkerPolicies::new(Arc::clone(&place.host));
-        let tx = transaction();
+        let tx = transaction("1");
         let kinds = [FailureKind::BadAnswer, FailureKind::Memory];
         if told == "ten-million" {
             let route = worker.route(&set, 0, &tx).unwrap_err();

@@ -9,7 +9,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
 };
 
 use wavegate::{
@@ -26,15 +26,10 @@ use wavegate::{
     },
 };
 
-static HOSTILE: &[u8] = include_bytes!("../../tests/guests/hostile.wasm");
+use crate::guest::{HOSTILE, cache, transaction};
+
 const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-
-/// Compiled code that all tests share, so that the guest is compiled once a run.
-fn cache() -> &'static Path {
-    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
-}
 
 fn options() -> HostOptions {
     HostOptions { instances: 16, audit_every: 0, ..HostOptions::production(1) }
@@ -99,23 +94,6 @@ impl Bench {
 
     fn stats(&self) -> Arc<wavegate::policy::PolicyStats> {
         Arc::clone(self.set.policies()[0].stats())
-    }
-}
-
-fn transaction<'a>(id: &'a str) -> Transaction<'a> {
-    Transaction {
-        id,
-        now: Timestamp(1_700_000_000_000),
-        received: Timestamp(1_700_000_000_000),
-        client: IpAddr::from([192, 0, 2, 7]),
-        sender: "a@x.example",
-        recipients: &["b@y.example", "c@z.example"],
-        size: 10_000,
-        attempts: 0,
-        instance: None,
-        bucket: 4321,
-        attributes: &[],
-        upstreams: &[],
     }
 }
 

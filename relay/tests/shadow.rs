@@ -2,12 +2,7 @@
 //! of them. The guest is `tests/guests/hostile`.
 #![allow(clippy::unwrap_used, reason = "a test that fails should say where")]
 
-use std::{
-    net::IpAddr,
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use wavegate::{
@@ -16,20 +11,13 @@ use wavegate::{
         AttemptOutcome, FreezeDecision, Transaction,
         record::{Ask, Class},
     },
-    plan::Timestamp,
     policy::{
         FailureKind, Hook, HostOptions, PolicyHost, PolicySet, PolicyStats, ShadowCounts,
         ShadowMode, WorkerPolicies,
     },
 };
 
-static HOSTILE: &[u8] = include_bytes!("../../tests/guests/hostile.wasm");
-
-/// Compiled code that all tests share, so that the guest is compiled once a run.
-fn cache() -> &'static Path {
-    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
-}
+use crate::guest::{self, HOSTILE, cache};
 
 fn live(name: &str, told: &str) -> PolicyConfig {
     PolicyConfig {
@@ -94,26 +82,13 @@ impl Bench {
     }
 }
 
+fn transaction(id: &str, bucket: u32) -> Transaction<'_> {
+    Transaction { bucket, ..guest::transaction(id) }
+}
+
 fn load(host: &PolicyHost, policies: &[PolicyConfig]) -> Arc<PolicySet> {
     let upstreams = ["legacy".to_owned(), "cloud".to_owned()];
     host.load(policies, &[], &upstreams, &|name| (name == "hostile").then_some(HOSTILE)).unwrap()
-}
-
-fn transaction(id: &str, bucket: u32) -> Transaction<'_> {
-    Transaction {
-        id,
-        now: Timestamp(1_700_000_000_000),
-        received: Timestamp(1_700_000_000_000),
-        client: IpAddr::from([192, 0, 2, 7]),
-        sender: "a@x.example",
-        recipients: &["b@y.example", "c@z.example"],
-        size: 10_000,
-        attempts: 0,
-        instance: None,
-        bucket,
-        attributes: &[],
-        upstreams: &[],
-    }
 }
 
 #[test]

@@ -44,6 +44,23 @@ pub fn require(name: &str) -> Option<PathBuf> {
     }
 }
 
+/// The same for something that is no program but that this user and kernel allow, or do not.
+///
+/// # Panics
+/// If it cannot be done and is not named in `WAVEGATE_SKIP`.
+pub fn require_able<T>(name: &str, act: impl FnOnce() -> Result<T, String>) -> Option<T> {
+    let skip = env::var(SKIP).unwrap_or_default();
+    if skip.split_whitespace().any(|skipped| skipped == name) {
+        report(&format!("{name} (named in {SKIP})"));
+        record(name);
+        return None;
+    }
+    match act() {
+        Ok(done) => Some(done),
+        Err(error) => panic!("this test needs {name}: {error}; or name it in {SKIP}"),
+    }
+}
+
 /// A message to send with them, as a file with Unix line ends has it. It has all that clients add where it is
 /// missing.
 pub const MAIL: &str = "From: News <news@mkt.acme.example>\nTo: customer@example.org\n\

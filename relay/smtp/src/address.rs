@@ -255,7 +255,10 @@ fn is_literal(text: &str) -> bool {
     }
     let tag_valid = tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && tag.ends_with(|c: char| c.is_ascii_alphanumeric());
-    let content_valid = content.bytes().all(|byte| matches!(byte, b'!'..=b'Z' | b'^'..=b'~'));
+    // Not what ends a path or begins quotes in it: it could be written and not be read back.
+    let content_valid = content
+        .bytes()
+        .all(|byte| matches!(byte, b'!'..=b'Z' | b'^'..=b'~') && !b"\">".contains(&byte));
     tag_valid && content_valid && !content.is_empty()
 }
 
@@ -329,6 +332,10 @@ mod tests {
             assert_eq!(forward_path(path.as_bytes()), Err(error), "{path}");
         }
         assert_eq!(forward_path(b"<\xff@b>"), Err(AddressError::NotUtf8));
+        // What could not stand in a path.
+        for text in ["a@[x:b>c]", "a@[x:\"b]", "\"a>b\"@[x:>]"] {
+            assert_eq!(Address::parse(text), Err(AddressError::Domain), "{text}");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod offers;
 mod rehearsal;
 mod transaction;
 
-pub use envelope::{BodyShape, Unsupported};
+pub use envelope::{BodyShape, Unsupported, check_support, envelope_lines};
 pub use identity::Identity;
 pub use login::{Credentials, Mechanism};
 pub use rehearsal::{Asked, Rehearsed};

@@ -44,10 +44,20 @@ struct Findings {
 #[derive(Debug, Serialize)]
 struct Summary {
     listeners: Vec<Listener>,
+    links: Vec<Gateway>,
     upstreams: Vec<Upstream>,
     policies: Vec<Policy>,
     instances: usize,
     waves: Vec<Wave>,
+}
+
+/// A listener of a link.
+#[derive(Debug, Serialize)]
+struct Gateway {
+    name: String,
+    address: String,
+    /// Empty: whoever the authority has a certificate for.
+    peers: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -237,6 +247,15 @@ fn summary(config: &Config, policies: &PolicySet, names: Option<&Resolved>) -> S
                 allow: texts(&one.allow),
             })
             .collect(),
+        links: config
+            .links
+            .iter()
+            .map(|one| Gateway {
+                name: one.name.clone(),
+                address: one.address.to_string(),
+                peers: one.peers.iter().map(|peer| peer.name.clone()).collect(),
+            })
+            .collect(),
         upstreams: config
             .upstreams
             .iter()
@@ -287,6 +306,14 @@ fn print(findings: &Findings, out: &mut dyn Write) -> io::Result<()> {
     for (index, one) in summary.listeners.iter().enumerate() {
         let text = format!("{} on {}, open to {}", one.name, one.address, list(&one.allow));
         field(out, label("listeners", index), text)?;
+    }
+    for (index, one) in summary.links.iter().enumerate() {
+        let who = match &one.peers[..] {
+            [] => "all that the authority vouches for".to_owned(),
+            peers => list(peers),
+        };
+        let text = format!("{} on {} (UDP), open to {who}", one.name, one.address);
+        field(out, label("links", index), text)?;
     }
     for (index, one) in summary.upstreams.iter().enumerate() {
         let mut text = match &one.targets[..] {

@@ -38,7 +38,7 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result
         // Without standard error the answer is still right for what it knows.
         let _ = writeln!(std::io::stderr(), "wavegate: {found}");
     }
-    let listener = listener(&config, args.listener.as_deref())?.clone();
+    let listener = listener(&config, args.listener.as_deref())?;
     let message = match &args.message {
         Some(path) => message::read(path, config.limits.message_size)?,
         None => MessageFile::default(),
@@ -53,14 +53,15 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> anyhow::Result
     Ok(0)
 }
 
-fn listener<'a>(config: &'a Config, name: Option<&str>) -> Result<&'a ListenerConfig, Failed> {
-    let mut all = config.listeners.iter();
+fn listener(config: &Config, name: Option<&str>) -> Result<ListenerConfig, Failed> {
+    let all = || config.listeners.iter().cloned().chain(config.links.iter().map(Into::into));
     let found = match name {
-        Some(name) => all.find(|one| one.name == name),
-        None => all.next(),
+        Some(name) => all().find(|one| one.name == name),
+        None => all().next(),
     };
     found.ok_or_else(|| {
-        let names: Vec<&str> = config.listeners.iter().map(|one| &*one.name).collect();
+        let names: Vec<String> = all().map(|one| one.name).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Failed::new(exit::USAGE, format!("no such listener; there are: {}", list(&names)))
     })
 }

@@ -21,6 +21,11 @@ pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()
     writeln!(out)
 }
 
+/// What stands behind the outcome of an order.
+pub(super) fn dry_run_note(is_dry_run: bool) -> &'static str {
+    if is_dry_run { " (dry run: nothing is changed)" } else { "" }
+}
+
 /// `1 error`, `2 errors`.
 pub(super) fn count(count: usize, what: &str) -> String {
     let s = if count == 1 { "" } else { "s" };

@@ -10,7 +10,7 @@ use super::{
     Failed,
     client::Where,
     exit,
-    output::{age, clean, count, field, json},
+    output::{age, clean, count, dry_run_note, field, json},
 };
 use crate::{
     control::wire::{Change, Changed, HoldAll, Item, List, Show, Why},
@@ -320,7 +320,7 @@ fn code(changed: &Changed) -> u8 {
 
 fn print_changed(out: &mut dyn Write, action: &str, changed: &Changed) -> io::Result<()> {
     print_held(out, changed.all_held.as_deref())?;
-    let would = if changed.dry_run { " (dry run: nothing is changed)" } else { "" };
+    let would = dry_run_note(changed.dry_run);
     writeln!(out, "{action}: {}{would}", totals(changed.messages, changed.recipients))?;
     print_ids(out, &changed.ids, changed.messages)?;
     for refused in &changed.refused {

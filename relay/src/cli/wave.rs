@@ -13,7 +13,7 @@ use super::{
     Failed,
     client::Where,
     exit,
-    output::{field, json},
+    output::{dry_run_note, field, json},
     remote::Target,
     time,
 };
@@ -210,11 +210,8 @@ impl Common {
             return Ok(0);
         }
         let Obeyed { changed, what, wave } = &obeyed;
-        let note = match (self.dry_run, changed) {
-            (true, _) => " (dry run: nothing is changed)",
-            (false, false) => " (nothing to do)",
-            (false, true) => "",
-        };
+        let is_idle = !self.dry_run && !changed;
+        let note = if is_idle { " (nothing to do)" } else { dry_run_note(self.dry_run) };
         writeln!(out, "{}{note}", super::output::clean(what))?;
         let WaveStatus { phase, closes, .. } = wave;
         field(out, "wave", &wave.id)?;

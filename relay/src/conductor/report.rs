@@ -59,6 +59,7 @@ pub(super) fn status(conductor: &Conductor) -> Status {
         generation: generation.number,
         waves: lives.iter().map(|life| report.wave(&life.record)).collect(),
         upstreams: generation.upstreams.values().map(|one| upstream(&one.status())).collect(),
+        links: relay.links().rows(),
         alerts: report.alerts(&lives),
     }
 }

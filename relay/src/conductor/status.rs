@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::links::LinkRow;
+
 /// One host's view of the whole migration at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -27,6 +29,9 @@ pub struct Status {
     pub waves: Vec<WaveStatus>,
     /// All upstreams by name.
     pub upstreams: Vec<UpstreamStatus>,
+    /// All links, in rows.
+    #[serde(default)]
+    pub links: Vec<LinkRow>,
     /// What somebody should look at now.
     pub alerts: Vec<Alert>,
 }

@@ -13,17 +13,19 @@ use std::{
 use super::{
     Config, Diagnostic, Diagnostics, FailMode, Mode, Unmatched, UpstreamTlsMode, Verify,
     diagnostic::{Located, Place, Report},
+    link,
     plan::unknown,
     policy::{self, FREEZE_IGNORE},
     redirect,
     relay::Draft,
+    target::Target,
 };
 use crate::plan::Plan;
 
 /// Checks what needs no plan.
 pub(super) fn check(draft: &Draft, report: &Report) {
-    let listeners =
-        draft.listeners.iter().filter_map(|(l, at)| Some((l.name.as_str(), at.name.as_ref()?)));
+    let listeners = draft.listener_names().zip(draft.listener_places());
+    let listeners = listeners.filter_map(|(name, at)| Some((name, at.name.as_ref()?)));
     let upstreams =
         draft.upstreams.iter().filter_map(|(u, at)| Some((u.name.as_str(), at.name.as_ref()?)));
     let policies =
@@ -37,6 +39,7 @@ pub(super) fn check(draft: &Draft, report: &Report) {
     check_addresses(draft, report);
     check_default(draft, report);
     redirect::check(draft, report);
+    link::check(draft, report);
     policy::check_shadows(&draft.policies, report);
 }
 
@@ -68,9 +71,9 @@ fn check_references(draft: &Draft, report: &Report) {
             report.error(&found.place, unknown("upstream", &found.value, &known));
         }
     };
-    draft.listeners.iter().flat_map(|(_, at)| &at.upstreams).for_each(check);
+    draft.listener_places().flat_map(|at| &at.upstreams).for_each(check);
     check_judges(draft, &known, report);
-    redirect::fallbacks(draft).for_each(check);
+    draft.upstreams.iter().filter_map(|(_, at)| at.fallback.as_ref()).for_each(check);
     let Some(migration) = &draft.migration else {
         return;
     };
@@ -93,6 +96,16 @@ fn check_judges(draft: &Draft, known: &[String], report: &Report) {
             report.error(place, unknown("upstream", name, known));
             continue;
         };
+        if upstream.link.is_some() {
+            report.error(
+                place,
+                format!(
+                    "upstream \"{name}\" is a link, which carries messages and no logins; name one \
+                     that speaks SMTP, or give `users`"
+                ),
+            );
+            continue;
+        }
         let mode = upstream.tls.as_ref().map(|tls| tls.mode);
         let is_safe = matches!(mode, Some(UpstreamTlsMode::Required | UpstreamTlsMode::Implicit));
         if !is_safe && !auth.insecure {
@@ -107,16 +120,36 @@ fn check_judges(draft: &Draft, known: &[String], report: &Report) {
     }
 }
 
+/// An address of ours, where it stands, and what answers there.
+type Own<'a> = (SocketAddr, &'a Place, String);
+
 fn check_addresses(draft: &Draft, report: &Report) {
-    let mut ours: Vec<(SocketAddr, &Place, String)> = Vec::new();
     let listeners = draft.listeners.iter().filter_map(|(listener, places)| {
         let what = format!("listener \"{}\"", listener.name);
         Some((listener.address, places.address.as_ref()?, what))
     });
     let admin = draft.admin.iter().map(|(admin, place)| (admin.address, place, "[admin]".into()));
     let api = draft.api.iter().map(|(api, place)| (api.address, place, "[api]".into()));
-    for (address, place, what) in listeners.chain(admin).chain(api) {
-        if let Some((_, other, theirs)) = ours.iter().find(|(other, ..)| collide(*other, address)) {
+    let tcp = listeners.chain(admin).chain(api).collect::<Vec<Own<'_>>>();
+    // The link's ports are UDP's, so the two never collide.
+    let udp = draft.links.iter().filter_map(|(link, places)| {
+        let what = format!("listener \"{}\"", link.name);
+        Some((link.address, places.address.as_ref()?, what))
+    });
+    let udp = udp.collect::<Vec<Own<'_>>>();
+    for ours in [&tcp, &udp] {
+        check_collisions(ours, report);
+    }
+    for (upstream, places) in &draft.upstreams {
+        let ours = if upstream.link.is_some() { &udp } else { &tcp };
+        check_targets(ours, &places.targets, report);
+    }
+}
+
+fn check_collisions(ours: &[Own<'_>], report: &Report) {
+    for (index, (address, place, _)) in ours.iter().enumerate() {
+        let taken = ours[..index].iter().find(|(other, ..)| collide(*other, *address));
+        if let Some((_, other, theirs)) = taken {
             report.error(
                 place,
                 format!(
@@ -125,9 +158,11 @@ fn check_addresses(draft: &Draft, report: &Report) {
                 ),
             );
         }
-        ours.push((address, place, what));
     }
-    for target in draft.upstreams.iter().flat_map(|(_, places)| &places.targets) {
+}
+
+fn check_targets(ours: &[Own<'_>], targets: &[Located<Target>], report: &Report) {
+    for target in targets {
         // Where a name leads is not known yet: `names` looks.
         let Some(address) = target.value.address() else { continue };
         let own = ours.iter().find(|(own, ..)| reaches(address, *own));
@@ -312,10 +347,16 @@ pub fn check_state_dir(path: &Path) -> Result<(), Diagnostic> {
 }
 
 impl Config {
-    /// What of this relay answers at an address, where one surely does.
-    pub fn own_address(&self, address: SocketAddr) -> Option<String> {
-        let listeners = self.listeners.iter();
-        let listeners = listeners.map(|one| (one.address, format!("listener \"{}\"", one.name)));
+    /// What of this relay surely answers where an upstream has this address.
+    pub fn own_address(&self, upstream: &str, address: SocketAddr) -> Option<String> {
+        let upstream = self.upstreams.iter().find(|one| one.name == upstream);
+        let is_link = upstream.is_some_and(|upstream| upstream.link.is_some());
+        let listener = |name: &str| format!("listener \"{name}\"");
+        if is_link {
+            let found = self.links.iter().find(|one| reaches(address, one.address));
+            return found.map(|one| listener(&one.name));
+        }
+        let listeners = self.listeners.iter().map(|one| (one.address, listener(&one.name)));
         let admin = self.admin.iter().map(|one| (one.address, "[admin]".to_owned()));
         let api = self.api.iter().map(|one| (one.address, "[api]".to_owned()));
         let mut all = listeners.chain(admin).chain(api);

@@ -161,7 +161,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     check::check(&draft, report);
     let known = Known {
         upstreams: Some(draft.upstreams.iter().map(|(one, _)| one.name.clone()).collect()),
-        listeners: Some(draft.listeners.iter().map(|(one, _)| one.name.clone()).collect()),
+        listeners: Some(draft.listener_names().map(str::to_owned).collect()),
         originals: redirect::names(&draft),
         lacks_migration: draft.migration.is_none(),
     };
@@ -193,7 +193,11 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
     let of_auth = of_auth.filter_map(|auth| auth.users().cloned());
     let of_logins = draft.upstreams.iter().filter_map(|(upstream, _)| upstream.auth.as_ref());
     let of_logins = of_logins.map(|auth| auth.secret.clone());
+    let of_gateways = draft.links.iter().flat_map(|(link, _)| link.files().cloned());
+    let of_edges = draft.upstreams.iter().filter_map(|(upstream, _)| upstream.link.as_ref());
+    let of_edges = of_edges.flat_map(|link| link.files().cloned());
     let of_sections = of_api.chain(of_tls).chain(of_upstreams).chain(of_auth).chain(of_logins);
+    let of_sections = of_sections.chain(of_gateways).chain(of_edges);
     let files: Vec<_> =
         std::iter::once(absolute.clone()).chain(of_plan).chain(of_sections).collect();
     let plugins = draft.policies.iter().filter_map(|(policy, _)| match &policy.plugin {
@@ -214,6 +218,7 @@ fn read_relay(path: &Path, shown: &str, when: When, report: &Report) -> Option<C
         limits: draft.limits,
         spool: draft.spool,
         listeners: draft.listeners.into_iter().map(|(listener, _)| listener).collect(),
+        links: draft.links.into_iter().map(|(link, _)| link).collect(),
         upstreams,
         names,
         resolver: draft.resolver,

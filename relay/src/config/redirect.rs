@@ -7,9 +7,9 @@ use ipnet::IpNet;
 
 use super::{
     ListenerConfig, UpstreamConfig, UpstreamTls, UpstreamTlsMode,
-    diagnostic::{Located, Place, Report},
+    diagnostic::{Place, Report},
     reader::Section,
-    relay::Draft,
+    relay::{Draft, UpstreamPlaces},
     values,
 };
 
@@ -73,13 +73,6 @@ impl Original {
             networks => networks.iter().any(|network| network.contains(&to)),
         }
     }
-}
-
-/// Where an upstream's values stand that are about redirected traffic.
-#[derive(Default)]
-pub(super) struct Places {
-    kind: Option<Place>,
-    fallback: Option<Located<String>>,
 }
 
 /// Reads what a listener says, which is at this address.
@@ -153,21 +146,8 @@ fn check_address(section: &Section<'_>, address: SocketAddr, traffic: Traffic) {
     }
 }
 
-/// Reads what an upstream says, if it is of this type.
-pub(super) fn upstream(section: &Section<'_>) -> (Option<Original>, Places) {
-    let kinds = [("smtp", false), (TYPE, true)];
-    let kind = section.choice("type", "a type of upstream", &kinds);
-    let destinations = section.integer("destinations", DESTINATIONS, 1..=10_000);
-    let networks = section.list("networks", "\"192.0.2.0/24\"", values::network);
-    let fallback = section.parsed("fallback", "the name of an upstream in quotes", values::name);
-    let Some(kind) = kind.filter(|kind| kind.value) else {
-        for key in ["destinations", "networks", "fallback"] {
-            if let Some(value) = section.get(key) {
-                value.error(format!("has no effect without `type = \"{TYPE}\"`; remove it"));
-            }
-        }
-        return (None, Places::default());
-    };
+/// Reads what an upstream of this type says.
+pub(super) fn upstream(section: &Section<'_>) -> Original {
     if let Some(targets) = section.get("targets") {
         targets.error(format!(
             "cannot be with `type = \"{TYPE}\"`: its mail goes where its client wanted to go; \
@@ -177,13 +157,12 @@ pub(super) fn upstream(section: &Section<'_>) -> (Option<Original>, Places) {
     if let Some(value) = section.empty_list("networks") {
         value.error("is empty, so that mail could go nowhere; leave it out for anywhere");
     }
-    let networks = networks.unwrap_or_default().into_iter().map(|found| found.value).collect();
-    let original = Original {
-        destinations,
-        networks,
-        fallback: fallback.as_ref().map(|found| found.value.clone()),
-    };
-    (Some(original), Places { kind: Some(kind.place), fallback })
+    let networks = section.list("networks", "\"192.0.2.0/24\"", values::network);
+    Original {
+        destinations: section.integer("destinations", DESTINATIONS, 1..=10_000),
+        networks: networks.unwrap_or_default().into_iter().map(|found| found.value).collect(),
+        fallback: None,
+    }
 }
 
 /// Each destination has a name of its own, so none can be asked for.
@@ -198,7 +177,7 @@ pub(super) fn check_tls(section: &Section<'_>, tls: Option<&UpstreamTls>) {
 }
 
 /// Whether it is of this type.
-fn is_original((upstream, _): &&(UpstreamConfig, super::relay::UpstreamPlaces)) -> bool {
+fn is_original((upstream, _): &&(UpstreamConfig, UpstreamPlaces)) -> bool {
     upstream.original.is_some()
 }
 
@@ -223,20 +202,20 @@ pub(super) fn check(draft: &Draft, report: &Report) {
         report.error(&after.place, no_after(&after.value));
     }
     for (upstream, places) in draft.upstreams.iter().filter(is_original) {
-        match &places.original.fallback {
+        match &places.fallback {
             Some(fallback) if originals.contains(&fallback.value) => report.error(
                 &fallback.place,
                 format!("is itself of `type = \"{TYPE}\"`; name an upstream with `targets`"),
             ),
             Some(_) => {}
-            None => warn_of_no_fallback(upstream, &places.original, report),
+            None => warn_of_no_fallback(upstream, places.kind.as_ref(), report),
         }
     }
     check_listeners(draft, report);
 }
 
-fn warn_of_no_fallback(upstream: &UpstreamConfig, places: &Places, report: &Report) {
-    let Some(place) = &places.kind else { return };
+fn warn_of_no_fallback(upstream: &UpstreamConfig, place: Option<&Place>, report: &Report) {
+    let Some(place) = place else { return };
     report.warn(
         place,
         format!(
@@ -271,18 +250,13 @@ fn check_listeners(draft: &Draft, report: &Report) {
     }
     if all.is_empty() {
         for (_, places) in draft.upstreams.iter().filter(is_original) {
-            let Some(place) = &places.original.kind else { continue };
+            let Some(place) = &places.kind else { continue };
             report.warn(
                 place,
                 "no listener has `mode = \"redirect\"`, so no new mail has an original destination",
             );
         }
     }
-}
-
-/// The fallbacks that upstreams name, for the check of names.
-pub(super) fn fallbacks(draft: &Draft) -> impl Iterator<Item = &Located<String>> {
-    draft.upstreams.iter().filter_map(|(_, places)| places.original.fallback.as_ref())
 }
 
 /// What clients on this host come from, in `allow`, whatever address they would have left by.

@@ -3,44 +3,38 @@
 
 use std::{
     ffi::OsStr,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use wavegate_smtp::Address;
 
 use super::{
-    Addresses, AdminConfig, ApiConfig, Bounces, ConductConfig, DecisionLogConfig, Deferred,
-    EventLogConfig, Handoff, Limits, ListenerConfig, LogFormat, MigrationConfig, PluginsConfig,
-    PolicyConfig, Rate, RelayConfig, ResolverConfig, SpoolConfig, TableConfig, Unmatched,
-    UpstreamConfig, Verify, api, auth, decision_log,
+    Addresses, AdminConfig, ApiConfig, ConductConfig, DecisionLogConfig, EventLogConfig, Limits,
+    LinkListener, ListenerConfig, LogFormat, MigrationConfig, PluginsConfig, PolicyConfig, Rate,
+    RelayConfig, ResolverConfig, SpoolConfig, TableConfig, Unmatched, UpstreamConfig, api,
+    decision_log,
     diagnostic::{Located, Place},
-    identity, plugins, policy,
+    listener::{self, Listener},
+    plugins, policy,
     reader::Section,
-    redirect,
     target::{self, Target},
-    tls,
-    values::{self, one_of, quote},
+    upstream,
+    values::{self, quote},
 };
-
-/// Extensions that an upstream may be said to have; SIZE has a key of its own.
-const EXTENSIONS: [&str; 6] =
-    ["8BITMIME", "CHUNKING", "DSN", "ENHANCEDSTATUSCODES", "PIPELINING", "SMTPUTF8"];
 
 /// A shorter bound would refuse mail that RFC 5321 4.5.3.1.7 wants accepted.
 const MESSAGE_SIZE_RFC: u64 = 64 * 1024;
 
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Bounds of most timeouts. The low one is for tests on a loopback.
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
+pub(super) const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=HOUR;
 /// Bounds of most counts.
-const COUNT: RangeInclusive<usize> = 1..=1_000_000;
+pub(super) const COUNT: RangeInclusive<usize> = 1..=1_000_000;
 const KIB: u64 = 1 << 10;
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const TIB: u64 = 1 << 40;
@@ -54,6 +48,7 @@ pub(super) struct Draft {
     pub(super) limits: Limits,
     pub(super) spool: SpoolConfig,
     pub(super) listeners: Vec<(ListenerConfig, ListenerPlaces)>,
+    pub(super) links: Vec<(LinkListener, ListenerPlaces)>,
     pub(super) upstreams: Vec<(UpstreamConfig, UpstreamPlaces)>,
     pub(super) resolver: ResolverConfig,
     pub(super) migration: Option<Migration>,
@@ -64,6 +59,20 @@ pub(super) struct Draft {
     pub(super) api: Option<(ApiConfig, Place)>,
     pub(super) event_log: Option<EventLogConfig>,
     pub(super) decision_log: Option<DecisionLogConfig>,
+}
+
+impl Draft {
+    /// The names of all listeners.
+    pub(super) fn listener_names(&self) -> impl Iterator<Item = &str> {
+        let links = self.links.iter().map(|(one, _)| one.name.as_str());
+        self.listeners.iter().map(|(one, _)| one.name.as_str()).chain(links)
+    }
+
+    /// Where their values stand, in the same order.
+    pub(super) fn listener_places(&self) -> impl Iterator<Item = &ListenerPlaces> {
+        let links = self.links.iter().map(|(_, places)| places);
+        self.listeners.iter().map(|(_, places)| places).chain(links)
+    }
 }
 
 /// Where a listener's values stand; none where a value was refused.
@@ -80,7 +89,9 @@ pub(super) struct UpstreamPlaces {
     pub(super) name: Option<Place>,
     pub(super) default: Place,
     pub(super) targets: Vec<Located<Target>>,
-    pub(super) original: redirect::Places,
+    /// Its `type`.
+    pub(super) kind: Option<Place>,
+    pub(super) fallback: Option<Located<String>>,
 }
 
 /// `[migration]`, where both names are there.
@@ -112,10 +123,15 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
     };
     at_least_one("listener", "`[[listener]]` with an `address`");
     at_least_one("upstream", "`[[upstream]]` with `name` and `targets`");
-    let listeners = root.sections("listener").into_iter().enumerate();
-    let listeners = listeners.map(|one| read_listener(one, base)).collect();
+    let (mut listeners, mut links) = (Vec::new(), Vec::new());
+    for one in root.sections("listener").into_iter().enumerate() {
+        match listener::read(one, base) {
+            Listener::Smtp(one) => listeners.push(*one),
+            Listener::Link(one) => links.push(*one),
+        }
+    }
     let upstreams = root.sections("upstream").into_iter();
-    let upstreams = upstreams.map(|one| read_upstream(one, base)).collect();
+    let upstreams = upstreams.map(|one| upstream::read::read(one, base)).collect();
     let resolver = root.section("resolver").map(target::resolver).unwrap_or_default();
     let migration = root.section("migration").map(read_migration);
     let policies = root.sections("policy").into_iter().map(|one| policy::read(one, base)).collect();
@@ -135,6 +151,7 @@ pub(super) fn read(root: Section<'_>, base: &Path) -> Draft {
         limits,
         spool,
         listeners,
+        links,
         upstreams,
         resolver,
         migration,
@@ -322,195 +339,14 @@ pub(super) fn bytes(
     usize::try_from(section.size(key, default as u64, bounds)).unwrap_or(usize::MAX)
 }
 
-fn read_listener(
-    (index, section): (usize, Section<'_>),
-    base: &Path,
-) -> (ListenerConfig, ListenerPlaces) {
-    let given = section.get("name");
-    let name = match &given {
-        Some(value) => value.parse("a name in quotes", values::name),
-        None => {
-            let value = format!("listener-{}", index + 1);
-            Some(Located { value, place: section.place() })
-        }
-    };
-    let example = "an address, such as \"127.0.0.1:2525\"";
-    let address =
-        section.require("address", example).and_then(|v| v.parse(example, values::address));
-    let allow = match section.list("allow", "\"192.0.2.0/24\"", values::network) {
-        None => loopback(),
-        Some(list) => {
-            check_allow(&section, &list);
-            list.into_iter().map(|found| found.value).collect()
-        }
-    };
-    let proxies = section.list("proxies", "\"192.0.2.7\"", values::network).unwrap_or_default();
-    let xclient = section.list("xclient", "\"192.0.2.7\"", values::network).unwrap_or_default();
-    let upstreams = section.list("upstreams", "\"legacy\"", values::name);
-    if let Some(value) = section.empty_list("upstreams") {
-        value.error("is empty, so that this listener could reach nothing; leave it out for all");
-    }
-    let upstreams = upstreams.unwrap_or_default();
-    let redirect = redirect::listener(&section, address.as_ref().map(|found| found.value));
-    let errors = section.report().errors();
-    let tls = section.section("tls").and_then(|section| tls::listener(section, base));
-    let tls_is_wrong = section.report().errors() > errors;
-    let auth = section
-        .section("auth")
-        .and_then(|section| auth::listener(section, base, tls.as_ref(), tls_is_wrong));
-    let (auth, of_auth) = auth.unzip();
-    let places = ListenerPlaces {
-        name: name.as_ref().map(|found| found.place.clone()),
-        address: address.as_ref().map(|found| found.place.clone()),
-        upstreams: upstreams.clone(),
-        auth: of_auth,
-    };
-    section.finish();
-    let listener = ListenerConfig {
-        name: name.map(|found| found.value).unwrap_or_default(),
-        address: address.map_or(NOWHERE, |found| found.value),
-        allow,
-        proxies: proxies.into_iter().map(|found| found.value).collect(),
-        redirect,
-        xclient: xclient.into_iter().map(|found| found.value).collect(),
-        upstreams: upstreams.into_iter().map(|found| found.value).collect(),
-        tls,
-        auth,
-    };
-    (listener, places)
-}
-
-/// Stands in for an address that was refused, in a configuration that is then refused too.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-fn loopback() -> Vec<IpNet> {
-    vec![
-        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-    ]
-}
-
-fn check_allow(section: &Section<'_>, list: &[Located<IpNet>]) {
-    if let Some(value) = section.empty_list("allow") {
-        value.error("is empty, so that nobody could relay; leave it out for loopback only");
-    }
-    for net in list {
-        // An eighth of all addresses: 2000::/3 is the whole IPv6 internet.
-        if net.value.prefix_len() <= 3 {
-            section.report().warn(
-                &net.place,
-                format!(
-                    "{} lets the whole internet relay (an open relay); name your own networks",
-                    net.value
-                ),
-            );
-        }
-    }
-}
-
-fn read_upstream(section: Section<'_>, base: &Path) -> (UpstreamConfig, UpstreamPlaces) {
-    let example = "a name, such as \"legacy\"";
-    let name = section.require("name", example).and_then(|v| v.parse(example, values::name));
-    let (original, of_original) = redirect::upstream(&section);
-    let targets = if original.is_some() { Vec::new() } else { target::targets(&section) };
-    let named = !targets.is_empty() && targets.iter().all(|found| found.value.is_name());
-    let handoff = section.choice(
-        "handoff",
-        "a hand-off",
-        &[("auto", Handoff::Auto), ("direct", Handoff::Direct), ("queued", Handoff::Queued)],
-    );
-    // A client whose mail goes where it wanted to go hears what it would have heard there.
-    let usual = if original.is_some() { Handoff::Direct } else { Handoff::Auto };
-    let deferred = section.choice(
-        "deferred",
-        "a way to treat what the upstream defers",
-        &[("spool", Deferred::Spool), ("pass", Deferred::Pass)],
-    );
-    let verify = section.choice(
-        "verify",
-        "what is verified",
-        &[("none", Verify::None), ("rcpt", Verify::Rcpt)],
-    );
-    let bounces = section.choice(
-        "bounces",
-        "a way to tell the sender",
-        &[("send", Bounces::Send), ("event", Bounces::Event)],
-    );
-    let seconds = Duration::from_secs;
-    let connections = section.integer("connections", 50, 1..=10_000);
-    let eject_for = section.duration("eject_for", seconds(1), MS..=HOUR);
-    let (extensions, size) = read_extensions(&section);
-    let retry_first = section.duration("retry_first", seconds(60), MS..=DAY);
-    let tls = tls::upstream(&section, base, named);
-    let identity = identity::identity(&section);
-    let auth = identity::auth(&section, base, tls.as_ref(), identity);
-    let upstream = UpstreamConfig {
-        name: name.as_ref().map(|found| found.value.clone()).unwrap_or_default(),
-        targets: targets.iter().map(|found| found.value.clone()).collect(),
-        original,
-        handoff: handoff.map_or(usual, |found| found.value),
-        default: section.boolean("default", false),
-        connections,
-        idle_connections: section.integer("idle_connections", connections, 0..=connections),
-        idle_timeout: section.duration("idle_timeout", seconds(30), TIMEOUT),
-        messages_per_connection: small(&section, "messages_per_connection", 1000, COUNT),
-        connect_timeout: section.duration("connect_timeout", seconds(10), TIMEOUT),
-        reply_timeout: section.duration("reply_timeout", seconds(60), TIMEOUT),
-        final_timeout: section.duration("final_timeout", seconds(600), TIMEOUT),
-        eject_after: small(&section, "eject_after", 5, 1..=1000),
-        eject_for,
-        eject_max: section.duration("eject_max", seconds(60).max(eject_for), eject_for..=24 * HOUR),
-        direct_budget: section.duration("direct_budget", 100 * MS, MS..=HOUR),
-        verify: verify.map_or(Verify::None, |found| found.value),
-        deferred: deferred.map_or(Deferred::Spool, |found| found.value),
-        retry_first,
-        retry_max: section.duration("retry_max", HOUR.max(retry_first), retry_first..=7 * DAY),
-        expire: section.duration("expire", 5 * DAY, seconds(1)..=60 * DAY),
-        bounces: bounces.map_or(Bounces::Send, |found| found.value),
-        tls,
-        identity,
-        auth,
-        extensions,
-        size,
-    };
-    let places = UpstreamPlaces {
-        name: name.map(|found| found.place),
-        default: section.get("default").map_or(section.place(), |value| value.place()),
-        targets,
-        original: of_original,
-    };
-    if upstream.original.is_some() {
-        redirect::check_tls(&section, upstream.tls.as_ref());
-    }
-    section.finish();
-    (upstream, places)
-}
-
-fn small(
+/// A count that fits 32 bits.
+pub(super) fn small(
     section: &Section<'_>,
     key: &'static str,
     default: usize,
     bounds: RangeInclusive<usize>,
 ) -> u32 {
     u32::try_from(section.integer(key, default, bounds)).unwrap_or(u32::MAX)
-}
-
-fn read_extensions(section: &Section<'_>) -> (Option<Vec<String>>, Option<u64>) {
-    let extensions = section.list("extensions", "\"8BITMIME\"", |text| {
-        let upper = text.to_ascii_uppercase();
-        if EXTENSIONS.contains(&&*upper) {
-            return Ok(upper);
-        }
-        let hint = if upper.starts_with("SIZE") { " (SIZE has the key `size`)" } else { "" };
-        Err(format!("{} is not known; use {}{hint}", quote(text), one_of(EXTENSIONS)))
-    });
-    let size = section.get("size").map(|value| {
-        if section.get("extensions").is_none() {
-            value.error("has no effect without `extensions`; give both or neither");
-        }
-        section.size("size", 0, 0..=TIB)
-    });
-    (extensions.map(|list| list.into_iter().map(|found| found.value).collect()), size)
 }
 
 fn read_migration(section: Section<'_>) -> Migration {

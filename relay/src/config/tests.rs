@@ -135,6 +135,103 @@ fn values_in_every_spelling() {
     assert_eq!(config.plan.waves[0].window.opens.to_string(), "2026-01-20T06:00:00Z");
 }
 
+const LINK: &str = include_str!("tests/sample_link.toml");
+
+#[test]
+fn a_gateway_needs_no_other_listener() {
+    let config = Dir::new(&[("relay.toml", LINK)]).read().unwrap();
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.listeners, []);
+    let [link] = &config.links[..] else { panic!("{:?}", config.links) };
+    assert_eq!((link.name.as_str(), link.address.port()), ("listener-1", 4443));
+    assert_eq!((link.connections, link.streams, link.seen), (1000, 1000, 500_000));
+    assert_eq!((link.idle_timeout, link.congestion), (Duration::from_secs(8), Congestion::Bbr));
+    assert_eq!(link.upstreams, ["mx"]);
+    let [one, two] = &link.peers[..] else { panic!("{:?}", link.peers) };
+    assert_eq!((one.name.as_str(), one.pins.len()), ("edge-1.example", 0));
+    assert_eq!((two.name.as_str(), two.pins.len()), ("edge-2", 2));
+    assert_eq!(link.trust.pins, two.pins);
+    assert_eq!(two.pins[0].0[..2], [0x88, 0xbb]);
+    assert_eq!(
+        two.pins[0].to_string(),
+        "sha256/iLuHA7OtNJm9ILHZjfXJ+AIqsVxkh78AfSxyiMTCU6s=",
+        "as it is written"
+    );
+}
+
+#[test]
+fn an_edge_has_its_own_defaults() {
+    let dir = Dir::new(&[("relay.toml", LINK)]);
+    let config = dir.read().unwrap();
+    let cloud = &config.upstreams[0];
+    let link = cloud.link.as_ref().unwrap();
+    let seconds = Duration::from_secs;
+    assert_eq!((cloud.connections, cloud.connect_timeout), (4, seconds(3)));
+    assert_eq!((cloud.eject_for, cloud.eject_max), (seconds(1), seconds(2)));
+    assert_eq!((cloud.idle_timeout, link.idle_timeout), (seconds(8), seconds(8)));
+    assert_eq!((link.streams, link.keep_alive), (1000, seconds(2)));
+    assert_eq!((link.congestion, link.fallback.as_deref()), (Congestion::Bbr, Some("mx")));
+    assert_eq!((cloud.handoff, cloud.verify), (Handoff::Auto, Verify::None));
+    assert_eq!(link.trust.crl, Some(dir.path("crl.pem")));
+    // All files are watched, each side's.
+    for file in ["edge.pem", "edge.key", "ca.pem", "crl.pem", "gateway.pem", "gateway.key"] {
+        assert!(config.files.contains(&dir.path(file)), "{file}");
+    }
+    // Mail that is already there may go round; a link that leads to itself is told of elsewhere.
+    let own = |upstream| config.own_address(upstream, "127.0.0.1:4443".parse().unwrap());
+    assert_eq!(own("cloud").as_deref(), Some("listener \"listener-1\""));
+    assert_eq!(own("mx"), None);
+}
+
+#[test]
+fn links_at_their_bounds_load() {
+    let low = "connections = 1\nstreams = 1\nidle_timeout = '20ms'\nkeep_alive = '10ms'\n\
+               congestion = 'cubic'\n";
+    let high = "connections = 100\nstreams = 100_000\nidle_timeout = '1h'\n\
+                keep_alive = '59min'\ncongestion = 'bbr'\n";
+    let low_gateway = "connections = 1\nstreams = 1\nseen = 2\nidle_timeout = '10ms'\n";
+    let high_gateway = "connections = 100_000\nstreams = 100_000\nseen = 10_000_000\n\
+                        idle_timeout = '1h'\ncongestion = 'cubic'\n";
+    for (edge, gateway, streams) in [(low, low_gateway, 1), (high, high_gateway, 100_000)] {
+        let text = LINK.replace("# the edge's\n", edge).replace("# the gateway's\n", gateway);
+        let config = Dir::new(&[("relay.toml", &text)]).read().unwrap();
+        assert_eq!(config.links[0].streams, streams);
+        assert_eq!(config.upstreams[0].link.as_ref().unwrap().streams, streams as usize);
+        assert_eq!(config.warnings, []);
+    }
+    // A short time to wait makes a short time to ask.
+    let text = LINK.replace("# the edge's\n", "idle_timeout = '1s'\n");
+    let config = Dir::new(&[("relay.toml", &text)]).read().unwrap();
+    let link = config.upstreams[0].link.as_ref().unwrap();
+    assert_eq!(link.keep_alive, Duration::from_millis(500));
+}
+
+#[test]
+fn a_plan_knows_listeners_of_links() {
+    let relay = LINK.replace("[relay]", "[relay]\nplan = 'waves.toml'")
+        + "[migration]\nbefore = 'mx'\nafter = 'cloud'\n[[policy]]\nplugin = 'builtin:freeze'\n";
+    let by = |listener: &str| format!("match = {{ listeners = ['{listener}'],");
+    let plan = |listener: &str| SAMPLE_PLAN.replace("match = {", &by(listener));
+    let said = |plan: &str| Dir::new(&[("relay.toml", &relay), ("waves.toml", plan)]).said();
+    assert_eq!(said(&plan("listener-1")), "");
+    assert!(said(&plan("listener-2")).contains("\"listener-2\" is not a known listener"));
+}
+
+#[test]
+fn a_link_can_be_played_as_smtp() {
+    let config = Dir::new(&[("relay.toml", LINK)]).read().unwrap().without_links();
+    let listener = &config.listeners[0];
+    assert_eq!(
+        (listener.name.as_str(), &listener.upstreams[..]),
+        ("listener-1", &["mx".into()][..])
+    );
+    for anybody in ["192.0.2.1", "2001:db8::1"] {
+        let anybody: IpAddr = anybody.parse().unwrap();
+        assert!(listener.allow.iter().any(|all| all.contains(&anybody)));
+    }
+    assert!(config.links.is_empty() && config.upstreams.iter().all(|one| one.link.is_none()));
+}
+
 #[test]
 fn limits_at_their_bounds_load() {
     let low = "connections = 1\nconnections_per_client = 1\nmessage_size = '64KiB'\n\

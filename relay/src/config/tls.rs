@@ -142,7 +142,8 @@ pub(super) fn files(section: Section<'_>, base: &Path) -> Option<TlsFiles> {
     Some(TlsFiles { certificate: certificate?, key: key? })
 }
 
-fn file(section: &Section<'_>, key: &'static str, base: &Path) -> Option<PathBuf> {
+/// The file that a key names, which must be there.
+pub(super) fn file(section: &Section<'_>, key: &'static str, base: &Path) -> Option<PathBuf> {
     let example = "a path in quotes, such as \"mx.pem\"";
     let value = section.require(key, example)?;
     value.parse(example, |text| path(text, base)).map(|found| found.value)

@@ -10,6 +10,10 @@ use super::{wire::*, *};
 use crate::{
     conductor::{order::Obeyed, status::*},
     decision::record::Class,
+    links::{
+        Count, EdgeConnection, EdgeLink, GatewayConnection, GatewayLink, Links, Path, Pinged,
+        PingedTarget,
+    },
     message::MessageId,
     plan::Timestamp,
     policy::FailureKind,
@@ -214,9 +218,20 @@ fn what_is_said_of_waves_is_described() {
             generation: 1,
             waves: vec![wave_status()],
             upstreams: vec![upstream],
+            links: links().rows(),
             alerts: vec![Alert { since: TIME.into(), wave: some("w"), text: "x".into() }],
         },
     );
+    is_described("Links", &links());
+    let pinged = PingedTarget {
+        target: "192.0.2.1:4433".into(),
+        gateway: some("g"),
+        opened_us: 1,
+        round_trips_us: vec![1],
+        error: some("x"),
+    };
+    is_described("Pinged", &Pinged { upstream: "cloud".into(), targets: vec![pinged] });
+    is_described("Ping", &Ping { count: 1 });
     let (host, now, plan) = ("a".to_owned(), TIME.to_owned(), plan_status());
     is_described("WaveList", &WaveList { host, now, plan, waves: vec![wave_status()] });
     is_described("Obeyed", &Obeyed { changed: true, what: "x".into(), wave: wave_status() });
@@ -230,6 +245,64 @@ fn what_is_said_of_waves_is_described() {
     is_described("WaveOrder", &order);
     let instance = "i".to_owned();
     is_described("Freeze", &Freeze { instance, for_ms: 1, reason: "x".into(), dry_run: true });
+}
+
+fn links() -> Links {
+    let path = Path {
+        since: TIME.into(),
+        rtt_us: 1,
+        window: 1,
+        packets: 1,
+        lost: 1,
+        streams: 1,
+        messages: 1,
+        sent: 1,
+        received: 1,
+    };
+    let edge = EdgeLink {
+        upstream: "cloud".into(),
+        down: true,
+        fallback: some("cloud-smtp"),
+        fallbacks: 1,
+        streams: 1,
+        streams_limit: 1,
+        reconnects: 1,
+        resumed: 1,
+        known: 1,
+        packets: 1,
+        lost: 1,
+        sent: 1,
+        received: 1,
+        connections: vec![EdgeConnection {
+            target: "192.0.2.1:4433".into(),
+            gateway: "g".into(),
+            incarnation: "00".into(),
+            worker: 1,
+            path: path.clone(),
+        }],
+    };
+    let count = || vec![Count { what: "x".into(), count: 1 }];
+    let gateway = GatewayLink {
+        listener: "link".into(),
+        address: "[::]:4433".into(),
+        messages: 1,
+        in_progress: 1,
+        known: 1,
+        turned_away: 1,
+        handshakes: 1,
+        seen: 1,
+        seen_limit: 1,
+        seen_bytes: 1,
+        refused: count(),
+        errors: count(),
+        connections: vec![GatewayConnection {
+            peer: "dc1".into(),
+            edge: "e".into(),
+            address: "192.0.2.2:4433".into(),
+            path,
+        }],
+    };
+    Links { edges: vec![edge], gateways: vec![gateway] }
 }
 
 fn item(id: MessageId) -> Item {
@@ -428,6 +501,7 @@ fn every_code_is_described() {
     let sources = [
         include_str!("../control.rs"),
         include_str!("../api.rs"),
+        include_str!("links.rs"),
         include_str!("once.rs"),
         include_str!("plugins.rs"),
         include_str!("queue.rs"),

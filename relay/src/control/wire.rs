@@ -38,6 +38,14 @@ pub struct Change {
     pub dry_run: bool,
 }
 
+/// Asks whether gateways are there: `POST /v1/links/UPSTREAM/ping`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ping {
+    /// How often each is asked.
+    pub count: u32,
+}
+
 /// What was changed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {

@@ -4,7 +4,10 @@
 //! In JSON and TOML they have the names of the contract. A transaction may leave out what a case
 //! is not about: it is then that of an ordinary message.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -334,6 +337,22 @@ pub enum Answer {
     Observe(Vec<Lesson>),
 }
 
+impl fmt::Display for Answer {
+    /// For people. Texts of plugins are as they are.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decide(decision) => decision.fmt(f),
+            Self::Route(decision) => decision.fmt(f),
+            Self::Limits(limits) => limits.fmt(f),
+            Self::Observe(lessons) if lessons.is_empty() => f.write_str("no lesson"),
+            Self::Observe(lessons) => {
+                let lessons: Vec<String> = lessons.iter().map(Lesson::to_string).collect();
+                f.write_str(&lessons.join("; "))
+            }
+        }
+    }
+}
+
 impl From<FreezeDecision> for Answer {
     fn from(decision: FreezeDecision) -> Self {
         Self::Decide(decision)
@@ -403,6 +422,16 @@ pub enum Said {
         /// What exactly, for people.
         detail: String,
     },
+}
+
+impl fmt::Display for Said {
+    /// For people, as an [`Answer`] is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(answer) => answer.fmt(f),
+            Self::Failure { kind, detail } => write!(f, "failed: {kind}: {detail}"),
+        }
+    }
 }
 
 /// How two answers to one question differ, the mildest first.
@@ -493,8 +522,8 @@ impl Class {
     }
 }
 
-impl std::fmt::Display for Class {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }

@@ -1,7 +1,7 @@
 //! That it is bounded, that nobody waits for it, and that each file can be read alone.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::atomic::AtomicU64};
 
 use super::*;
 use crate::{
@@ -139,9 +139,9 @@ fn a_queue_that_is_full_costs_calls_and_says_so() {
     let log = start(&config(file.clone()), folder.path()).unwrap();
     let mut asked = Asked::new(Some(Arc::clone(&log)), None);
     // As if the thread were far behind.
-    log.shared.waiting.fetch_add(WAITING, Relaxed);
+    assert!(log.backlog.take(WAITING, WAITING));
     (0..3).for_each(|number| asked.ask(number, 1));
-    log.shared.waiting.fetch_sub(WAITING, Relaxed);
+    log.backlog.write(WAITING, 0);
     asked.ask(3, 1);
     // A line that is too long for a file is left out too.
     asked.ask(4, 20_000);

@@ -2,13 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 
 use super::{Means, SERVER_WAIT, attempt};
-use crate::{relay::Relay, scheduler::Wait, upstream::original};
+use crate::{
+    relay::Relay,
+    scheduler::Wait,
+    upstream::{Upstream, original},
+};
 
 /// Attempts at once for one limit: more would only stand in the limit's own line.
 const LIMIT_SERVERS: usize = 64;
+
+/// How often who waits for a link looks whether its fallback would take what stands in line.
+const LOOK_ROUND: Duration = Duration::from_secs(1);
 
 /// The longest pause of whoever serves a limit's line.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -77,7 +87,22 @@ async fn serve_upstream(relay: Arc<Relay>, line: Wait) {
             }
             continue;
         };
-        let Some(lease) = upstream.lease_patiently().await else {
+        if has_way_round(&relay, &upstream) {
+            // The gate has to say so.
+            relay.queue.wake(&line);
+            if relay.queue.end_serving(&line) {
+                return;
+            }
+            continue;
+        }
+        let lease = match fallback(&upstream) {
+            None => upstream.lease_patiently().await,
+            Some(_) => match timeout(LOOK_ROUND, upstream.lease_patiently()).await {
+                Ok(lease) => lease,
+                Err(_) => continue,
+            },
+        };
+        let Some(lease) = lease else {
             // A newer generation has it under the same name, or will have in a moment.
             tokio::task::yield_now().await;
             if relay.is_stopping() {
@@ -101,6 +126,18 @@ async fn serve_upstream(relay: Arc<Relay>, line: Wait) {
             }
         }
     }
+}
+
+/// Where mail goes while no gateway of a link can be reached.
+fn fallback(upstream: &Upstream) -> Option<&str> {
+    upstream.config.link.as_ref()?.fallback.as_deref()
+}
+
+/// Whether what stands in line for a link would go elsewhere now.
+fn has_way_round(relay: &Relay, upstream: &Upstream) -> bool {
+    let Some(name) = fallback(upstream).filter(|_| upstream.is_down()) else { return false };
+    let generation = relay.look();
+    generation.upstream(name).is_some_and(|other| !other.is_down())
 }
 
 /// When it is worth asking a limit again that was asked at `asked`. Charges may be given back

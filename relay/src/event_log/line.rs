@@ -61,6 +61,11 @@ struct Line<'a> {
     listener: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
+    /// The edge that it came from, and what that one calls the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edge: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    edge_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sender: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,6 +132,7 @@ impl Writer {
                 destination,
                 listener,
                 user,
+                via,
                 sender,
                 to,
             } => {
@@ -138,6 +144,8 @@ impl Writer {
                     destination,
                     listener: Some(listener),
                     user,
+                    edge: via.map(|via| via.edge),
+                    edge_id: via.map(|via| via.id),
                     sender: self.address(sender),
                     to: self.named(to.collect()),
                     size: Some(size),

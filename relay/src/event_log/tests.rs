@@ -1,7 +1,11 @@
 //! That it is bounded, that nobody waits for it, and that what is missing is told.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use serde_json::Value;
 
@@ -71,16 +75,16 @@ fn a_queue_that_is_full_costs_lines_and_says_so() {
     let file = folder.path().join("events.jsonl");
     let log = start(&config(file.clone(), Addresses::Full), folder.path()).unwrap();
     // As if the thread were far behind.
-    log.shared.waiting.fetch_add(WAITING, Relaxed);
+    assert!(log.backlog.take(WAITING, WAITING));
     (0..3).for_each(|number| log.observe(&window(number)));
-    log.shared.waiting.fetch_sub(WAITING, Relaxed);
+    log.backlog.write(WAITING, 0);
     log.observe(&window(3));
     log.close();
     assert_eq!(log.counts(), (2, 3));
     let found = lines(&file);
     assert_eq!((found[0]["event"].as_str(), found[0]["count"].as_u64()), (Some("lost"), Some(3)));
     assert_eq!(found[1]["messages"], 3);
-    assert_eq!(log.shared.waiting.load(Relaxed), 0);
+    assert_eq!(log.waiting(), 0);
 }
 
 #[test]
@@ -122,6 +126,7 @@ fn addresses_are_told_hashed_or_left_out() {
             destination: None,
             listener: "in",
             user: None,
+            via: None,
             sender: "news@acme.example",
             to: &to,
         };

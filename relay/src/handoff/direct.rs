@@ -5,9 +5,13 @@
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, task::Poll};
 
+use wavegate_link::How;
 use wavegate_smtp::{Enhanced, Reply, Settled};
 
-use super::{Incoming, Told, no_spool, taken};
+use super::{
+    Incoming, Voice, no_spool, taken,
+    told::{Part, Told},
+};
 use crate::{
     answer::Go,
     attempt::{self, End, Job, Patience},
@@ -95,13 +99,9 @@ impl Incoming<'_> {
                 let relay = Arc::clone(self.relay);
                 let late = delivery::late(relay, slot, upstream, envelope, message, attempt);
                 tokio::spawn(late);
-                let recipients = self.message.parcel.recipients.len() as u64;
-                Ok(Told {
-                    reply: taken(self.message.id, &receipt),
-                    ends: vec![(Outcome::Spooled, recipients)],
-                    upstream: Some(name.clone()),
-                    target: None,
-                })
+                let reply = taken(self.message.id, &receipt);
+                let told = Told::of_all(self.count(), How::Stored, reply, Outcome::Spooled);
+                Ok(Told { upstream: Some(name.clone()), ..told })
             }
             Err(error) => {
                 tracing::warn!(%error, "a message in doubt cannot be spooled; its client waits on");
@@ -111,13 +111,14 @@ impl Incoming<'_> {
     }
 
     async fn ended(self, upstream: &Upstream, end: End, target: Option<SocketAddr>) -> Told {
-        let recipients = self.message.parcel.recipients.len() as u64;
+        let recipients = self.count();
         let spools = upstream.config.handoff != Handoff::Direct;
         let name = &upstream.config.name;
         match end {
             End::Settled(settled) => self.settled(upstream, target, settled).await,
             End::Unsupported(unsupported) => {
-                Told::of_all(recipients, marked(unsupported.reply()), Outcome::Refused)
+                let reply = marked(unsupported.reply());
+                Told::of_all(recipients, How::Gateway, reply, Outcome::Refused)
             }
             // A window came between the gate and the upstream.
             End::Held(_) => {
@@ -129,12 +130,12 @@ impl Incoming<'_> {
                 let text =
                     format!("upstream {name} may have taken it, its reply was lost: {error}");
                 let reply = relay_reply(451, Enhanced(4, 4, 2), &text);
-                Told::of_all(recipients, reply, Outcome::InDoubt)
+                Told::of_all(recipients, How::InDoubt, reply, Outcome::InDoubt)
             }
             End::Limited(error) if !spools => {
                 let text = format!("try again later: {error}");
                 let reply = relay_reply(451, Enhanced(4, 7, 0), &text);
-                Told::of_all(recipients, reply, Outcome::Deferred)
+                Told::of_all(recipients, How::Gateway, reply, Outcome::Deferred)
             }
             End::NoConnection(_) | End::Failed(_) if !spools => {
                 // It is we who may not: nothing is wrong with the client's own login, if it has one.
@@ -150,7 +151,7 @@ impl Incoming<'_> {
                     false => format!("upstream {name}: {error}"),
                 };
                 let reply = relay_reply(451, enhanced, &text);
-                Told::of_all(recipients, reply, Outcome::Deferred)
+                Told::of_all(recipients, How::Gateway, reply, Outcome::Deferred)
             }
             End::NoConnection(_) | End::Failed(_) | End::Limited(_) => {
                 let progress = self.progress();
@@ -179,11 +180,13 @@ impl Incoming<'_> {
         }
         let spools = upstream.config.handoff != Handoff::Direct
             && upstream.config.deferred == Deferred::Spool;
-        match all.only() {
-            Some(outcome) if outcome != Outcome::Deferred || !spools => {
-                Told::of_all(all.count(), without_421(settled.for_recipient(0)), outcome)
+        match (self.voice, all.only()) {
+            (_, Some(outcome)) if outcome != Outcome::Deferred || !spools => {
+                let reply = without_421(settled.for_recipient(0));
+                Told::of_all(self.count(), How::NextHop, reply, outcome)
             }
-            _ => self.mixed(upstream, target, &settled, &all).await,
+            (Voice::Client, _) => self.mixed(upstream, target, &settled, &all).await,
+            (Voice::Link, _) => self.each(upstream, target, &settled, &all, spools).await,
         }
     }
 
@@ -200,21 +203,15 @@ impl Incoming<'_> {
         let instance = self.instance_name();
         let envelope = self.envelope();
         let mut new = Vec::new();
-        let mut waits = None;
         let failures: Vec<Failure> =
             all.refused.iter().map(|&i| Failure::of_reply(i, settled.for_recipient(i))).collect();
         if !failures.is_empty() {
             let report = Report { relay: self.relay, instance, message: &self.message };
             new.extend(report.bounce(upstream, &envelope, &failures));
         }
-        if let Some(first) = all.deferred.first() {
-            let mut progress = Progress { attempts: 1, ..self.progress() };
-            all.delivered.iter().chain(&all.refused).for_each(|&index| progress.end(index));
-            let text = settled.for_recipient(*first).to_string();
-            progress.last = Some(LastWord::new(Some(name), &text, self.now));
-            let wait = delivery::retry(self.relay, upstream, &mut progress);
-            waits = Some((progress.clone(), wait.clone()));
-            new.push(self.new_message(progress, wait));
+        let left = self.left(upstream, settled, all);
+        if let Some((progress, wait)) = &left {
+            new.push(self.new_message(progress.clone(), wait.clone()));
         }
         let accepted = match self.relay.queue.accept(new).await {
             Ok(accepted) => accepted,
@@ -224,11 +221,12 @@ impl Incoming<'_> {
                     let error = format!("delivered to some, the rest not kept: {error}");
                     self.in_doubt(name, target, &error);
                 }
-                return Told::of_all(all.count(), no_spool(&error), Outcome::Deferred);
+                let reply = no_spool(&error);
+                return Told::of_all(self.count(), How::Gateway, reply, Outcome::Deferred);
             }
         };
         self.relay.queue.note(instance, Ended::Bounced, all.refused.len() as u64);
-        if let Some((progress, wait)) = waits {
+        if let Some((progress, wait)) = left {
             let (id, left) = (self.message.id, all.deferred.len() as u64);
             delivery::tell_waits(self.relay, id, &progress, left, &wait, target);
         }
@@ -237,13 +235,85 @@ impl Incoming<'_> {
             // Nothing had to be kept: the upstream's own promise to those that it took.
             None => settled.for_recipient(all.delivered.first().copied().unwrap_or(0)).clone(),
         };
-        let ends = [
-            (Outcome::Delivered, all.delivered.len() as u64),
-            (Outcome::Bounced, all.refused.len() as u64),
-            (Outcome::Spooled, all.deferred.len() as u64),
-        ];
-        let ends = ends.into_iter().filter(|(_, count)| *count > 0).collect();
-        Told { reply, ends, upstream: None, target: None }
+        let part = |recipients: &[u32], outcome| {
+            let recipients = recipients.to_vec();
+            Part { recipients, how: How::Stored, reply: reply.clone(), outcome }
+        };
+        Told::of(vec![
+            part(&all.delivered, Outcome::Delivered),
+            part(&all.refused, Outcome::Bounced),
+            part(&all.deferred, Outcome::Spooled),
+        ])
+    }
+
+    /// Each recipient has the upstream's own reply, but for those that are deferred where the spool
+    /// tries them again: nothing is bounced here that the edge can still answer for.
+    async fn each(
+        self,
+        upstream: &Upstream,
+        target: Option<SocketAddr>,
+        settled: &Settled,
+        all: &Sorted,
+        spools: bool,
+    ) -> Told {
+        let mut parts = Vec::new();
+        for (recipients, outcome) in
+            [(&all.delivered, Outcome::Delivered), (&all.refused, Outcome::Refused)]
+        {
+            parts.extend(by_reply(settled, recipients, outcome));
+        }
+        let left = if spools { self.left(upstream, settled, all) } else { None };
+        let stored = match left {
+            Some((progress, wait)) => self.store(progress, wait, all, target).await,
+            None => None,
+        };
+        match stored {
+            Some(reply) => {
+                let (recipients, how) = (all.deferred.clone(), How::Stored);
+                parts.push(Part { recipients, how, reply, outcome: Outcome::Spooled });
+            }
+            // Whoever gave it tries again.
+            None => parts.extend(by_reply(settled, &all.deferred, Outcome::Deferred)),
+        }
+        Told::of(parts)
+    }
+
+    /// Has the spool take those that are deferred.
+    async fn store(
+        &self,
+        progress: Progress,
+        wait: Wait,
+        all: &Sorted,
+        target: Option<SocketAddr>,
+    ) -> Option<Reply> {
+        let new = self.new_message(progress.clone(), wait.clone());
+        match self.relay.queue.accept(vec![new]).await {
+            Ok(accepted) => {
+                let (id, left) = (self.message.id, all.deferred.len() as u64);
+                delivery::tell_waits(self.relay, id, &progress, left, &wait, target);
+                accepted.first().map(|accepted| taken(id, &accepted.receipt))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "what is deferred cannot be spooled; it is passed on");
+                None
+            }
+        }
+    }
+
+    /// What the spool is to know of those that are deferred, if any is.
+    fn left(
+        &self,
+        upstream: &Upstream,
+        settled: &Settled,
+        all: &Sorted,
+    ) -> Option<(Progress, Wait)> {
+        let first = *all.deferred.first()?;
+        let mut progress = Progress { attempts: 1, ..self.progress() };
+        all.delivered.iter().chain(&all.refused).for_each(|&index| progress.end(index));
+        let text = settled.for_recipient(first).to_string();
+        progress.last = Some(LastWord::new(Some(&upstream.config.name), &text, self.now));
+        let wait = delivery::retry(self.relay, upstream, &mut progress);
+        Some((progress, wait))
     }
 
     fn in_doubt(&self, upstream: &str, target: Option<SocketAddr>, error: &str) {
@@ -276,10 +346,6 @@ impl Sorted {
         sorted
     }
 
-    fn count(&self) -> u64 {
-        (self.delivered.len() + self.refused.len() + self.deferred.len()) as u64
-    }
-
     /// What became of all of them, if it is the same.
     fn only(&self) -> Option<Outcome> {
         match (self.delivered.is_empty(), self.refused.is_empty(), self.deferred.is_empty()) {
@@ -289,6 +355,25 @@ impl Sorted {
             _ => None,
         }
     }
+}
+
+/// How many replies are looked at for being the same: a thousand recipients may have as many.
+const ALIKE: usize = 16;
+
+/// What the upstream said of these recipients; those of whom it said the same are one part.
+fn by_reply(settled: &Settled, recipients: &[u32], outcome: Outcome) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for &recipient in recipients {
+        let reply = without_421(settled.for_recipient(recipient));
+        match parts.iter_mut().rev().take(ALIKE).find(|part| part.reply == reply) {
+            Some(part) => part.recipients.push(recipient),
+            None => {
+                let recipients = vec![recipient];
+                parts.push(Part { recipients, how: How::NextHop, reply, outcome });
+            }
+        }
+    }
+    parts
 }
 
 /// 421 would say that this session is over; that one was.

@@ -38,9 +38,10 @@ use super::{
 };
 use crate::decision::record::{Answer, Ask, Question};
 
-/// What a worker gives a call: one epoch, and the one that has begun. A warm call takes a
-/// thousandth of it, one of a JavaScript policy a tenth.
-pub(super) const LEASH: u64 = 2;
+/// What a worker gives a call, in epochs: what is left of the one that has begun. It is given one
+/// more where it had no processor, or has only just begun. A warm call takes a thousandth of it, one
+/// of a JavaScript policy a tenth.
+pub(super) const LEASH: u64 = 1;
 /// Threads that ask; they share what the workers leave.
 const THREADS: usize = 4;
 /// Questions that wait here; with the longest timeout that is usual, a second of processor time.

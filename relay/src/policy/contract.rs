@@ -441,14 +441,32 @@ enum By<Old, New> {
 type Configured<N> = (Result<N, Vec<Diagnostic>>,);
 type Configure<N> = TypedFunc<(&'static str, &'static [&'static str]), Configured<N>>;
 type Of<P, R> = TypedFunc<(P,), (R,)>;
+type OfTransaction<R> = By<Of<v0_1::Transaction<'static>, R>, Of<Transaction<'static>, R>>;
+
+impl<Old, New, R> By<Of<Old, R>, Of<New, R>>
+where
+    Old: From<New> + Lower,
+    New: Lower,
+    R: Lift,
+{
+    fn call<S: AsContextMut>(&self, store: S, argument: New) -> wasmtime::Result<R>
+    where
+        S::Data: 'static,
+    {
+        let answer = match self {
+            Self::V0_1(function) => function.call(store, (argument.into(),)),
+            Self::V1(function) => function.call(store, (argument,)),
+        };
+        answer.map(|(answer,)| answer)
+    }
+}
 
 /// The functions of one instance, their types checked.
 pub(super) struct Functions {
     describe: TypedFunc<(), (Description,)>,
     configure: By<Configure<v0_1::Needs>, Configure<Needs>>,
-    decide:
-        Option<By<Of<v0_1::Transaction<'static>, Freezing>, Of<Transaction<'static>, Freezing>>>,
-    route: Option<By<Of<v0_1::Transaction<'static>, Route>, Of<Transaction<'static>, Route>>>,
+    decide: Option<OfTransaction<Freezing>>,
+    route: Option<OfTransaction<Route>>,
     limits: Option<By<Of<v0_1::Attempt<'static>, LimitSet>, Of<Attempt<'static>, LimitSet>>>,
     observe: Option<Of<Outcome<'static>, Vec<Lesson>>>,
 }
@@ -530,11 +548,7 @@ impl Functions {
     where
         S::Data: 'static,
     {
-        let answer = match self.decide.as_ref()? {
-            By::V0_1(decide) => decide.call(store, (tx.into(),)),
-            By::V1(decide) => decide.call(store, (tx,)),
-        };
-        Some(answer.map(|(answer,)| answer))
+        Some(self.decide.as_ref()?.call(store, tx))
     }
 
     /// `routing.route`; none where the policy has no such hook.
@@ -546,11 +560,7 @@ impl Functions {
     where
         S::Data: 'static,
     {
-        let answer = match self.route.as_ref()? {
-            By::V0_1(route) => route.call(store, (tx.into(),)),
-            By::V1(route) => route.call(store, (tx,)),
-        };
-        Some(answer.map(|(answer,)| answer))
+        Some(self.route.as_ref()?.call(store, tx))
     }
 
     /// `throttling.limits`; none where the policy has no such hook.
@@ -562,11 +572,7 @@ impl Functions {
     where
         S::Data: 'static,
     {
-        let answer = match self.limits.as_ref()? {
-            By::V0_1(limits) => limits.call(store, (attempt.into(),)),
-            By::V1(limits) => limits.call(store, (attempt,)),
-        };
-        Some(answer.map(|(answer,)| answer))
+        Some(self.limits.as_ref()?.call(store, attempt))
     }
 
     /// `throttling.observe`; none where the policy has no such hook.

@@ -7,6 +7,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::{
     budget::{self, Level, Use},
+    gateway::Gateways,
     relay::Relay,
     telemetry::Telemetry,
     worker::Pulse,
@@ -30,7 +31,11 @@ pub(super) fn find(relay: &Relay) {
 }
 
 /// Runs to the end of the process.
-pub(super) async fn keep(relay: Arc<Relay>, telemetry: Arc<Telemetry>, pulse: Pulse) {
+pub(super) async fn keep(
+    relay: Arc<Relay>,
+    (telemetry, gateways): (Arc<Telemetry>, Arc<Gateways>),
+    pulse: Pulse,
+) {
     // Warm policies are part of what the process has before anybody connects.
     let _ = timeout(STARTED, pulse.answers()).await;
     let own = budget::resident().unwrap_or(0).saturating_sub(relay.budget.used());
@@ -47,7 +52,8 @@ pub(super) async fn keep(relay: Arc<Relay>, telemetry: Arc<Telemetry>, pulse: Pu
         looks.tick().await;
         let cells = relay.limits.stats().keys + relay.rates.len();
         relay.budget.set(Use::Spool, relay.queue.len() * budget::ENTRY);
-        relay.budget.set(Use::Tables, cells * budget::CELL + telemetry.waiting());
+        let tables = cells * budget::CELL + telemetry.waiting() + gateways.bytes();
+        relay.budget.set(Use::Tables, tables);
         let level = relay.budget.level();
         if level != last {
             tell(&relay, level);

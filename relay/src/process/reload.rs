@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -12,11 +12,12 @@ use std::{
 use tokio::{runtime::Handle, task::AbortHandle};
 use wavegate_smtp::Extensions;
 
-use super::StartError;
+use super::{StartError, links::Links};
 use crate::{
     api::{Doors, Keys},
     config::{self, Checks, Config, Diagnostic, Diagnostics, PolicyConfig, UpstreamConfig, When},
     event::Event,
+    gateway::Open,
     generation, learned,
     listener::Bound,
     logging,
@@ -49,6 +50,7 @@ pub(super) struct Reloader {
 struct State {
     workers: Option<Workers>,
     bound: Vec<Bound>,
+    links: Links,
     /// Upstreams whose housekeeping runs.
     kept: Vec<(Arc<Upstream>, AbortHandle)>,
     /// The generation before this one, if it did not have to be given up.
@@ -61,7 +63,7 @@ impl Reloader {
         path: &Path,
         relay: &Arc<Relay>,
         workers: Workers,
-        bound: Vec<Bound>,
+        (bound, links): (Vec<Bound>, Links),
         doors: Option<Arc<Doors>>,
         service: Arc<Service>,
         store: Arc<Store>,
@@ -74,10 +76,11 @@ impl Reloader {
         for one in &bound {
             relay.emit(&Event::ListenerOpened { listener: &one.name });
         }
-        let addresses = bound.iter().map(|one| (one.name.clone(), one.address)).collect();
+        let addresses = addresses(&bound, &links);
         let state = State {
             workers: Some(workers),
             bound,
+            links,
             kept: Vec::new(),
             last_good: None,
             saved: HashMap::new(),
@@ -137,6 +140,7 @@ impl Reloader {
         let names = self.resolve(&config, &current, &tls, runtime)?;
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let fresh = bind_missing(&config, &state.bound, &self.service)?;
+        let links = state.links.prepare(&config, &tls)?;
         let learned = self.learned();
         let (world, tls) = (&self.relay.world, Arc::new(tls));
         let next =
@@ -151,6 +155,7 @@ impl Reloader {
         }
         state.last_good = Some(current);
         self.move_listeners(&mut state, fresh);
+        self.move_links(&mut state, links);
         self.move_upstreams(&mut state, runtime);
         Ok(number)
     }
@@ -290,7 +295,17 @@ impl Reloader {
             }
         }
         state.bound.extend(fresh);
-        let addresses = state.bound.iter().map(|one| (one.name.clone(), one.address)).collect();
+        self.note_addresses(state);
+    }
+
+    /// The same for gateways.
+    fn move_links(&self, state: &mut State, fresh: Vec<(Open, Vec<UdpSocket>)>) {
+        state.links.turn_to(fresh, state.workers.as_ref());
+        self.note_addresses(state);
+    }
+
+    fn note_addresses(&self, state: &State) {
+        let addresses = addresses(&state.bound, &state.links);
         *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
@@ -345,6 +360,9 @@ impl Reloader {
         if let Ok(fresh) = bind_missing(&good.config, &state.bound, &self.service) {
             self.move_listeners(&mut state, fresh);
         }
+        if let Ok(fresh) = state.links.prepare(&good.config, &good.tls) {
+            self.move_links(&mut state, fresh);
+        }
         self.move_upstreams(&mut state, &Handle::current());
         tracing::warn!(generation, "went back to the policies of generation {}", good.number);
         self.relay.emit(&Event::Reloaded { generation });
@@ -370,6 +388,7 @@ impl Reloader {
         if let Some(workers) = &state.workers {
             state.bound.iter().for_each(|one| workers.close(&one.name));
         }
+        state.links.close();
     }
 
     /// The listening sockets, for the next process.
@@ -386,6 +405,7 @@ impl Reloader {
     pub(super) fn stop(&self, patience: Duration) {
         let (workers, bound) = {
             let mut state = self.lock();
+            state.links.closed();
             (state.workers.take(), std::mem::take(&mut state.bound))
         };
         for one in bound {
@@ -405,6 +425,12 @@ impl Reloader {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Listeners by name with the address in use.
+fn addresses(bound: &[Bound], links: &Links) -> Vec<(String, SocketAddr)> {
+    let listeners = bound.iter().map(|one| (one.name.clone(), one.address));
+    listeners.chain(links.addresses()).collect()
 }
 
 /// Binds what is not bound yet; all of it or nothing.

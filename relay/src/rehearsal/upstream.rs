@@ -49,6 +49,11 @@ pub(super) fn redirect(number: usize, upstream: &mut UpstreamConfig) {
     }
     upstream.identity = UpstreamIdentity::None;
     upstream.auth = None;
+    if let Some(link) = upstream.link.take() {
+        // What a link carries at once, connections carry here.
+        upstream.connections = link.streams;
+        upstream.idle_connections = link.streams;
+    }
     for (place, target) in (1_u16..).zip(&mut upstream.targets) {
         // Of a network in memory nobody but this rehearsal knows.
         let number = u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();

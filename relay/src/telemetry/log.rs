@@ -217,9 +217,10 @@ impl Log {
                 let error = Clean(error);
                 tracing::debug!(%id, upstream, %error, "a recipient could not be asked about");
             }
-            Event::Received { instance, id, recipients, size, .. } => {
+            Event::Received { instance, id, recipients, size, via, .. } => {
                 let instance = instance.unwrap_or("-");
-                tracing::trace!(%id, instance, recipients, size, "received");
+                let (edge, edge_id) = via.map_or(("-", "-"), |via| (via.edge, via.id));
+                tracing::trace!(%id, instance, recipients, size, edge, edge_id, "received");
             }
             Event::TlsBegun { .. }
             | Event::ConnectionOpened { .. }

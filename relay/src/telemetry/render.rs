@@ -8,7 +8,7 @@ use wavegate_smtp::MessageFault;
 use super::{
     Telemetry,
     families::{Families, distribution_ns, number},
-    identity, process, shadows, spool, waves,
+    identity, links, process, shadows, spool, waves,
 };
 use crate::{
     budget::Use,
@@ -41,6 +41,7 @@ impl Telemetry {
         }
         self.handoff(&mut families);
         upstreams(&mut families, &generation);
+        links::collect(&mut families, &relay.links());
         self.sessions(&mut families);
         self.tls(&mut families, &generation);
         identity::collect(&mut families, &generation);

@@ -98,4 +98,11 @@ fn certificates(families: &mut Families, generation: &Generation) {
             family.value(&labels, number(expires.0) / 1000.0);
         }
     }
+    for link in &generation.config.links {
+        let Some(acceptor) = generation.tls.link_gateway(&link.name) else { continue };
+        let (file, expires) = &acceptor.certificate;
+        let file = file.display().to_string();
+        let labels = [("listener", &*link.name), ("certificate", &*file)];
+        family.value(&labels, number(expires.0) / 1000.0);
+    }
 }

@@ -12,11 +12,11 @@ use tokio_rustls::rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{verify_tls12_signature, verify_tls13_signature},
+    crypto::verify_tls12_signature,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use super::{pair, provider, read};
+use super::{pair, provider, read, schemes, verify_signature};
 use crate::{
     config::{Diagnostic, UpstreamTls, UpstreamTlsMode},
     plan::Timestamp,
@@ -132,7 +132,7 @@ pub(crate) fn roots(
 
 /// The one certificate, whoever asks.
 #[derive(Debug)]
-struct Shown(Arc<tokio_rustls::rustls::sign::CertifiedKey>);
+pub(super) struct Shown(pub(super) Arc<tokio_rustls::rustls::sign::CertifiedKey>);
 
 impl tokio_rustls::rustls::client::ResolvesClientCert for Shown {
     fn resolve(
@@ -181,12 +181,11 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, &algorithms)
+        verify_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        schemes()
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {

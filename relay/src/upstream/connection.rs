@@ -18,7 +18,7 @@ use wavegate_smtp::{
     Client, ClientError, ClientEvent, Credentials, Extensions, Mechanism, Reply, Upgrade,
 };
 
-use super::identity;
+use super::{LinkFault, identity};
 use crate::{
     config::UpstreamTlsMode,
     message::{Secured, Source},
@@ -87,6 +87,12 @@ pub enum ConnectionError {
     /// There is no way to log in.
     #[error("it offers no AUTH that can be used, which `auth` requires (PLAIN or LOGIN)")]
     NoMechanism,
+    /// There is no connection with a gateway.
+    #[error(transparent)]
+    Link(#[from] LinkFault),
+    /// It would have to be asked again, and the window forbids that.
+    #[error("the window forbids asking again: {0}")]
+    Held(&'static str),
     /// No connection came free for it.
     #[error("all {0} connections are busy (connections)")]
     Busy(usize),

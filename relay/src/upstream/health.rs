@@ -116,6 +116,12 @@ impl State {
         usable.map(|other| other.rank).min().is_none_or(|best| one.rank <= best)
     }
 
+    /// The same of a connection that is in use: it is not known to be down either.
+    pub(super) fn is_usable(&self, endpoint: &Endpoint) -> bool {
+        let is_up = |one: &TargetHealth| one.endpoint == *endpoint && !one.ejected;
+        self.targets.iter().any(is_up) && self.is_wanted(endpoint)
+    }
+
     /// Takes out the idle connections that are not worth keeping.
     pub(super) fn unwanted(&mut self) -> Vec<Connection> {
         let idle = std::mem::take(&mut self.idle);
@@ -154,27 +160,30 @@ impl Upstream {
 
     /// A target failed: it refused the connection, broke it, or did not speak SMTP.
     pub fn report_failure(&self, target: &Endpoint, error: &str) {
-        self.note_failure(target, error, false);
+        self.note_failure(target, error, Gravity::One);
     }
 
     /// There is no connection with a target. That it does not want a client says nothing of it.
     /// Where it does not let us in there is no second try, and the longest pause: too many wrong
-    /// logins get an account locked.
+    /// logins get an account locked. For a gateway one failure is enough: it was knocked at many times.
     pub(super) fn report_error(&self, target: &Endpoint, error: &ConnectionError) {
-        let is_grave = match error {
+        let gravity = match error {
             ConnectionError::Unwanted(_) => return,
-            ConnectionError::Login(reply) => reply.is_permanent(),
-            _ => false,
+            ConnectionError::Login(reply) if reply.is_permanent() => Gravity::Lasting,
+            ConnectionError::Link(_) => Gravity::Enough,
+            _ => Gravity::One,
         };
-        self.note_failure(target, &error.to_string(), is_grave);
+        self.note_failure(target, &error.to_string(), gravity);
     }
 
-    fn note_failure(&self, target: &Endpoint, error: &str, is_grave: bool) {
+    fn note_failure(&self, target: &Endpoint, error: &str, gravity: Gravity) {
         let mut state = self.lock();
         let Some(health) = state.health(target) else { return };
         health.failures = health.failures.saturating_add(1);
-        if is_grave {
+        if gravity != Gravity::One {
             health.failures = health.failures.max(self.config.eject_after);
+        }
+        if gravity == Gravity::Lasting {
             health.pause = self.config.eject_max;
         }
         health.last_error = Some(error.chars().take(ERROR_TEXT).collect());
@@ -200,6 +209,13 @@ impl Upstream {
             let Some(reason) = self.reason_to_probe(&target) else { return };
             match reason {
                 Reason::None => wake.await,
+                // Who listens for a gateway may hear it at once when it is back.
+                Reason::Ejected if self.link.is_some() => {
+                    let next = Instant::now() + self.next_pause(&target);
+                    if !self.probe(&target).await {
+                        tokio::time::sleep_until(next).await;
+                    }
+                }
                 Reason::Ejected => {
                     tokio::time::sleep(self.next_pause(&target)).await;
                     self.probe(&target).await;
@@ -227,10 +243,19 @@ impl Upstream {
     }
 
     async fn probe(&self, target: &Endpoint) -> bool {
-        let _turn = self.logins.turn().await;
-        match self.dial(target, None).await {
-            Ok((connection, extensions)) => {
-                connection.quit();
+        let asked = match &self.link {
+            Some(link) => self.look_at_gateway(link, target).await,
+            None => {
+                let _turn = self.logins.turn().await;
+                let dialled = self.dial(target, None).await;
+                dialled.map(|(connection, extensions)| {
+                    connection.quit();
+                    extensions
+                })
+            }
+        };
+        match asked {
+            Ok(extensions) => {
                 self.report_success(target, Some(extensions));
                 true
             }
@@ -294,6 +319,17 @@ impl Upstream {
             }
         }
     }
+}
+
+/// How much a failure says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gravity {
+    /// As one of `eject_after`.
+    One,
+    /// As much as all of them.
+    Enough,
+    /// The same, and that it will be so for long.
+    Lasting,
 }
 
 /// Why a target is probed.

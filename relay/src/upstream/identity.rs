@@ -151,7 +151,8 @@ impl Upstream {
         source: &Arc<Source>,
     ) -> Result<Lease, LeaseError> {
         let Some(owner) = self.owner(source) else { return Ok(lease) };
-        let Lease { slot, connection, .. } = lease;
+        let Lease { slot, way, .. } = lease;
+        let connection = way.into_connection();
         Box::pin(self.connected_for(Grant { slot, connection }, None, false, owner)).await
     }
 
@@ -183,7 +184,7 @@ impl Upstream {
     /// the longest in it.
     pub(super) fn take_place(&self, state: &mut State) -> Option<Option<Connection>> {
         let all = state.in_use + state.idle.len();
-        match all < self.config.connections {
+        match all < self.places() {
             true => Some(None),
             false if state.idle.is_empty() => None,
             false => Some(Some(state.idle.remove(0))),
@@ -218,7 +219,7 @@ impl Upstream {
         }
         let taken = at.map(|at| state.idle.remove(at));
         let mut over = held.and_then(|held| self.keep(&mut state, held));
-        if over.is_none() && state.in_use + state.idle.len() > self.config.connections {
+        if over.is_none() && state.in_use + state.idle.len() > self.places() {
             over = Some(state.idle.remove(0));
         }
         drop(state);

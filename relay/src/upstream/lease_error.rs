@@ -33,6 +33,14 @@ pub enum LeaseError {
         /// The cap.
         connections: usize,
     },
+    /// As many messages as may be are on their way over a link.
+    #[error("upstream {upstream}: {streams} messages are on their way (streams)")]
+    Crowded {
+        /// The upstream.
+        upstream: String,
+        /// The cap.
+        streams: usize,
+    },
     /// Too many attempts wait already.
     #[error("upstream {upstream}: {limit} attempts wait already (limits.direct_queue)")]
     QueueFull {

@@ -255,6 +255,7 @@ mod tests {
                 world,
                 hostname: "edge.example".into(),
                 connector: None,
+                link_connector: None,
                 login: own,
                 naming: None,
                 names: Vec::new(),

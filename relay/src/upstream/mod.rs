@@ -11,6 +11,7 @@ pub mod connection;
 pub mod health;
 pub mod identity;
 mod lease_error;
+pub mod link;
 mod login;
 mod names;
 pub mod original;
@@ -35,10 +36,11 @@ use wavegate_smtp::{Credentials, Extensions};
 pub use connection::{Connection, ConnectionError};
 pub use health::{TargetHealth, TargetStatus};
 pub use lease_error::LeaseError;
+pub use link::{Channel, LinkFault};
 pub use login::{LoginResult, Logins};
 pub use names::NamesStatus;
 pub use original::Unplaced;
-pub use pool::Lease;
+pub use pool::{Lease, Way};
 pub use recent::{Ended, Ends};
 pub use rehearsal::RehearsalError;
 pub use verify::VerifyError;
@@ -54,7 +56,7 @@ use crate::{
     message::Source,
     names::{Endpoint, Name, Naming, place},
     plan::Timestamp,
-    tls::{Connector, Counts},
+    tls::{Connector, Counts, link::LinkConnector},
     world::World,
 };
 
@@ -71,6 +73,8 @@ pub struct Parts {
     pub hostname: Arc<str>,
     /// What TLS sessions begin with.
     pub connector: Option<Arc<Connector>>,
+    /// What connections with gateways begin with.
+    pub link_connector: Option<Arc<LinkConnector>>,
     /// What the relay logs in with.
     pub login: Option<Arc<Credentials>>,
     /// Who says what names among its targets stand for: its housekeeping looks them up again.
@@ -86,6 +90,8 @@ pub struct Upstream {
     /// What TLS sessions with its targets begin with.
     connector: Option<Arc<Connector>>,
     tls: Arc<Counts>,
+    /// Where its targets are gateways.
+    link: Option<link::Link>,
     identity: identity::Counts,
     logins: Logins,
     world: World,
@@ -189,7 +195,10 @@ impl Upstream {
 
     /// One without children.
     fn make(parts: Parts, known: &HashMap<SocketAddr, Extensions>) -> Self {
-        let Parts { config, world, hostname, connector, login, naming, names } = parts;
+        let Parts { config, world, hostname, connector, link_connector, login, naming, names } =
+            parts;
+        let link = config.link.as_ref();
+        let link = link.map(|one| link::Link::new(one, link_connector, &hostname, &world));
         let targets = place(&config.targets, &names).endpoints.into_iter().map(|placed| {
             let known = known.get(&placed.endpoint.address).copied();
             TargetHealth::new(placed, known)
@@ -207,6 +216,7 @@ impl Upstream {
             config,
             connector,
             tls: Arc::default(),
+            link,
             identity: identity::Counts::default(),
             logins: Logins::new(login),
             world,
@@ -287,6 +297,11 @@ impl Upstream {
         owner: Option<&Arc<Source>>,
     ) -> Result<Lease, LeaseError> {
         let Grant { slot, connection } = grant;
+        if let Some(link) = &self.link {
+            // That a message breaks off says nothing of its target: the connection does.
+            let way = Way::Link(self.channel(link, avoid).await?);
+            return Ok(Lease { slot, way, reused: true });
+        }
         if let Some(mut connection) = connection.filter(|_| !fresh) {
             // A connection lives in the reactor of the worker that uses it.
             let is_good = connection.rehome().is_ok() && connection.is_quiet();
@@ -298,7 +313,7 @@ impl Upstream {
             match made {
                 Ok(()) if is_good => {
                     self.stats.reused.fetch_add(1, Ordering::Relaxed);
-                    return Ok(Lease { slot, connection: Some(connection), reused: true });
+                    return Ok(Lease { slot, way: Way::Smtp(connection), reused: true });
                 }
                 Err(error @ (ConnectionError::Unwanted(_) | ConnectionError::NoXclient(_))) => {
                     self.report_error(&target, &error);
@@ -330,14 +345,18 @@ impl Upstream {
             };
             let lease = match grant {
                 Ok(Grant { slot, connection }) if of_clients => {
-                    Ok(Lease { slot, connection, reused: false })
+                    Ok(Lease { slot, way: connection.into(), reused: false })
                 }
                 Ok(grant) => self.connected(grant, None, false, None).await,
                 Err(error) => Err(error),
             };
             match lease {
                 Ok(lease) => return Some(lease),
-                Err(LeaseError::Busy { .. } | LeaseError::QueueFull { .. }) => {}
+                Err(
+                    LeaseError::Busy { .. }
+                    | LeaseError::Crowded { .. }
+                    | LeaseError::QueueFull { .. },
+                ) => {}
                 // The targets that are not ejected yet do not answer.
                 Err(_) => {
                     tokio::time::sleep(self.config.eject_for).await;
@@ -473,6 +492,9 @@ impl Upstream {
         drop(state);
         self.recovered.notify_waiters();
         idle.into_iter().for_each(Connection::quit);
+        if let Some(link) = &self.link {
+            link.retire();
+        }
         self.all_children().iter().for_each(|child| child.retire());
     }
 
@@ -484,6 +506,7 @@ impl Upstream {
 
     /// Closes connections that have been idle for longer than `idle_timeout`.
     pub fn expire_idle(&self) {
+        self.sweep();
         let now = Instant::now();
         let mut expired = Vec::new();
         let mut state = self.lock();
@@ -519,7 +542,7 @@ impl Upstream {
         while let Some(target) = self.choose_target(avoid, &tried) {
             match self.connect(&target, owner).await {
                 Ok(connection) => {
-                    return Ok(Lease { slot, connection: Some(connection), reused: false });
+                    return Ok(Lease { slot, way: Way::Smtp(connection), reused: false });
                 }
                 // Another target would say the same of this client.
                 Err(error @ ConnectionError::Unwanted(_)) => {

@@ -162,6 +162,7 @@ impl Upstream {
             world: self.world.clone(),
             hostname: Arc::clone(&self.hostname),
             connector: self.connector.clone(),
+            link_connector: None,
             login: self.logins.credentials.clone(),
             naming: None,
             names: Vec::new(),

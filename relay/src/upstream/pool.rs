@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Connection, LeaseError, Upstream, connection};
+use super::{Channel, Connection, LeaseError, Upstream, connection};
 use crate::names::Endpoint;
 
 /// Who stands in line.
@@ -26,12 +26,39 @@ pub(super) struct Slot {
     upstream: Option<Arc<Upstream>>,
 }
 
-/// A connection in use, or from [`Upstream::lease_patiently`] the right to have one. Dropped
-/// without `release`, it is closed.
+/// A way to a target, or from [`Upstream::lease_patiently`] the right to have one. A connection that
+/// is dropped without `release` is closed.
 pub struct Lease {
     pub(super) slot: Slot,
-    pub(super) connection: Option<Connection>,
+    pub(super) way: Way,
     pub(super) reused: bool,
+}
+
+/// How a message goes to a target.
+#[allow(clippy::large_enum_variant, reason = "most go by SMTP, and a box would be one more step")]
+pub enum Way {
+    /// None: only the right to have one.
+    None,
+    /// By SMTP, on a connection that is for this message alone meanwhile.
+    Smtp(Connection),
+    /// Over a link.
+    Link(Channel),
+}
+
+impl Way {
+    /// The connection, where it is by SMTP.
+    pub(super) fn into_connection(self) -> Option<Connection> {
+        match self {
+            Self::Smtp(connection) => Some(connection),
+            Self::None | Self::Link(_) => None,
+        }
+    }
+}
+
+impl From<Option<Connection>> for Way {
+    fn from(connection: Option<Connection>) -> Self {
+        connection.map_or(Self::None, Self::Smtp)
+    }
 }
 
 impl Upstream {
@@ -68,7 +95,7 @@ impl Upstream {
             state.in_use += 1;
             return Some(Grant { slot: self.slot(), connection: Some(connection) });
         }
-        if state.in_use + state.idle.len() >= self.config.connections {
+        if state.in_use + state.idle.len() >= self.places() {
             // An idle connection that is not wanted gives its place to a new one.
             state.idle.pop()?;
         }
@@ -101,7 +128,15 @@ impl Upstream {
             }
         }
         let upstream = self.config.name.clone();
-        Err(LeaseError::Busy { upstream, connections: self.config.connections })
+        Err(match &self.config.link {
+            Some(link) => LeaseError::Crowded { upstream, streams: link.streams },
+            None => LeaseError::Busy { upstream, connections: self.config.connections },
+        })
+    }
+
+    /// How many slots there are.
+    pub(super) fn places(&self) -> usize {
+        self.config.link.as_ref().map_or(self.config.connections, |link| link.streams)
     }
 
     /// A connection or a slot has come free: the first in line gets it.
@@ -159,11 +194,35 @@ impl Drop for Slot {
 }
 
 impl Lease {
-    /// The connection.
+    /// How the message goes.
+    pub fn way(&mut self) -> &mut Way {
+        &mut self.way
+    }
+
+    /// The connection, of an upstream that is no link.
     pub fn connection(&mut self) -> &mut Connection {
-        match &mut self.connection {
-            Some(connection) => connection,
-            None => unreachable!("a lease that was fitted has its connection until it is released"),
+        match &mut self.way {
+            Way::Smtp(connection) => connection,
+            Way::None | Way::Link(_) => {
+                unreachable!("a lease that was fitted has its connection until it is released")
+            }
+        }
+    }
+
+    /// Where it goes.
+    pub fn endpoint(&self) -> &Endpoint {
+        match &self.way {
+            Way::Smtp(connection) => connection.endpoint(),
+            Way::Link(channel) => channel.endpoint(),
+            Way::None => unreachable!("a lease that was fitted goes somewhere"),
+        }
+    }
+
+    /// The right to send a message over a link, apart from the slot, which the next one gets. For a
+    /// message that has lost its connection: others may have a gateway that answers.
+    pub fn leave_slot(&mut self) {
+        if let Some(upstream) = self.slot.upstream.take() {
+            upstream.hand_on(None);
         }
     }
 
@@ -175,7 +234,8 @@ impl Lease {
 
     /// Gives the connection back, ready for the next message.
     pub fn release(mut self) {
-        let Some(connection) = self.connection.take() else { return };
+        let way = std::mem::replace(&mut self.way, Way::None);
+        let Some(connection) = way.into_connection() else { return };
         let upstream = self.slot.upstream.take();
         if let Some(upstream) = upstream {
             if connection.messages() >= upstream.config.messages_per_connection {

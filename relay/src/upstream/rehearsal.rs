@@ -55,6 +55,9 @@ impl Upstream {
         sender: &ReversePath,
         recipient: &Address,
     ) -> Result<(), RehearsalError> {
+        if let Some(link) = &self.link {
+            return self.rehearse_link(link, target, sender, recipient).await;
+        }
         let turn = self.logins.turn().await;
         let (mut connection, _) =
             self.dial(target, None).await.map_err(RehearsalError::Connection)?;

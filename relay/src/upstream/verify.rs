@@ -20,6 +20,9 @@ pub enum VerifyError {
     /// The connection broke.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// A gateway is not asked about recipients.
+    #[error("the link has no word for that")]
+    Link,
     /// The upstream closed the connection.
     #[error("it closed with {}", .0.code())]
     Closing(Reply),
@@ -37,6 +40,9 @@ impl Upstream {
         deadline: Instant,
         queue: usize,
     ) -> Result<Reply, VerifyError> {
+        if self.link.is_some() {
+            return Err(VerifyError::Link);
+        }
         let mut fresh = false;
         loop {
             let mut lease = match self.lease(deadline, queue, None, fresh, source).await {

@@ -10,7 +10,7 @@ pub mod sink;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -32,6 +32,8 @@ use wavegate::{
         memory::{MemoryNames, MemoryNetwork, SimulatedClock},
     },
 };
+
+use crate::guest;
 
 pub use sender::Sender;
 pub use sink::{Act, Point, Sink};
@@ -74,12 +76,6 @@ impl Log {
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
-}
-
-/// Compiled code that all tests of a file share.
-pub fn cache() -> &'static Path {
-    static CACHE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    CACHE.get_or_init(|| tempfile::tempdir().unwrap()).path()
 }
 
 /// The configuration of the examples, with these texts put in at the end of its sections.
@@ -152,7 +148,7 @@ impl Setup {
             names: Arc::new(self.names.clone()),
             ..World::with_clock(network.clone(), Arc::clone(&clock), self.seed)
         };
-        let compiled = Some(cache().join("compiled"));
+        let compiled = Some(guest::cache().join("compiled"));
         let host = PolicyHost::new(compiled, HostOptions::simulation(self.seed)).unwrap();
         let begun = Instant::now();
         let log = Arc::new(Log { begun, lines: Mutex::default() });

@@ -31,7 +31,10 @@ use super::{
     settings::{Dice, INSTANCES, Settings, Window},
     weather::{self, Change, HOUR, Mood, PORTS, Restart},
 };
-use crate::sim::{self, Act, Point, Sink, sink::What};
+use crate::{
+    guest,
+    sim::{self, Act, Point, Sink, sink::What},
+};
 
 /// Between two looks at what must always hold.
 const LOOK: u64 = 10_000;
@@ -81,7 +84,7 @@ pub fn storm(seed: u64) -> Outcome {
     let (settings, changes) = weather::forecast(&dice);
     let record = Record::default();
     record.lock().letters = senders::letters(&dice);
-    let compiled = Some(sim::cache().join("compiled"));
+    let compiled = Some(guest::cache().join("compiled"));
     let mut storm = Storm {
         seed,
         record: record.clone(),

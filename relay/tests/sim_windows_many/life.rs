@@ -35,7 +35,10 @@ use super::{
     script::{Change, Dice, Mood, Reload, Restart, STRANGER, Script, wall},
     senders,
 };
-use crate::sim::{self, Act, Point, Sink, sink::What};
+use crate::{
+    guest,
+    sim::{self, Act, Point, Sink, sink::What},
+};
 
 /// Between two looks at what must always hold.
 const LOOK: u64 = 250;
@@ -85,7 +88,7 @@ pub fn window(seed: u64) -> Shared {
     let script = Script::draw(seed);
     let book: Shared = Arc::new(Mutex::new(Book::new(script.clone())));
     senders::enter(&book);
-    let compiled = Some(sim::cache().join("compiled"));
+    let compiled = Some(guest::cache().join("compiled"));
     let mut world = Around {
         book: Arc::clone(&book),
         disk: MemoryDisk::new(),

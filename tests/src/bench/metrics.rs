@@ -44,6 +44,27 @@ impl Figures {
         sum.with_context(|| format!("the relay has no {name}"))
     }
 
+    /// The least bound of a histogram's buckets that so many of 1000 observations do not exceed,
+    /// since `before`, which has the same series.
+    pub(super) fn quantile(&self, before: &Self, name: &str, permille: u32) -> anyhow::Result<f64> {
+        let prefix = format!("{name}_bucket{{");
+        let series = |text: &str| -> Vec<(String, f64)> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+            let cells = lines.filter_map(|line| {
+                let (labels, count) = line.rsplit_once(' ')?;
+                let bound = labels.split_once("le=\"")?.1.split_once('"')?.0;
+                Some((bound.to_owned(), count.parse().ok()?))
+            });
+            cells.collect()
+        };
+        let (old, new) = (series(&before.0), series(&self.0));
+        let counts: Vec<f64> = new.iter().zip(&old).map(|(new, old)| new.1 - old.1).collect();
+        let all = *counts.last().with_context(|| format!("the relay has no {name}"))?;
+        let wanted = all * f64::from(permille) / 1000.0;
+        let at = counts.iter().position(|&count| count >= wanted).context("no bucket")?;
+        if new[at].0 == "+Inf" { Ok(f64::INFINITY) } else { Ok(new[at].0.parse()?) }
+    }
+
     /// Messages in the spool.
     pub(super) fn spooled(&self) -> anyhow::Result<f64> {
         self.sum("wavegate_spool_messages", None)
@@ -73,5 +94,21 @@ mod tests {
         assert_eq!(figures.sum("a", Some(("state", "held"))).unwrap(), 3.0);
         assert_eq!(figures.sum("a", Some(("state", "later"))).unwrap(), 0.0);
         figures.sum("b", None).unwrap_err();
+    }
+
+    #[test]
+    fn a_quantile_is_of_what_came_since() {
+        let text = |counts: [u32; 3]| {
+            let [fast, slow, all] = counts;
+            Figures(format!(
+                "g_bucket{{le=\"0.001\"}} {fast}\ng_bucket{{le=\"0.01\"}} {slow}\n\
+                 g_bucket{{le=\"+Inf\"}} {all}\ng_count 9\n"
+            ))
+        };
+        let (before, after) = (text([0, 100, 100]), text([990, 1099, 1100]));
+        assert_eq!(after.quantile(&before, "g", 990).unwrap(), 0.001);
+        assert_eq!(after.quantile(&before, "g", 999).unwrap(), 0.01);
+        assert_eq!(after.quantile(&before, "g", 1000).unwrap(), f64::INFINITY);
+        after.quantile(&before, "h", 999).unwrap_err();
     }
 }

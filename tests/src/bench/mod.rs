@@ -11,7 +11,9 @@ pub mod slow;
 pub mod spool;
 pub mod swaps;
 pub mod tls;
+pub mod wan;
 
+mod idle;
 mod metrics;
 mod mta;
 mod paced;

@@ -26,14 +26,23 @@ type Ready = (Command, Option<Waiting>);
 
 /// A configuration and queue of its own; the system's Postfix is not touched.
 pub(super) fn postfix(fill: &Fill<'_>, dir: &Path) -> anyhow::Result<Ready> {
+    postfix_with(fill, dir, ("postfix/main.cf", "postfix/master.cf"))
+}
+
+/// The same with other files as `main.cf` and `master.cf`.
+pub(super) fn postfix_with(
+    fill: &Fill<'_>,
+    dir: &Path,
+    (main, master): (&str, &str),
+) -> anyhow::Result<Ready> {
     let user = User::from_name("postfix")?.context("there is no user postfix: is it installed?")?;
     let drop = Group::from_name("postdrop")?.context("there is no group postdrop")?;
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "Postfix's master needs root");
     let config = dir.join("config");
     let queue = dir.join("queue");
     fs::create_dir_all(&config)?;
-    fill.copy("postfix/main.cf", &config.join("main.cf"))?;
-    fill.copy("postfix/master.cf", &config.join("master.cf"))?;
+    fill.copy(main, &config.join("main.cf"))?;
+    fill.copy(master, &config.join("master.cf"))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     let (uid, gid) = (user.uid.as_raw(), drop.gid.as_raw());
     let make = |path: PathBuf, mode, group: Option<u32>| -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use super::idle;
 use super::paced::{Paced, Served, send};
 use super::peer::Places;
 use super::process::Folder;
@@ -62,6 +63,7 @@ pub fn run(options: &PoisonOptions) -> anyhow::Result<bool> {
         let count = served.passed + served.kept;
         writeln!(out, "| {name} | {count} | {p50:.2} | {p99:.2} | {p999:.2} |")
     };
+    let (idle, idlest) = idle::lateness();
     // The first run is the one without, and warms everything up.
     let (without, _) = both(options, &relay, false);
     row("without the loop", &without)?;
@@ -72,6 +74,8 @@ pub fn run(options: &PoisonOptions) -> anyhow::Result<bool> {
     let failed = without.failed + others.failed + poisoned.failed;
     anyhow::ensure!(failed == 0, "{failed} messages failed");
     anyhow::ensure!(poisoned.passed == 0 && poisoned.kept > 0, "the policy did not loop");
+    let (p99, p999) = (format!("{idle:.2}"), format!("{idlest:.2}"));
+    writeln!(out, "| lateness of a thread that only sleeps, before | | | {p99} | {p999} |")?;
     let slow = relay.figures()?.sum("wavegate_policy_slow_calls_total", None)?;
     let p999 = others.milliseconds(999);
     let word = if p999 <= AIM { "met" } else { "missed" };

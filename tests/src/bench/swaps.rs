@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::idle;
 use super::paced::{Paced, Served, send};
 use super::peer::Places;
 use super::process::{Folder, until};
@@ -22,7 +23,7 @@ use crate::sink::{Sink, SinkOptions};
 
 /// Different components.
 const BUILDS: u32 = 20;
-/// What 999 of 1000 messages are to take at most, in milliseconds.
+/// What 999 of 1000 times in the gate are to take at most, in milliseconds.
 const AIM: f64 = 10.0;
 /// Growth of resident memory, as a share, after the first round of all builds.
 const GROWTH: f64 = 0.05;
@@ -62,6 +63,8 @@ pub fn run(options: &SwapsOptions) -> anyhow::Result<bool> {
     fill.set("SETTINGS", "");
     let files = ("policies.toml", "waves.toml");
     let mut relay = Relay::start(places, state.path(), sink.addr(), &mut fill, files)?;
+    let (idle, idlest) = idle::lateness();
+    let first = relay.figures()?;
     let stop = AtomicBool::new(false);
     let paced = Paced {
         target: relay.addr,
@@ -80,7 +83,7 @@ pub fn run(options: &SwapsOptions) -> anyhow::Result<bool> {
     relay.process.check()?;
     let arrived = sink.counts().messages;
     let growth = after as f64 / before as f64 - 1.0;
-    let p999 = served.milliseconds(999);
+    let p999 = relay.figures()?.quantile(&first, "wavegate_gate_seconds", 999)? * 1e3;
     let is_whole = served.failed == 0 && served.kept == 0 && arrived == served.passed;
     let aims = [is_whole, growth <= GROWTH, p999 <= AIM];
     let [whole, flat, fast] = aims.map(|met| if met { "met" } else { "missed" });
@@ -89,8 +92,9 @@ pub fn run(options: &SwapsOptions) -> anyhow::Result<bool> {
         "{} swaps among {BUILDS} components in {:.0} s under {} messages a second, {} in all.\n\
          failed, dropped or kept: {}, arrived {arrived} (none, and all: {whole})\n\
          resident after the first {}: {:.1} MB, at the end {:.1} MB: {:+.1} % (at most 5: {flat})\n\
-         from when a message was due to its reply: p50 {:.2}, p99 {:.2}, p99.9 {p999:.2} ms (at most \
-         {AIM}: {fast})",
+         time in the gate: p99.9 {p999:.2} ms or less (at most {AIM}: {fast})\n\
+         from when a message was due to its reply: p50 {:.2}, p99 {:.2}, p99.9 {:.2} ms\n\
+         lateness of a thread that only sleeps, before: p99 {idle:.2}, p99.9 {idlest:.2} ms",
         options.swaps,
         begun.elapsed().as_secs_f64(),
         options.rate,
@@ -102,6 +106,7 @@ pub fn run(options: &SwapsOptions) -> anyhow::Result<bool> {
         growth * 100.0,
         served.milliseconds(500),
         served.milliseconds(990),
+        served.milliseconds(999),
     )?;
     Ok(aims.iter().all(|&met| met))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use wavegate_tests::bench::{
     self, memory::MemoryOptions, poison::PoisonOptions, run::RunOptions, slow::SlowOptions,
-    spool::SpoolOptions, swaps::SwapsOptions, tls::TlsOptions,
+    spool::SpoolOptions, swaps::SwapsOptions, tls::TlsOptions, wan::WanOptions,
 };
 use wavegate_tests::load::{self, LoadOptions, Transfer};
 use wavegate_tests::sink::{Extensions, Fault, Sink, SinkOptions};
@@ -44,6 +44,10 @@ enum Command {
     Swaps(SwapsOptions),
     /// A plugin that loops for ever on one message in a hundred: how long the others take.
     Poison(PoisonOptions),
+    /// Over a wide area network (emulated; as root): the link next to SMTP over TLS, from the relay
+    /// and from Postfix: messages a second, time of a message, an outage, processor time. Says whether
+    /// the aims are met.
+    Wan(WanOptions),
     /// Resident memory: idle, and its growth a connection.
     Memory(MemoryOptions),
     /// Send messages and measure.
@@ -158,6 +162,8 @@ fn main() -> ExitCode {
             .and_then(|()| bench::swaps::run(&options)),
         Command::Poison(options) => bench::install_guard(Duration::from_secs(options.time_limit))
             .and_then(|()| bench::poison::run(&options)),
+        Command::Wan(options) => bench::install_guard(Duration::from_secs(options.time_limit))
+            .and_then(|()| bench::wan::run(&options)),
         Command::Slow(options) => bench::install_guard(Duration::from_secs(options.time_limit))
             .and_then(|()| bench::slow::run(&options))
             .map(|()| true),

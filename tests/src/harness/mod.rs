@@ -11,9 +11,11 @@
     reason = "a test stops where its surroundings fail"
 )]
 
+mod account;
 mod client;
 mod config;
 mod dns;
+mod link;
 mod monitor;
 mod promise;
 mod relay;
@@ -27,14 +29,19 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use account::{Account, account, in_doubt_events};
 pub use client::{Client, smtp_reply};
 pub use config::{Config, now_ms, plan_of_held, rfc3339};
 pub use dns::{Dns, Mood};
+pub use link::{
+    Coming, Edge, Letter, Outcome, alert, aside, closed_with, frame_of, link_files, on_link,
+    outcome,
+};
 pub use monitor::{Metrics, http_get};
 pub use promise::{DOUBT, Watch, arrivals, assert_promise, in_doubt};
 pub use relay::{Relay, binary};
 pub use servers::{Haproxy, Postfix, free};
-pub use tls::{TLS_FILES, tls_client, write_tls_files};
+pub use tls::{TLS_FILES, tls_client, tls_server, write_tls_files};
 pub use upstream::{Peer, Script};
 pub use users::user_line;
 pub use variants::variant;

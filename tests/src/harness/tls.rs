@@ -1,5 +1,5 @@
-//! TLS for tests: the certificates of `relay/tests/tls`, and a client that believes in their
-//! authority.
+//! TLS for tests: the certificates of `relay/tests/tls`, a client that believes in their authority,
+//! and a server that has one of them.
 //!
 //! Owns no connection: see [`super::Client::begin_tls`]. Floor: none.
 
@@ -10,7 +10,7 @@ use std::{fs, io};
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 macro_rules! file {
     ($name:literal) => {
@@ -57,6 +57,15 @@ pub fn tls_client(
         None => builder.with_no_client_auth(),
         Some(name) => builder.with_client_auth_cert(chain(name), key(name)).unwrap(),
     })
+}
+
+/// A server that shows the certificate of this name and asks clients for none.
+pub fn tls_server(name: &str) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth();
+    Arc::new(builder.with_single_cert(chain(name), key(name)).unwrap())
 }
 
 fn provider() -> Arc<CryptoProvider> {

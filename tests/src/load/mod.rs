@@ -6,6 +6,7 @@
 pub mod histogram;
 pub mod message;
 pub mod reply;
+pub mod steady;
 
 mod report;
 mod session;

@@ -23,6 +23,7 @@ use serde::Serialize;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc as channel, watch};
 use tokio::task::LocalSet;
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use fault::Faults;
 pub use fault::{Action, Fault, Stage, When};
@@ -74,6 +75,8 @@ pub struct SinkOptions {
     pub hostname: String,
     /// What is offered.
     pub extensions: Extensions,
+    /// Sessions begin with a TLS handshake (RFC 8314).
+    pub tls: Option<Arc<ServerConfig>>,
     /// What it is told of who is behind a session.
     pub identity: Identity,
     /// How much later the reply to the end of the content comes.
@@ -88,6 +91,8 @@ pub struct SinkOptions {
     pub record: bool,
     /// Remember the content too. Only with `record`.
     pub keep_content: bool,
+    /// Remember only the header of the content, for a test of many messages. Only with `record`.
+    pub keep_header: bool,
     /// Write every accepted message's envelope and digests to this file, one JSON object a line.
     pub record_file: Option<PathBuf>,
     /// Threads that share the sessions.
@@ -100,6 +105,7 @@ impl Default for SinkOptions {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             hostname: "sink.example".into(),
             extensions: Extensions::default(),
+            tls: None,
             identity: Identity::default(),
             reply_delay: Duration::ZERO,
             faults: Vec::new(),
@@ -107,6 +113,7 @@ impl Default for SinkOptions {
             verify: false,
             record: false,
             keep_content: false,
+            keep_header: false,
             record_file: None,
             threads: 1,
         }
@@ -362,9 +369,20 @@ fn begin(shared: &Arc<Shared>, stream: TcpStream) {
     tokio::task::spawn_local(async move {
         let open = Open::new(&shared.counters);
         // An I/O error means that the client is gone, which is its right.
-        let _gone = session::run(&shared, stream).await;
+        let _gone = serve_one(&shared, stream).await;
         drop(open);
     });
+}
+
+async fn serve_one(shared: &Arc<Shared>, stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    match &shared.options.tls {
+        None => session::run(shared, stream).await,
+        Some(tls) => {
+            let stream = TlsAcceptor::from(Arc::clone(tls)).accept(stream).await?;
+            session::run(shared, stream).await
+        }
+    }
 }
 
 /// Counts a connection as open while it lives, dropped tasks included.

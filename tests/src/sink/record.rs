@@ -50,19 +50,42 @@ pub struct Message {
     pub body_digest: String,
     /// Whether every line ends in CRLF, and no CR or LF stands alone.
     pub proper: bool,
-    /// The content itself, where it is to be kept.
+    /// The content itself, or its header, where that is to be kept.
     #[serde(skip)]
     pub content: Option<Vec<u8>>,
 }
 
 impl Message {
     /// Takes note of a content as it came over the wire.
-    pub(super) fn set_content(&mut self, raw: Vec<u8>, keep: bool) {
+    pub(super) fn set_content(&mut self, raw: Vec<u8>, keep: Keep) {
         let plain = if self.chunked { raw } else { content::unstuff(&raw) };
         self.size = plain.len() as u64;
         self.digest = hex(&plain);
-        self.body_digest = hex(content::body(&plain));
-        self.content = keep.then_some(plain);
+        let body = content::body(&plain);
+        self.body_digest = hex(body);
+        self.content = match keep {
+            Keep::Nothing => None,
+            Keep::Header => Some(plain[..plain.len() - body.len()].to_vec()),
+            Keep::All => Some(plain),
+        };
+    }
+}
+
+/// What of a content is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Keep {
+    Nothing,
+    Header,
+    All,
+}
+
+impl Keep {
+    pub(super) fn of(all: bool, header: bool) -> Self {
+        match (all, header) {
+            (true, _) => Self::All,
+            (false, true) => Self::Header,
+            (false, false) => Self::Nothing,
+        }
     }
 }
 

@@ -7,13 +7,13 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::content;
 use super::envelope::{self, Command};
 use super::fault::{Action, Stage};
 use super::identity::Teller;
+use super::record::Keep;
 use super::transaction::Mail;
 use super::{Shared, SinkOptions, add};
 
@@ -46,8 +46,10 @@ pub(super) fn ehlo_reply(options: &SinkOptions) -> Vec<u8> {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn run(shared: &Arc<Shared>, stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Arc<Shared>,
+    stream: S,
+) -> io::Result<()> {
     let mut session = Session::new(shared, stream);
     if shared.options.identity.proxy && session.proxied().await?.is_none() {
         return session.flush().await;
@@ -75,9 +77,9 @@ enum Expect {
     },
 }
 
-struct Session<'a> {
+struct Session<'a, S> {
     shared: &'a Shared,
-    stream: TcpStream,
+    stream: S,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -98,8 +100,8 @@ static SESSIONS: AtomicU64 = AtomicU64::new(0);
 /// `None` from a step: the session ends, after what is waiting has been written.
 type Step = io::Result<Option<()>>;
 
-impl<'a> Session<'a> {
-    fn new(shared: &'a Shared, stream: TcpStream) -> Self {
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
+    fn new(shared: &'a Shared, stream: S) -> Self {
         Self {
             shared,
             stream,
@@ -169,6 +171,7 @@ impl<'a> Session<'a> {
     async fn flush(&mut self) -> io::Result<()> {
         if !self.out.is_empty() {
             self.stream.write_all(&self.out).await?;
+            self.stream.flush().await?;
             self.out.clear();
         }
         Ok(())
@@ -517,7 +520,8 @@ impl<'a> Session<'a> {
         add(&counters.chunked, u64::from(mail.chunked));
         add(&counters.messages, 1);
         if let Some(recorder) = &self.shared.recorder {
-            let keep = self.shared.options.keep_content;
+            let options = &self.shared.options;
+            let keep = Keep::of(options.keep_content, options.keep_header);
             let mut message = mail.into_message(&self.helo, self.number, proper, keep);
             message.told = self.teller.take();
             recorder.add(message)?;

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Told;
 use super::content::LineCheck;
-use super::record::{Message, Recipient};
+use super::record::{Keep, Message, Recipient};
 
 /// What came so far. Names and content are only kept when they are to be recorded.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Mail {
         helo: &str,
         session: u64,
         proper: bool,
-        keep: bool,
+        keep: Keep,
     ) -> Message {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut message = Message {

@@ -100,9 +100,7 @@ pub(super) fn render<'e>(
     extensions: &Extensions,
     before: &Before<'_>,
 ) -> Result<Commands, Unsupported> {
-    let ascii = mail.sender.is_ascii()
-        && recipients.clone().into_iter().all(|rcpt| rcpt.recipient.is_ascii());
-    check(mail, ascii, shape, extensions)?;
+    check_support(mail, recipients.clone(), shape, extensions)?;
     let mut text = Vec::with_capacity(256);
     if before.reset {
         text.extend_from_slice(b"RSET\r\n");
@@ -111,7 +109,7 @@ pub(super) fn render<'e>(
         Some((identity, offered)) => identity::write("XFORWARD", identity, offered, &mut text),
         None => 0,
     };
-    write_mail(mail, shape, extensions, &mut text);
+    write_mail(mail, shape.size, extensions, &mut text);
     let mut count = 0;
     for rcpt in recipients {
         write_rcpt(rcpt, extensions, &mut text);
@@ -126,6 +124,32 @@ pub(super) fn render<'e>(
         text.extend_from_slice(b"DATA\r\n");
     }
     Ok(Commands { text, forwards, recipients: count })
+}
+
+/// Appends `MAIL` and each `RCPT` as lines, with the parameters that the next hop takes.
+pub fn envelope_lines<'e>(
+    mail: &Mail,
+    recipients: impl IntoIterator<Item = &'e Rcpt>,
+    size: u64,
+    extensions: &Extensions,
+    out: &mut Vec<u8>,
+) {
+    write_mail(mail, size, extensions, out);
+    recipients.into_iter().for_each(|rcpt| write_rcpt(rcpt, extensions, out));
+}
+
+/// Whether a next hop with these extensions can be given a message as it is.
+///
+/// # Errors
+/// If it lacks what the message needs.
+pub fn check_support<'e>(
+    mail: &Mail,
+    recipients: impl IntoIterator<Item = &'e Rcpt>,
+    shape: &BodyShape,
+    extensions: &Extensions,
+) -> Result<(), Unsupported> {
+    let all = recipients.into_iter().all(|rcpt| rcpt.recipient.is_ascii());
+    check(mail, mail.sender.is_ascii() && all, shape, extensions)
 }
 
 /// The commands that ask about a recipient.
@@ -151,7 +175,7 @@ pub(super) fn questions(
     };
     check(mail, ascii, &shape, extensions)?;
     let mut questions = Questions { mail: Vec::new(), rcpt: Vec::new() };
-    write_mail(mail, &shape, extensions, &mut questions.mail);
+    write_mail(mail, shape.size, extensions, &mut questions.mail);
     write_rcpt(rcpt, extensions, &mut questions.rcpt);
     Ok(questions)
 }
@@ -179,13 +203,13 @@ fn check(
     }
 }
 
-fn write_mail(mail: &Mail, shape: &BodyShape, extensions: &Extensions, out: &mut Vec<u8>) {
+fn write_mail(mail: &Mail, size: u64, extensions: &Extensions, out: &mut Vec<u8>) {
     out.extend_from_slice(b"MAIL FROM:<");
     out.extend_from_slice(mail.sender.as_str().as_bytes());
     out.push(b'>');
     if extensions.size().is_some() {
         out.extend_from_slice(b" SIZE=");
-        write_number(shape.size, out);
+        write_number(size, out);
     }
     if mail.body == Some(BodyType::EightBitMime) && extensions.has(Extension::EightBitMime) {
         out.extend_from_slice(b" BODY=8BITMIME");

@@ -79,6 +79,9 @@ pub(super) struct Outcome {
 struct Upstream {
     name: String,
     targets: Vec<String>,
+    /// Of a link: where mail goes while no gateway can be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fallback: Option<String>,
 }
 
 /// A limit that the message takes from.
@@ -166,7 +169,7 @@ impl Outcome {
     }
 
     pub(super) fn deliver(go: &Go) -> Self {
-        let UpstreamConfig { name, targets, handoff, .. } = &go.upstream.config;
+        let UpstreamConfig { name, targets, handoff, link, .. } = &go.upstream.config;
         let mut limits = Vec::new();
         for charge in &go.charges {
             let policy = || charge.scope.to_string();
@@ -195,7 +198,8 @@ impl Outcome {
             ),
         };
         let targets = targets.iter().map(ToString::to_string).collect();
-        let upstream = Upstream { name: name.clone(), targets };
+        let fallback = link.as_ref().and_then(|link| link.fallback.clone());
+        let upstream = Upstream { name: name.clone(), targets, fallback };
         Self { upstream: Some(upstream), limits, ..Self::new("deliver", &meaning) }
     }
 }
@@ -263,6 +267,9 @@ impl Outcome {
         }
         if let Some(upstream) = &self.upstream {
             field(out, "upstream", format_args!("{}: {}", upstream.name, list(&upstream.targets)))?;
+            if let Some(fallback) = &upstream.fallback {
+                field(out, "fallback", format_args!("{fallback}, while no gateway answers"))?;
+            }
         }
         for limit in &self.limits {
             match limit {

@@ -114,6 +114,30 @@ fn redirected_mail_goes_where_its_client_wanted_to_go() {
 }
 
 #[test]
+fn a_link_is_told_with_its_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.toml");
+    let text = "[relay]\nhostname = 'edge.example'\n\
+                [[listener]]\naddress = '127.0.0.1:2525'\nallow = ['127.0.0.1']\n\
+                [[upstream]]\ntype = 'link'\nname = 'cloud'\ndefault = true\n\
+                targets = ['192.0.2.1:4443']\nfallback = 'mx'\n\
+                link = { certificate = 'a.pem', key = 'a.key', ca = 'ca.pem', name = 'gateway.example' }\n\
+                [[upstream]]\nname = 'mx'\ntargets = ['192.0.2.2:25']\n";
+    std::fs::write(&path, text).unwrap();
+    let line = format!("wavegate explain --config {} --client 127.0.0.1", path.display());
+    let line = line + " --from a@b.example --to c@d.example";
+    let Command::Explain(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+        panic!("not explain")
+    };
+    let mut out = Vec::new();
+    explain(&args, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let told =
+        "\n  upstream    cloud: 192.0.2.1:4443\n  fallback    mx, while no gateway answers\n";
+    assert!(text.contains(told), "{text}");
+}
+
+#[test]
 fn mail_of_no_instance_from_a_frozen_network_is_held() {
     let text = run("a@b.example", "--client 127.0.0.1 --at 2026-01-20T06:10:00Z").unwrap();
     assert!(text.contains("from a network of frozen instance acme-prod-1"), "{text}");

@@ -165,7 +165,9 @@ fn read(source: &PlanSource, plan: &Plan, from: Timestamp) -> Result<Config, Fai
     let when = When { now: from, checks: Checks::Relay };
     let wrong = |found| Failed::new(exit::CONFIG, format!("as of {from}:\n{found}"));
     let path = match source {
-        PlanSource::Relay(path) => return config::read_at(path, when).map_err(wrong),
+        PlanSource::Relay(path) => {
+            return config::read_at(path, when).map(Config::without_links).map_err(wrong);
+        }
         PlanSource::Plan(path) => path,
     };
     let io = |error: io::Error| Failed::new(exit::OS, format!("a configuration: {error}"));

@@ -10,7 +10,7 @@ use super::{
         Failed,
         client::Where,
         exit,
-        output::{clean, field, json},
+        output::{clean, dry_run_note, field, json},
         wave::milliseconds,
     },
     policy, read,
@@ -94,7 +94,7 @@ pub(super) fn install(args: &InstallArgs, out: &mut dyn Write) -> anyhow::Result
         json(out, &done)?;
         return Ok(0);
     }
-    let note = if args.dry_run { " (dry run: nothing is changed)" } else { "" };
+    let note = dry_run_note(args.dry_run);
     writeln!(out, "{}{note}", clean(&done.what))?;
     field(out, "policy", &done.policy)?;
     field(out, "plugin", clean(&format!("{} {}", done.plugin, done.version)))?;

@@ -8,7 +8,7 @@ use hyper::Method;
 use super::{
     super::{
         client::Where,
-        output::{clean, field, json},
+        output::{clean, dry_run_note, field, json},
     },
     policy,
 };
@@ -44,7 +44,7 @@ pub(super) fn rollback(args: &RollbackArgs, out: &mut dyn Write) -> anyhow::Resu
         json(out, &done)?;
         return Ok(0);
     }
-    let note = if args.dry_run { " (dry run: nothing is changed)" } else { "" };
+    let note = dry_run_note(args.dry_run);
     writeln!(out, "{}{note}", clean(&done.what))?;
     field(out, "policy", &done.policy)?;
     field(out, "left", &done.digest)?;

@@ -15,10 +15,7 @@ use super::super::{
     set::Policy,
 };
 use crate::{
-    decision::{
-        Lesson,
-        record::{Answer, Class, Question, Said},
-    },
+    decision::record::{Class, Question, Said},
     plan::Timestamp,
 };
 
@@ -217,8 +214,8 @@ impl ShadowStats {
                 message,
                 function: question.function(),
                 at: now,
-                old: words(&old),
-                new: words(said),
+                old: escaped(&old.to_string(), MAX_TEXT),
+                new: escaped(&said.to_string(), MAX_TEXT),
             };
             let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
             let examples = &mut period.examples[class as usize];
@@ -237,25 +234,4 @@ pub(super) struct Told {
     pub(super) said: Said,
     pub(super) failure: Option<PolicyFailure>,
     pub(super) took_ns: u64,
-}
-
-/// An answer for people, in one line.
-fn words(said: &Said) -> String {
-    let text = match said {
-        Said::Answer(Answer::Decide(decision)) => decision.to_string(),
-        Said::Answer(Answer::Route(decision)) => decision.to_string(),
-        Said::Answer(Answer::Limits(limits)) => limits.to_string(),
-        Said::Answer(Answer::Observe(lessons)) if lessons.is_empty() => "nothing".to_owned(),
-        Said::Answer(Answer::Observe(lessons)) => {
-            let lesson = |lesson: &Lesson| match lesson {
-                Lesson::Pause { key, until } => format!("pause {key} until {until}"),
-                Lesson::Slow { key, factor, until } => {
-                    format!("slow {key} by {factor}/1000 until {until}")
-                }
-            };
-            lessons.iter().map(lesson).collect::<Vec<_>>().join("; ")
-        }
-        Said::Failure { kind, detail } => format!("failed: {kind}: {detail}"),
-    };
-    escaped(&text, MAX_TEXT)
 }

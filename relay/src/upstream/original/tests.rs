@@ -33,6 +33,7 @@ fn family_of(destinations: usize, network: MemoryNetwork) -> Arc<Upstream> {
         world,
         hostname: "a.example".into(),
         connector: None,
+        link_connector: None,
         login: None,
         naming: None,
         names: Vec::new(),

@@ -10,10 +10,7 @@ use serde::Serialize;
 use super::{Failed, Outcome, exit, log::Damaged};
 use crate::{
     cli::output::{clean, field, table},
-    decision::{
-        Lesson,
-        record::{Answer, Class, Said},
-    },
+    decision::record::{Class, Said},
     decision_log::line::CallLine,
     policy::Policy,
 };
@@ -139,15 +136,15 @@ impl Report {
         self.differences += differs;
         self.own.questions += u64::from(is_own);
         self.own.differences += if is_own { differs } else { 0 };
-        let shown = self.examples.iter().filter(|example| example.class == class).count();
-        if class != Class::Same && shown < EXAMPLES {
+        let there = self.examples.iter().filter(|example| example.class == class).count();
+        if class != Class::Same && there < EXAMPLES {
             self.examples.push(Example {
                 class,
                 time: call.time.clone(),
                 message: call.message.clone(),
                 function: call.question.function(),
-                old: said(&call.said),
-                new: said(&new),
+                old: shown(&call.said),
+                new: shown(&new),
             });
         }
     }
@@ -257,24 +254,8 @@ fn share(part: u64, all: u64) -> f64 {
 }
 
 /// An answer in one line.
-fn said(said: &Said) -> String {
-    let text = match said {
-        Said::Answer(Answer::Decide(decision)) => decision.to_string(),
-        Said::Answer(Answer::Route(decision)) => decision.to_string(),
-        Said::Answer(Answer::Limits(limits)) => limits.to_string(),
-        Said::Answer(Answer::Observe(lessons)) if lessons.is_empty() => "no lesson".to_owned(),
-        Said::Answer(Answer::Observe(lessons)) => {
-            let lesson = |lesson: &Lesson| match lesson {
-                Lesson::Pause { key, until } => format!("pause {key} until {until}"),
-                Lesson::Slow { key, factor, until } => {
-                    format!("slow {key} by {factor}/1000 until {until}")
-                }
-            };
-            lessons.iter().map(lesson).collect::<Vec<_>>().join("; ")
-        }
-        Said::Failure { kind, detail } => format!("failed: {kind}: {detail}"),
-    };
-    let mut text = clean(&text);
+fn shown(said: &Said) -> String {
+    let mut text = clean(&said.to_string());
     text.truncate(text.floor_char_boundary(SHOWN));
     text
 }
