@@ -56,6 +56,24 @@ pub enum Event<'a> {
         /// Name of the listener.
         listener: &'a str,
     },
+    /// A link has one more connection with a gateway.
+    LinkOpened {
+        /// The upstream that is the link.
+        upstream: &'a str,
+        /// Where the gateway is.
+        target: SocketAddr,
+        /// What it calls itself.
+        gateway: &'a str,
+    },
+    /// A connection of a link was lost: it was not the relay that ended it.
+    LinkLost {
+        /// The upstream that is the link.
+        upstream: &'a str,
+        /// Where the gateway is, or was.
+        target: SocketAddr,
+        /// Why.
+        error: &'a str,
+    },
     /// A client was turned away at once.
     ConnectionRefused {
         /// Where it came from.

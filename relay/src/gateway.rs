@@ -59,7 +59,8 @@ pub const WINDOW: u32 = 4 << 20;
 pub const STREAM_WINDOW: u32 = 1 << 20;
 /// Bytes of answers that a peer has not acknowledged.
 const SEND_WINDOW: u64 = 1 << 20;
-/// Handshakes at once, over all workers; each may hold `budget::HANDSHAKE`.
+/// Handshakes at once, over all workers, and of each worker with those that were given up just now;
+/// each may hold `budget::HANDSHAKE`.
 pub const HANDSHAKES: usize = 256;
 /// Beyond so many a peer has to show that its address is its own (RFC 9000 8.1.2).
 pub const RETRY_FROM: usize = 32;

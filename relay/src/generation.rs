@@ -75,7 +75,8 @@ pub fn assemble_with(
     let budget = Budget::new(bounds.memory_total);
     let (message, all) = (bounds.message_memory, bounds.memory);
     let bodies = BodyStore::new(spill, message, all, bounds.spill, &budget);
-    let first = build(&world, config, policies, None, known, tls, &names);
+    let making = Making { world: &world, observer: &observer, tls, names: &names };
+    let first = build(config, policies, None, known, making);
     Relay::new(world, waves, limits, rates, budget, bodies, queue, host, observer, first)
 }
 
@@ -123,17 +124,28 @@ pub fn load_policies(host: &PolicyHost, config: &Config) -> Result<Arc<PolicySet
     Ok(set)
 }
 
+/// What a generation is made with, besides what it is to be.
+pub struct Making<'a> {
+    /// What it lives in.
+    pub world: &'a World,
+    /// Who is told what becomes of its upstreams.
+    pub observer: &'a Arc<dyn Observer>,
+    /// What its configuration's certificates and keys are.
+    pub tls: Arc<Loaded>,
+    /// What its names stand for.
+    pub names: &'a Resolved,
+}
+
 /// Makes a generation. Upstreams that did not change are taken over from `previous` with their
 /// connections and what is known of their health.
 pub fn build(
-    world: &World,
     config: Config,
     policies: Arc<PolicySet>,
     previous: Option<&Generation>,
     offers: &HashMap<SocketAddr, Extensions>,
-    tls: Arc<Loaded>,
-    names: &Resolved,
+    making: Making<'_>,
 ) -> Generation {
+    let Making { world, observer, tls, names } = making;
     let hostname: Arc<str> = config.relay.hostname.as_str().into();
     let mut upstreams = BTreeMap::new();
     for upstream in &config.upstreams {
@@ -143,6 +155,7 @@ pub fn build(
             let parts = Parts {
                 config: upstream.clone(),
                 world: world.clone(),
+                observer: Arc::clone(observer),
                 hostname: Arc::clone(&hostname),
                 connector: tls.connector(&upstream.name).cloned(),
                 link_connector: tls.link_edge(&upstream.name).cloned(),

@@ -235,6 +235,9 @@ impl Telemetry {
             | Event::Notification { .. }
             | Event::Released { .. }
             | Event::HeldTooLong { .. }
+            // Counted by the link itself.
+            | Event::LinkOpened { .. }
+            | Event::LinkLost { .. }
             | Event::Operator { .. }
             | Event::Unreadable { .. }
             // What waves have come to is read from their status.

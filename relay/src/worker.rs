@@ -35,7 +35,7 @@ use crate::{
     message::Redirected,
     relay::{Relay, with_policies},
     session::{self, Client, stopping},
-    upstream::connection::set_current_worker,
+    upstream::{connection::set_current_worker, link},
     world::Stream,
 };
 
@@ -369,6 +369,7 @@ impl Worker {
         if tokio::time::timeout(patience, ended).await.is_err() {
             tracing::warn!("sessions are cut off (limits.shutdown_timeout)");
         }
+        link::leave().await;
     }
 }
 

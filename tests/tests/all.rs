@@ -14,6 +14,7 @@ mod hostile_plugins;
 mod hostile_resources;
 mod identity;
 mod link_hostile;
+mod link_life;
 mod link_setup;
 mod link_storm;
 mod load_and_sink;

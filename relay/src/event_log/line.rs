@@ -278,6 +278,21 @@ fn other<'a>(event: &Event<'a>) -> Option<Line<'a>> {
         Event::ReplyLost { id, .. } => {
             Line { event: "reply_lost", id: Some(id), ..Line::default() }
         }
+        Event::LinkOpened { upstream, target, .. } => Line {
+            event: "link",
+            step: Some("opened"),
+            upstream: Some(upstream),
+            target: Some(target),
+            ..Line::default()
+        },
+        Event::LinkLost { upstream, target, error } => Line {
+            event: "link",
+            step: Some("lost"),
+            upstream: Some(upstream),
+            target: Some(target),
+            reason: text(error),
+            ..Line::default()
+        },
         Event::Wave { wave, step } => {
             Line { event: "wave", wave: Some(wave), step: Some(step.as_str()), ..Line::default() }
         }

@@ -17,7 +17,7 @@ use wavegate_link::{
 
 use super::{
     Acceptance, CONTROL_TIME, Gateway, OFFER_LOOK, Refusal, WINDOW,
-    endpoint::{Shaking, Working, code},
+    endpoint::{Greeted, Shaking, Working, code},
     stream,
 };
 use crate::{
@@ -155,6 +155,7 @@ struct Registered {
     connection: Arc<Connection>,
     number: u64,
     _share: Share,
+    _greeted: Greeted,
 }
 
 impl Registered {
@@ -167,7 +168,8 @@ impl Registered {
         let (listener, address) = (&gateway.name, connection.quic.remote_address());
         tracing::info!(listener, peer, name, %address, "an edge is connected");
         gateway.relay.emit(&Event::ConnectionOpened { listener });
-        Self { connection: Arc::clone(connection), number, _share: share }
+        let greeted = connection.working.greeted();
+        Self { connection: Arc::clone(connection), number, _share: share, _greeted: greeted }
     }
 }
 

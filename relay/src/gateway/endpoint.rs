@@ -74,6 +74,17 @@ pub fn bind(
 pub(super) struct Load {
     count: AtomicUsize,
     none: Notify,
+    /// Connections whose edges have said who they are.
+    greeted: AtomicUsize,
+}
+
+/// A connection that is let in for good.
+pub(super) struct Greeted(Arc<Load>);
+
+impl Drop for Greeted {
+    fn drop(&mut self) {
+        self.0.greeted.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Something that an endpoint waits for.
@@ -89,6 +100,13 @@ impl Load {
         self.count.load(Relaxed)
     }
 
+    /// Of these connections, those that nobody has been let in on: handshakes that are under way,
+    /// and what is kept of those that were given up until their last packets have come (RFC 9000
+    /// 10.2).
+    fn strangers(&self, connections: usize) -> usize {
+        connections.saturating_sub(self.greeted.load(Relaxed))
+    }
+
     /// Waits until nothing is left.
     async fn ended(&self) {
         while self.count() > 0 {
@@ -100,6 +118,11 @@ impl Load {
 impl Working {
     pub(super) fn another(&self) -> Self {
         self.0.begin()
+    }
+
+    pub(super) fn greeted(&self) -> Greeted {
+        self.0.greeted.fetch_add(1, Relaxed);
+        Greeted(Arc::clone(&self.0))
     }
 }
 
@@ -138,7 +161,10 @@ impl Port {
                 }
                 () = load.ended(), if closing => break,
                 incoming = endpoint.accept() => match incoming {
-                    Some(incoming) => gateway.accept(incoming, &load),
+                    Some(incoming) => {
+                        let strangers = load.strangers(endpoint.open_connections());
+                        gateway.accept(incoming, &load, strangers);
+                    }
                     None => break,
                 },
             }
@@ -171,14 +197,15 @@ impl Drop for Shaking {
 }
 
 impl Gateway {
-    fn accept(self: &Arc<Self>, incoming: Incoming, load: &Arc<Load>) {
+    fn accept(self: &Arc<Self>, incoming: Incoming, load: &Arc<Load>, strangers: usize) {
         let under_way = self.handshakes.fetch_add(1, Relaxed);
         let shaking = Shaking(Arc::clone(self));
-        if let Some(why) = self.refuses(under_way) {
+        let strangers = strangers.max(under_way);
+        if let Some(why) = self.refuses(under_way, strangers) {
             self.turned_away(incoming.remote_address(), why);
             return incoming.refuse();
         }
-        if under_way >= RETRY_FROM && !incoming.remote_address_validated() && incoming.may_retry() {
+        if strangers >= RETRY_FROM && !incoming.remote_address_validated() && incoming.may_retry() {
             // It comes again with a token that only its address was told.
             if incoming.retry().is_err() {
                 tracing::debug!("a peer that may be asked to come again could not be");
@@ -195,7 +222,7 @@ impl Gateway {
         }
     }
 
-    fn refuses(&self, under_way: usize) -> Option<Refusal> {
+    fn refuses(&self, under_way: usize, strangers: usize) -> Option<Refusal> {
         let terms = self.terms.borrow();
         if terms.closing || self.relay.is_stopping() {
             return Some(Refusal::Stopping);
@@ -203,7 +230,7 @@ impl Gateway {
         if self.relay.budget.level() >= Level::Closed {
             return Some(Refusal::Memory);
         }
-        if under_way >= HANDSHAKES {
+        if strangers >= HANDSHAKES {
             return Some(Refusal::Handshakes);
         }
         let connections = self.connections().len() + under_way;

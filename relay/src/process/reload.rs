@@ -18,7 +18,8 @@ use crate::{
     config::{self, Checks, Config, Diagnostic, Diagnostics, PolicyConfig, UpstreamConfig, When},
     event::Event,
     gateway::Open,
-    generation, learned,
+    generation::{self, Making},
+    learned,
     listener::Bound,
     logging,
     names::{self, Name, Naming, Resolved},
@@ -27,7 +28,7 @@ use crate::{
     relay::{Generation, Relay},
     rollout::{self, Store},
     service::{Inherited, Service},
-    tls,
+    tls::{self, Loaded},
     upstream::Upstream,
     users,
     worker::Workers,
@@ -142,9 +143,8 @@ impl Reloader {
         let fresh = bind_missing(&config, &state.bound, &self.service)?;
         let links = state.links.prepare(&config, &tls)?;
         let learned = self.learned();
-        let (world, tls) = (&self.relay.world, Arc::new(tls));
-        let next =
-            generation::build(world, config, policies, Some(&current), &learned, tls, &names);
+        let making = self.making(Arc::new(tls), &names);
+        let next = generation::build(config, policies, Some(&current), &learned, making);
         let number = next.number;
         logging::set(next.config.relay.log);
         self.relay.replace(next);
@@ -158,6 +158,11 @@ impl Reloader {
         self.move_links(&mut state, links);
         self.move_upstreams(&mut state, runtime);
         Ok(number)
+    }
+
+    /// What a generation is made with here.
+    fn making<'a>(&'a self, tls: Arc<Loaded>, names: &'a Resolved) -> Making<'a> {
+        Making { world: &self.relay.world, observer: &self.relay.observer, tls, names }
     }
 
     /// Whether other plugins are installed than are in force.
@@ -189,10 +194,9 @@ impl Reloader {
         let config = Config { policies, ..(*current.config).clone() };
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let names = current.naming.clone().map(Resolved::later).unwrap_or_default();
-        let tls = Arc::clone(&current.tls);
-        let (world, learned) = (&self.relay.world, self.learned());
-        let next =
-            generation::build(world, config, policies, Some(&current), &learned, tls, &names);
+        let learned = self.learned();
+        let making = self.making(Arc::clone(&current.tls), &names);
+        let next = generation::build(config, policies, Some(&current), &learned, making);
         let number = next.number;
         self.relay.restage(next);
         if forward {
@@ -208,7 +212,7 @@ impl Reloader {
         &self,
         config: &Config,
         current: &Generation,
-        tls: &tls::Loaded,
+        tls: &Loaded,
         runtime: &Handle,
     ) -> Result<Resolved, Diagnostics> {
         let in_force = current.naming.as_ref();

@@ -169,6 +169,13 @@ impl Log {
             }
             Event::ListenerOpened { listener } => tracing::debug!(listener, "a listener opens"),
             Event::ListenerClosed { listener } => tracing::info!(listener, "no longer listening"),
+            Event::LinkOpened { upstream, target, gateway } => {
+                tracing::debug!(upstream, %target, gateway = %Clean(gateway), "a link is connected");
+            }
+            Event::LinkLost { upstream, target, error } => {
+                let error = Clean(error);
+                tracing::warn!(upstream, %target, %error, "a connection of a link is lost");
+            }
             Event::ConnectionRefused { client, reason } => {
                 if let Some(suppressed) = self.admit(&self.refused) {
                     let words = match reason {

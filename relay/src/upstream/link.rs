@@ -17,6 +17,8 @@ mod transport;
 mod wire;
 
 use std::{
+    cmp::Reverse,
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -26,7 +28,7 @@ use tokio::{sync::watch, time::Instant};
 use wavegate_link::{Code, Hello, LinkError};
 use wavegate_smtp::{Address, Extensions, ReversePath, Unsupported};
 
-pub use self::{fault::LinkFault, stream::Stream, wire::Channel};
+pub use self::{fault::LinkFault, stream::Stream, transport::leave, wire::Channel};
 use self::{
     status::Counts,
     wire::{Beginning, Greeted, Wire},
@@ -34,6 +36,7 @@ use self::{
 use super::{ConnectionError, LeaseError, RehearsalError, Upstream, connection::current_worker};
 use crate::{
     config::LinkUpstream,
+    event::Event,
     links::{EdgeConnection, EdgeLink, PingedTarget},
     names::Endpoint,
     tls::link::LinkConnector,
@@ -60,6 +63,30 @@ pub(super) struct Link {
 struct Table {
     wires: Vec<Arc<Wire>>,
     openings: Vec<Opening>,
+}
+
+impl Table {
+    /// The connections of a worker that messages may begin on.
+    fn of(&self, worker: usize) -> impl Iterator<Item = &Arc<Wire>> {
+        self.wires.iter().filter(move |one| one.worker == worker && one.is_open())
+    }
+
+    /// A connection of each worker that takes the place of one to a target that has none: its
+    /// gateway came back when the others had them all.
+    fn surplus(&self, most: usize, usable: &[Endpoint]) -> Vec<Arc<Wire>> {
+        let workers: BTreeSet<usize> = self.wires.iter().map(|one| one.worker).collect();
+        let surplus = |worker: usize| {
+            let share =
+                |target: &Endpoint| self.of(worker).filter(|one| one.endpoint == *target).count();
+            let is_full = self.of(worker).count() >= most;
+            let is_missed = usable.iter().any(|target| share(target) == 0);
+            let idlest_of_most =
+                self.of(worker).max_by_key(|one| (share(&one.endpoint), Reverse(one.streams())))?;
+            (is_full && is_missed && share(&idlest_of_most.endpoint) > 1)
+                .then(|| Arc::clone(idlest_of_most))
+        };
+        workers.into_iter().filter_map(surplus).collect()
+    }
 }
 
 /// What became of an opening; none while it goes on.
@@ -123,14 +150,19 @@ impl Link {
     fn pick(&self, most: usize, may: impl Fn(&Endpoint) -> bool) -> Option<(Channel, bool)> {
         let here = current_worker();
         let table = self.lock();
-        let open = || table.wires.iter().filter(|one| one.worker == here && one.is_open());
-        let usable = open().filter(|one| may(&one.endpoint));
+        let usable = table.of(here).filter(|one| may(&one.endpoint));
         let wire = usable.min_by_key(|one| one.streams())?;
         let is_crowded = wire.streams() >= CROWD && {
             let openings = table.openings.iter().filter(|one| one.worker == here).count();
-            open().count() + openings < most
+            table.of(here).count() + openings < most
         };
         Some((Channel::new(wire), is_crowded))
+    }
+
+    /// Where the connections of a worker go.
+    fn reached(&self, worker: usize) -> Vec<Endpoint> {
+        let table = self.lock();
+        table.of(worker).map(|one| one.endpoint.clone()).collect()
     }
 
     /// No message begins on what there is. Those under way end as they would.
@@ -284,7 +316,7 @@ impl Upstream {
             link.pick(most, |one| Some(one) != avoid && state.is_usable(one))
         };
         if let Some((channel, is_crowded)) = picked {
-            if is_crowded && let Some(target) = self.choose_target(avoid, &[]) {
+            if is_crowded && let Some(target) = self.choose_another(link, avoid) {
                 // Whoever comes then has it better.
                 self.opening(link, &target);
             }
@@ -303,6 +335,14 @@ impl Upstream {
             tried.push(target);
         }
         Err(last.unwrap_or_else(|| self.all_down()))
+    }
+
+    /// A target for one more connection of the calling worker: one that it has none to, if one as
+    /// good as the others is there.
+    fn choose_another(&self, link: &Link, avoid: Option<&Endpoint>) -> Option<Endpoint> {
+        let fresh = self.choose_target(avoid, &link.reached(current_worker()));
+        let fresh = fresh.filter(|one| self.lock().is_usable(one));
+        fresh.or_else(|| self.choose_target(avoid, &[]))
     }
 
     /// The right to send one message to this target and no other, whatever is thought of its health,
@@ -375,6 +415,9 @@ impl Upstream {
             Ok(greeted) => {
                 self.stats.opened.fetch_add(1, Relaxed);
                 link.counts.opened();
+                let (upstream, gateway) = (&self.config.name[..], greeted.gateway());
+                let opened = Event::LinkOpened { upstream, target: target.address, gateway };
+                self.observer.observe(&opened);
                 self.report_success(target, Some(greeted.extensions()));
                 let since = self.world.clock.now();
                 let (wire, keeper) = greeted.into_wire(target.clone(), worker, since);
@@ -402,22 +445,29 @@ impl Upstream {
             link.counts.ended(wire, fault.is_some());
         }
         let Some(fault) = fault else { return };
-        let (upstream, target) = (&self.config.name, wire.endpoint.address);
-        tracing::warn!(upstream, %target, "a connection of the link is lost: {fault}");
+        let (upstream, target) = (&self.config.name[..], wire.endpoint.address);
+        let error = fault.to_string();
+        self.observer.observe(&Event::LinkLost { upstream, target, error: &error });
         // A gateway that ends, or has begun anew, says so. One that says nothing cannot be reached.
         if fault.is_silence() {
             self.report_error(&wire.endpoint, &ConnectionError::Link(fault.clone()));
         }
     }
 
-    /// Closes connections that nobody uses and that go where no message would.
+    /// Closes connections that nobody uses and that go where no message would, and those that are
+    /// too many of one gateway while another one has none.
     pub(super) fn sweep(&self) {
         let Some(link) = &self.link else { return };
-        let unwanted: Vec<_> = {
+        let usable = {
             let state = self.lock();
+            let targets = state.targets.iter().map(|one| one.endpoint().clone());
+            targets.filter(|one| state.is_usable(one)).collect::<Vec<_>>()
+        };
+        let unwanted: Vec<_> = {
             let table = link.lock();
             let unused = table.wires.iter().filter(|one| one.streams() == 0);
-            unused.filter(|one| !state.is_usable(&one.endpoint)).cloned().collect()
+            let useless = unused.filter(|one| !usable.contains(&one.endpoint)).cloned();
+            useless.chain(table.surplus(self.config.connections, &usable)).collect()
         };
         unwanted.iter().for_each(|wire| wire.stop());
     }

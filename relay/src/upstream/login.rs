@@ -253,6 +253,7 @@ mod tests {
             let parts = Parts {
                 config,
                 world,
+                observer: Arc::new(crate::event::Silent),
                 hostname: "edge.example".into(),
                 connector: None,
                 link_connector: None,

@@ -52,7 +52,7 @@ use self::{
 use crate::{
     config::{UpstreamConfig, UpstreamIdentity},
     decision::UpstreamState,
-    event::TlsFailure,
+    event::{Observer, TlsFailure},
     message::Source,
     names::{Endpoint, Name, Naming, place},
     plan::Timestamp,
@@ -69,6 +69,8 @@ pub struct Parts {
     pub config: UpstreamConfig,
     /// What it lives in.
     pub world: World,
+    /// Who is told what becomes of a link.
+    pub observer: Arc<dyn Observer>,
     /// The relay's own name.
     pub hostname: Arc<str>,
     /// What TLS sessions begin with.
@@ -95,6 +97,7 @@ pub struct Upstream {
     identity: identity::Counts,
     logins: Logins,
     world: World,
+    observer: Arc<dyn Observer>,
     hostname: Arc<str>,
     state: Mutex<State>,
     /// Who says what its names stand for, and what is known of them.
@@ -195,8 +198,8 @@ impl Upstream {
 
     /// One without children.
     fn make(parts: Parts, known: &HashMap<SocketAddr, Extensions>) -> Self {
-        let Parts { config, world, hostname, connector, link_connector, login, naming, names } =
-            parts;
+        let Parts { config, world, observer, hostname, login, naming, names, .. } = parts;
+        let (connector, link_connector) = (parts.connector, parts.link_connector);
         let link = config.link.as_ref();
         let link = link.map(|one| link::Link::new(one, link_connector, &hostname, &world));
         let targets = place(&config.targets, &names).endpoints.into_iter().map(|placed| {
@@ -220,6 +223,7 @@ impl Upstream {
             identity: identity::Counts::default(),
             logins: Logins::new(login),
             world,
+            observer,
             hostname,
             state: Mutex::new(state),
             naming,

@@ -160,6 +160,7 @@ impl Upstream {
         let parts = Parts {
             config,
             world: self.world.clone(),
+            observer: Arc::clone(&self.observer),
             hostname: Arc::clone(&self.hostname),
             connector: self.connector.clone(),
             link_connector: None,

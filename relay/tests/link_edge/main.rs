@@ -96,6 +96,7 @@ fn upstream(
     let loaded = tls::load(&all, START, None).unwrap();
     let parts = Parts {
         world: sim.relay.world.clone(),
+        observer: Arc::clone(&sim.relay.observer),
         hostname: "edge-1.example.net".into(),
         connector: None,
         link_connector: loaded.link_edge(&config.name).cloned(),

@@ -178,3 +178,48 @@ async fn an_outage_loses_nothing_and_is_over_at_once_when_it_ends() {
     assert_eq!((second.whole(), edge.doubts()), (200, 0), "it is the same process to all");
     assert!(edge.upstream.link_status().unwrap().reconnects >= 1);
 }
+
+/// Messages at once that all connections are crowded by.
+async fn crowd(edge: &Edge) {
+    let mut sending = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        sending.spawn(wavegate::attempt::run(edge.job(&edge.message(1, b"x\r\n"))));
+    }
+    while let Some(outcome) = sending.join_next().await {
+        assert!(matches!(outcome.unwrap().end, wavegate::attempt::End::Settled(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_comes_back_gets_its_share_again() {
+    let (first, second) =
+        (Gateway::start(Settings::default()).await, Gateway::start(Settings::default()).await);
+    let away = second.address;
+    let port = second.kill();
+    let edge = Edge::with(&[first.address, away], |config| {
+        config.connections = 3;
+        config.connect_timeout = Duration::from_millis(500);
+        config.idle_timeout = Duration::from_secs(1);
+    });
+    let targets = || {
+        let status = edge.upstream.link_status().unwrap();
+        let mut targets: Vec<_> = status.connections.into_iter().map(|one| one.target).collect();
+        targets.sort();
+        targets
+    };
+    let begun = Instant::now();
+    while targets()
+        != [first.address.to_string(), first.address.to_string(), first.address.to_string()]
+    {
+        crowd(&edge).await;
+        assert!(begun.elapsed() < super::LONG, "{:?}", targets());
+    }
+    let second = Gateway::start(Settings { port, ..Settings::default() }).await;
+    let begun = Instant::now();
+    while second.whole() == 0 || targets().len() < 3 {
+        crowd(&edge).await;
+        assert!(begun.elapsed() < super::LONG, "{:?}", targets());
+    }
+    assert!(targets().contains(&first.address.to_string()));
+    assert_eq!(edge.doubts(), 0);
+}

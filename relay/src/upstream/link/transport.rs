@@ -16,6 +16,8 @@ use quinn::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
+use wavegate_link::Code;
+
 use super::LinkFault;
 use crate::config::{Congestion, LinkUpstream};
 
@@ -32,6 +34,9 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Bytes that the kernel keeps in each direction: what comes in some milliseconds at full rate. It
 /// gives less where `net.core.rmem_max` says so.
 const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Time for gateways to hear that a worker ends: a lost packet is not sent again.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 thread_local! {
     /// For IPv4 and IPv6.
@@ -86,6 +91,22 @@ pub(super) fn connect(
         let endpoint = slot.insert(fresh);
         Ok(endpoint.connect_with(config.clone(), address, name)?)
     })
+}
+
+/// Closes the connections that began from the calling worker, which ends: gateways hear of it at once,
+/// not by their idle time-outs.
+pub async fn leave() {
+    let endpoints = ENDPOINTS.with_borrow_mut(std::mem::take);
+    let leaving = async {
+        for endpoint in endpoints.iter().flatten() {
+            endpoint
+                .close(VarInt::from_u32(Code::Closed.number()), Code::Closed.as_str().as_bytes());
+        }
+        for endpoint in endpoints.iter().flatten() {
+            endpoint.wait_idle().await;
+        }
+    };
+    let _ = tokio::time::timeout(GOODBYE, leaving).await;
 }
 
 fn open(peer: SocketAddr) -> io::Result<quinn::Endpoint> {

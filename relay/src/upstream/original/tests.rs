@@ -31,6 +31,7 @@ fn family_of(destinations: usize, network: MemoryNetwork) -> Arc<Upstream> {
     let parts = Parts {
         config,
         world,
+        observer: Arc::new(crate::event::Silent),
         hostname: "a.example".into(),
         connector: None,
         link_connector: None,

@@ -70,7 +70,13 @@ pub struct WanOptions {
     /// Percent of packets that come 5 ms late
     #[arg(long, default_value_t = 0.0)]
     pub reorder: f64,
-    /// Congestion control of TCP (default: this machine's); that of the link is in its configuration
+    /// Who says how fast bytes may go by the link, in both directions: bbr or cubic
+    #[arg(long, default_value = "bbr")]
+    pub congestion: String,
+    /// Connections of the link, for each worker of the edge
+    #[arg(long, default_value_t = 4)]
+    pub connections: usize,
+    /// Congestion control of TCP (default: this machine's)
     #[arg(long)]
     pub tcp: Option<String>,
     /// Clients at a time, for the link

@@ -189,6 +189,7 @@ fn gateway(
     let folder = Folder::new()?;
     let mut fill = Fill::new(&options.places.configs);
     fill.set("FAR", far.address).set("LINK", LINK);
+    fill.set("CONGESTION", &options.congestion);
     let files = ("wan-gateway.toml", "waves.toml");
     let start = || Relay::start(&options.places, folder.path(), sink, &mut fill, files);
     let relay = far.within(start)?;
@@ -205,7 +206,8 @@ fn edge(
 ) -> anyhow::Result<(SocketAddr, Edge)> {
     let mut fill = Fill::new(&options.places.configs);
     fill.set("FAR", far.address).set("LINK", LINK);
-    fill.set("CONNECTIONS", way.connections().unwrap_or_default());
+    fill.set("CONNECTIONS", way.connections().unwrap_or(options.connections));
+    fill.set("CONGESTION", &options.congestion);
     if !way.queues() {
         let config = if way == Way::Link { "wan-link.toml" } else { "wan-smtp.toml" };
         let files = (config, "waves.toml");
