@@ -136,6 +136,13 @@ pub struct Making<'a> {
     pub names: &'a Resolved,
 }
 
+impl<'a> Making<'a> {
+    /// For the next generation of a relay.
+    pub fn of(relay: &'a Relay, tls: Arc<Loaded>, names: &'a Resolved) -> Self {
+        Self { world: &relay.world, observer: &relay.observer, tls, names }
+    }
+}
+
 /// Makes a generation. Upstreams that did not change are taken over from `previous` with their
 /// connections and what is known of their health.
 pub fn build(

@@ -143,7 +143,7 @@ impl Reloader {
         let fresh = bind_missing(&config, &state.bound, &self.service)?;
         let links = state.links.prepare(&config, &tls)?;
         let learned = self.learned();
-        let making = self.making(Arc::new(tls), &names);
+        let making = Making::of(&self.relay, Arc::new(tls), &names);
         let next = generation::build(config, policies, Some(&current), &learned, making);
         let number = next.number;
         logging::set(next.config.relay.log);
@@ -158,11 +158,6 @@ impl Reloader {
         self.move_links(&mut state, links);
         self.move_upstreams(&mut state, runtime);
         Ok(number)
-    }
-
-    /// What a generation is made with here.
-    fn making<'a>(&'a self, tls: Arc<Loaded>, names: &'a Resolved) -> Making<'a> {
-        Making { world: &self.relay.world, observer: &self.relay.observer, tls, names }
     }
 
     /// Whether other plugins are installed than are in force.
@@ -195,7 +190,7 @@ impl Reloader {
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
         let names = current.naming.clone().map(Resolved::later).unwrap_or_default();
         let learned = self.learned();
-        let making = self.making(Arc::clone(&current.tls), &names);
+        let making = Making::of(&self.relay, Arc::clone(&current.tls), &names);
         let next = generation::build(config, policies, Some(&current), &learned, making);
         let number = next.number;
         self.relay.restage(next);

@@ -449,7 +449,7 @@ impl Upstream {
         let error = fault.to_string();
         self.observer.observe(&Event::LinkLost { upstream, target, error: &error });
         // A gateway that ends, or has begun anew, says so. One that says nothing cannot be reached.
-        if fault.is_silence() {
+        if fault.is_silence() || fault.is_dismissal() {
             self.report_error(&wire.endpoint, &ConnectionError::Link(fault.clone()));
         }
     }

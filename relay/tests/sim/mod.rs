@@ -20,7 +20,7 @@ use wavegate::{
     config::{self, Config},
     delivery,
     event::{Event, Observer},
-    generation::{self, Surroundings},
+    generation::{self, Making, Surroundings},
     names::{Naming, Resolved},
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
@@ -254,15 +254,9 @@ impl Sim {
         let world = &self.relay.world;
         let known = HashMap::new();
         let naming = Naming::open(world, &config.resolver, current.naming.as_ref());
-        self.relay.replace(generation::build(
-            world,
-            config,
-            policies,
-            Some(&current),
-            &known,
-            Arc::default(),
-            &Resolved::later(naming),
-        ));
+        let names = Resolved::later(naming);
+        let making = Making::of(&self.relay, Arc::default(), &names);
+        self.relay.replace(generation::build(config, policies, Some(&current), &known, making));
     }
 
     /// Messages in the spool.

@@ -12,7 +12,7 @@ use std::{
 use tokio::{task::AbortHandle, time::Instant};
 use wavegate::{
     event::Observer,
-    generation::{self, Surroundings},
+    generation::{self, Making, Surroundings},
     names::Resolved,
     plan::Timestamp,
     policy::{HostOptions, PolicyHost},
@@ -269,15 +269,9 @@ impl<'a> Life<'a> {
         let current = self.relay.generation();
         let policies = generation::load_policies(&self.relay.policy_host, &config).unwrap();
         let known = HashMap::new();
-        let next = generation::build(
-            &self.relay.world,
-            config,
-            policies,
-            Some(&current),
-            &known,
-            Arc::default(),
-            &Resolved::default(),
-        );
+        let names = Resolved::default();
+        let making = Making::of(&self.relay, Arc::default(), &names);
+        let next = generation::build(config, policies, Some(&current), &known, making);
         self.relay.replace(next);
         let mut book = self.storm.record.lock();
         book.tally.reloads += 1;

@@ -16,7 +16,7 @@ use wavegate::{
         order::{Command, Order, Refusal},
     },
     event::Observer,
-    generation::{self, Surroundings},
+    generation::{self, Making, Surroundings},
     names::Resolved,
     policy::{HostOptions, PolicyHost},
     queue::Queue,
@@ -319,15 +319,9 @@ impl<'a> Life<'a> {
         let current = self.relay.generation();
         let policies = generation::load_policies(&self.relay.policy_host, &config).unwrap();
         let known = HashMap::new();
-        let next = generation::build(
-            &self.relay.world,
-            config,
-            policies,
-            Some(&current),
-            &known,
-            Arc::default(),
-            &Resolved::default(),
-        );
+        let names = Resolved::default();
+        let making = Making::of(&self.relay, Arc::default(), &names);
+        let next = generation::build(config, policies, Some(&current), &known, making);
         self.relay.replace(next);
         self.world.book.lock().unwrap().tally.reloads += 1;
     }

@@ -46,6 +46,12 @@ impl LinkFault {
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Late(_) | Self::Lost(Lost::TimedOut))
     }
+
+    /// Whether the gateway does not want us any more: it would not let us in again.
+    pub fn is_dismissal(&self) -> bool {
+        let Self::Lost(Lost::ApplicationClosed(close)) = self else { return false };
+        close.error_code == VarInt::from_u32(Code::NotTrusted.number())
+    }
 }
 
 impl From<ReadError> for LinkFault {
