@@ -21,14 +21,17 @@ use crate::{
 };
 
 /// The version that is written of an envelope, and of progress. A later version of an envelope
-/// only adds to its end: version 2 TLS, version 3 who the client is.
-const ENVELOPE: u8 = 3;
+/// only adds to its end: version 2 TLS, version 3 who the client is, version 4 whose mail an edge says
+/// it is.
+const ENVELOPE: u8 = 4;
 const PROGRESS: u8 = 1;
 
 /// What version 1 lacks, as it is written: no TLS.
 const SINCE_VERSION_2: &[u8] = &[0];
 /// What version 2 lacks: no port, no name, EHLO (it did not say), no user, no other destination.
 const SINCE_VERSION_3: &[u8] = &[0, 0, 1, 0, 0];
+/// What version 3 lacks: no instance.
+const SINCE_VERSION_4: &[u8] = &[0];
 
 /// A message as it came in, without its bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,6 +186,7 @@ impl Envelope {
                 extended: self.source.extended,
                 user: self.source.user.as_deref(),
                 destination: self.source.destination,
+                instance: self.source.instance.as_deref(),
             },
         )
     }
@@ -191,8 +195,9 @@ impl Envelope {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (rest, lacks) = match bytes.split_first() {
             Some((&ENVELOPE, rest)) => (rest, Vec::new()),
-            Some((2, rest)) => (rest, SINCE_VERSION_3.to_vec()),
-            Some((1, rest)) => (rest, [SINCE_VERSION_2, SINCE_VERSION_3].concat()),
+            Some((3, rest)) => (rest, SINCE_VERSION_4.to_vec()),
+            Some((2, rest)) => (rest, [SINCE_VERSION_3, SINCE_VERSION_4].concat()),
+            Some((1, rest)) => (rest, [SINCE_VERSION_2, SINCE_VERSION_3, SINCE_VERSION_4].concat()),
             other => return Err(unknown(other, ENVELOPE)),
         };
         if lacks.is_empty() {
@@ -245,6 +250,7 @@ struct Written<'a> {
     extended: bool,
     user: Option<&'a str>,
     destination: Option<SocketAddr>,
+    instance: Option<&'a str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -304,6 +310,7 @@ impl Written<'_> {
                 secured,
                 user: self.user.map(str::to_owned),
                 destination: self.destination,
+                instance: self.instance.map(str::to_owned),
             }),
             on_behalf: self.on_behalf.map(str::to_owned),
             mail,
@@ -348,6 +355,7 @@ mod tests {
                 secured: Some(Secured { cipher: 8, resumed: true }),
                 user: Some("user-1".into()),
                 destination: Some("192.0.2.9:25".parse().unwrap()),
+                instance: Some("acme-prod-1".into()),
             }),
             on_behalf: Some("acme".into()),
             mail,
@@ -382,6 +390,7 @@ mod tests {
             extended: true,
             user: None,
             destination: None,
+            instance: None,
             secured,
             ..(*one.source).clone()
         };
@@ -398,10 +407,14 @@ mod tests {
             bytes
         };
         let secured = known(Some(Secured { cipher: 8, resumed: true }));
-        let second = of_version(&secured, 2, SINCE_VERSION_3);
+        let source = Source { instance: None, ..(*envelope().source).clone() };
+        let third = Envelope { source: Arc::new(source), ..envelope() };
+        assert_eq!(Envelope::decode(&of_version(&third, 3, SINCE_VERSION_4)).unwrap(), third);
+        let second = of_version(&secured, 2, &[SINCE_VERSION_3, SINCE_VERSION_4].concat());
         assert_eq!(Envelope::decode(&second).unwrap(), secured);
         let plain = known(None);
-        let first = of_version(&plain, 1, &[SINCE_VERSION_2, SINCE_VERSION_3].concat());
+        let first =
+            of_version(&plain, 1, &[SINCE_VERSION_2, SINCE_VERSION_3, SINCE_VERSION_4].concat());
         assert_eq!(Envelope::decode(&first).unwrap(), plain);
         // A suite that this version does not know.
         let mut bytes = second;

@@ -134,9 +134,11 @@ async fn pass(
         listener: &subject.source.listener,
         headers: fields.as_deref().unwrap_or_default(),
     };
-    let index = match subject.on_behalf {
-        Some(name) => plan.index_of(name),
-        None => plan.attribute(&origin),
+    let index = match (subject.on_behalf, &subject.source.instance) {
+        (Some(name), _) => plan.index_of(name),
+        // An edge has asked its own plan, and knows listeners that are not here.
+        (None, Some(said)) => plan.index_of(said).or_else(|| plan.attribute(&origin)),
+        (None, None) => plan.attribute(&origin),
     };
     let instance = index.map(|index| Arc::clone(plan.instance(index)));
     let migration = generation.config.migration.as_ref();

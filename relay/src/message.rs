@@ -153,6 +153,8 @@ pub struct Source {
     pub user: Option<String>,
     /// Where it connected to, before it was redirected here.
     pub destination: Option<SocketAddr>,
+    /// Whose mail it is, by the edge of a link.
+    pub instance: Option<String>,
 }
 
 impl Source {
@@ -168,6 +170,7 @@ impl Source {
             secured: None,
             user: None,
             destination: None,
+            instance: None,
         }
     }
 
@@ -175,8 +178,8 @@ impl Source {
     pub fn unsaid(&self) -> Self {
         let (name, listener, secured) = (self.name.clone(), self.listener.clone(), self.secured);
         let Self { client, port, destination, .. } = *self;
-        let (helo, extended, user) = (String::new(), false, None);
-        Self { client, port, name, listener, helo, extended, secured, user, destination }
+        let (helo, extended, user, instance) = (String::new(), false, None, None);
+        Self { client, port, name, listener, helo, extended, secured, user, destination, instance }
     }
 
     /// The protocol's name (RFC 3848, RFC 6531). Without EHLO there is no name for SMTP under TLS.

@@ -470,6 +470,7 @@ fn source(envelope: &Envelope, listener: &str) -> Source {
         secured,
         user: some(&client.user),
         destination: client.destination,
+        instance: some(&envelope.instance),
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) struct Letter {
     pub(crate) id: [u8; 16],
     pub(crate) to: Vec<String>,
     pub(crate) content: Vec<u8>,
+    pub(crate) instance: String,
 }
 
 impl Letter {
@@ -80,7 +81,8 @@ impl Letter {
     pub(crate) fn new(number: u64, to: &[&str]) -> Self {
         let content = format!("Subject: a\r\n\r\nname={number}\r\n").into_bytes();
         let to = to.iter().map(|one| (*one).to_owned()).collect();
-        Self { id: format!("{number:016}").into_bytes().try_into().unwrap(), to, content }
+        let id = format!("{number:016}").into_bytes().try_into().unwrap();
+        Self { id, to, content, instance: String::new() }
     }
 
     pub(crate) fn envelope(&self) -> Vec<u8> {
@@ -102,7 +104,7 @@ impl Letter {
             id: self.id,
             received: 1,
             size: self.content.len() as u64,
-            instance: "",
+            instance: &self.instance,
             client: &client,
             mail: &mail,
             recipients: &to,

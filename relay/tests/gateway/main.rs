@@ -223,6 +223,23 @@ async fn what_is_in_doubt_behind_the_gateway_is_said() {
 }
 
 #[tokio::test]
+async fn whose_mail_it_is_says_the_edge() {
+    let world = World::new(&Setup::default());
+    let edge = world.edge().await;
+    // The window of acme; client and sender are globex's.
+    world.sim.clock.step(31 * 60 * 1000);
+    let said = |number, instance: &str| Letter {
+        instance: instance.to_owned(),
+        ..Letter::new(number, &["x@y.example"])
+    };
+    let held = (How::Stored, 250, false);
+    assert_eq!(told(&edge.send(&said(1, "acme")).await, 1), [held]);
+    // An instance that this plan does not have.
+    assert_eq!(told(&edge.send(&said(2, "elsewhere")).await, 1), [TAKEN]);
+    assert_eq!((world.sim.spooled(), world.legacy.arrived().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn who_is_not_known_is_not_let_in() {
     let world = World::new(&Setup::default());
     // TLS 1.3: the client has finished before it hears that its certificate was not taken.
