@@ -281,6 +281,8 @@ impl Job {
         match end {
             // That is the window's doing.
             End::InDoubt(ConnectionError::Held(_)) => {}
+            // Of a gateway its connections tell.
+            End::InDoubt(_) if self.upstream.config.link.is_some() => {}
             End::InDoubt(error) => self.upstream.report_failure(target, &error.to_string()),
             End::Held(_) => {
                 let is_ready = match lease.way() {
@@ -305,7 +307,10 @@ impl Job {
             Way::Link(_) | Way::None => true,
         };
         if is_ready {
-            self.upstream.report_success(target, None);
+            // A gateway that takes no more connections answers what it has.
+            if self.upstream.config.link.is_none() {
+                self.upstream.report_success(target, None);
+            }
             lease.release();
         }
         self.learn(&settled.reply).await;

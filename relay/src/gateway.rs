@@ -59,10 +59,12 @@ pub const WINDOW: u32 = 4 << 20;
 pub const STREAM_WINDOW: u32 = 1 << 20;
 /// Bytes of answers that a peer has not acknowledged.
 const SEND_WINDOW: u64 = 1 << 20;
-/// Handshakes at once, over all workers, and of each worker with those that were given up just now;
-/// each may hold `budget::HANDSHAKE`.
+/// Handshakes at once, over all workers; each may hold `budget::HANDSHAKE`.
 pub const HANDSHAKES: usize = 256;
-/// Beyond so many a peer has to show that its address is its own (RFC 9000 8.1.2).
+/// The same of each worker, with those that were given up just now: QUIC keeps something of them until
+/// their last packets have come (RFC 9000 10.2).
+pub const STRANGERS: usize = 2 * HANDSHAKES;
+/// Beyond so many, or half of the free places if that is less, a peer has to show that its address is its own (RFC 9000 8.1.2).
 pub const RETRY_FROM: usize = 32;
 /// How long an edge may take from its handshake to its HELLO, and to take a word on the control
 /// stream.
@@ -167,23 +169,37 @@ impl Gateway {
     /// How it stands, but for where it listens.
     pub fn status(&self) -> GatewayLink {
         let usage = self.seen.usage();
+        // Nobody has both the terms and the connections: a third one may wait to change the terms.
+        let seen_limit = self.terms.borrow().settings.seen as u64;
+        let connections = self.connections().values().map(|one| one.status()).collect();
         GatewayLink {
             listener: self.name.clone(),
-            connections: self.connections().values().map(|one| one.status()).collect(),
+            connections,
             handshakes: self.handshakes.load(Relaxed) as u64,
             in_progress: usage.underway,
             seen: usage.entries,
-            seen_limit: self.terms.borrow().settings.seen as u64,
+            seen_limit,
             seen_bytes: usage.bytes,
             ..self.tally.status()
         }
     }
 
+    /// What tells an edge which memory of its messages there is: that of this process, under this
+    /// name of it. An edge that is called otherwise from now on has another, and knows it.
+    fn incarnation(&self, peer: &str) -> [u8; 16] {
+        let mut hash = blake3::Hasher::new();
+        hash.update(&self.incarnation).update(self.name.as_bytes()).update(&[0]);
+        hash.update(peer.as_bytes());
+        let mut bytes = [0; 16];
+        hash.finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
     /// What an edge is told that is taken: what all upstreams that can be reached offer.
     fn offer(&self) -> Offer {
         let generation = self.relay.generation();
-        let terms = self.terms.borrow();
-        let upstreams = &terms.settings.upstreams;
+        let settings = Arc::clone(&self.terms.borrow().settings);
+        let upstreams = &settings.upstreams;
         let reaches = |upstream: &str| {
             upstreams.is_empty() || upstreams.iter().any(|reached| reached == upstream)
         };

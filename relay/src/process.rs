@@ -23,7 +23,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{
     admin,
@@ -35,6 +38,7 @@ use crate::{
     gateway::Gateways,
     generation::{self, Surroundings},
     learned, logging,
+    policy::Condemnation,
     relay::Relay,
     service::{Inherited, PassedError, Service},
     succession::{self, Incumbent, Successor, TakeOverError},
@@ -119,7 +123,7 @@ enum Request {
     /// Read the configuration anew; somebody may wait for the outcome.
     Reload(Option<oneshot::Sender<Result<u64, String>>>),
     /// The policies of this set failed too often.
-    Condemned(crate::policy::Condemnation),
+    Condemned(Condemnation),
     /// Start the program anew, to take over from this process.
     Upgrade,
     /// Stop.
@@ -434,7 +438,7 @@ impl Control {
                     Some(Request::Reload(answer)) => reload(&reloader, &service, answer).await,
                     Some(Request::Condemned(condemnation)) => {
                         rollouts.condemned(&condemnation).await;
-                        reloader.roll_back(condemnation);
+                        roll_back(&reloader, condemnation).await;
                     }
                     Some(Request::Upgrade) => children.start(),
                     Some(Request::Stop) | None => break None,
@@ -457,6 +461,15 @@ impl Control {
         let _ = controlled.await;
         drop((door, incumbent));
         ending.close(next, &service, &children).await
+    }
+}
+
+/// Goes back, on a thread where it may wait for workers.
+async fn roll_back(reloader: &Arc<Reloader>, condemnation: Condemnation) {
+    let (reloader, runtime) = (Arc::clone(reloader), Handle::current());
+    let back = tokio::task::spawn_blocking(move || reloader.roll_back(condemnation, &runtime));
+    if let Err(error) = back.await {
+        tracing::error!(%error, "the way back to the generation before has failed");
     }
 }
 

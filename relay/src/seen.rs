@@ -103,7 +103,8 @@ pub enum Asked {
         known: Pasts,
         /// To be told what came of it.
         begun: Begun,
-        /// The table may have forgotten messages as old as this one.
+        /// It may have been handed on before: the table may have forgotten messages as old as this
+        /// one, or that ended in doubt.
         forgetful: bool,
     },
 }
@@ -128,18 +129,22 @@ pub struct Begun {
 }
 
 impl Begun {
-    /// What was answered. Positive answers are remembered; all of them are told to those who wait.
+    /// What was answered. Positive answers are remembered, and that there was a doubt; all of them are
+    /// told to those who wait.
     pub fn end(self, answers: Vec<Past>) {
         let mut state = self.seen.lock();
-        let positive: Vec<Past> =
-            answers.iter().filter(|past| past.reply.is_positive()).cloned().collect();
-        if !positive.is_empty() {
-            state.remember(&self.seen.synced, self.key, &positive);
+        let lasting = |past: &&Past| past.reply.is_positive() || past.how == How::InDoubt;
+        let lasting: Vec<Past> = answers.iter().filter(lasting).cloned().collect();
+        let mut forgotten = None;
+        if !lasting.is_empty() {
+            forgotten = state.remember(&self.seen.synced, self.key, &lasting);
         }
         if let Some(told) = state.underway.get(&self.key) {
             told.send_replace(Some(Arc::new(Pasts(answers))));
         }
         drop(state);
+        // That may be much, and nobody should wait for it.
+        drop(forgotten);
     }
 }
 
@@ -248,15 +253,21 @@ impl Seen {
             return Asked::Underway(Underway(underway.subscribe()));
         }
         state.underway.insert(key, watch::Sender::new(None));
-        let known = state.known(key);
-        let forgetful = state.is_forgetful(key);
         drop(state);
+        let (known, forgetful) = self.known(key);
         Asked::Free { known, begun: Begun { seen: Arc::clone(self), key }, forgetful }
     }
 
-    /// What was answered of a message before.
-    pub fn known(&self, key: Key) -> Pasts {
-        self.lock().known(key)
+    /// What was answered of a message before, and whether it may have been handed on besides.
+    pub fn known(&self, key: Key) -> (Pasts, bool) {
+        let state = self.lock();
+        let (known, doubts) = state.known(key);
+        (known, doubts || state.is_forgetful(key))
+    }
+
+    /// Somebody who hands it on at this moment, if there is one.
+    pub fn underway(&self, key: Key) -> Option<Underway> {
+        self.lock().underway.get(&key).map(|underway| Underway(underway.subscribe()))
     }
 
     /// How full it is.
@@ -285,21 +296,26 @@ impl Seen {
 }
 
 impl State {
-    fn known(&self, key: Key) -> Pasts {
+    /// What was answered for good, and whether anything ended in doubt.
+    fn known(&self, key: Key) -> (Pasts, bool) {
         let found = [&self.young, &self.old].into_iter().filter_map(|one| one.entries.get(&key));
-        Pasts(found.flat_map(|answers| record::read(answers)).collect())
+        let mut all: Vec<Past> = found.flat_map(|answers| record::read(answers)).collect();
+        let before = all.len();
+        all.retain(|past| past.how != How::InDoubt);
+        let doubts = all.len() < before;
+        (Pasts(all), doubts)
     }
 
     fn is_forgetful(&self, key: Key) -> bool {
         key.id <= self.forgotten
     }
 
-    fn remember(&mut self, synced: &Synced, key: Key, answers: &[Past]) {
+    /// Gives what had to be forgotten for it.
+    fn remember(&mut self, synced: &Synced, key: Key, answers: &[Past]) -> Option<Generation> {
         let answers = record::write(answers);
         let (messages, bytes) = (self.capacity / 2, self.capacity / 2 * BYTES_EACH);
-        if self.young.entries.len() >= messages.max(1) || self.young.bytes > bytes {
-            self.rotate(synced);
-        }
+        let is_full = self.young.entries.len() >= messages.max(1) || self.young.bytes > bytes;
+        let forgotten = is_full.then(|| self.rotate(synced));
         if let Err(error) = self.files.append(key, &answers) {
             if self.unwritten == 0 {
                 tracing::error!(%error, "messages that were seen are remembered in memory only");
@@ -308,10 +324,11 @@ impl State {
         }
         synced.changed();
         self.young.add(key, &answers);
+        forgotten
     }
 
     /// Forgets the older generation and begins another.
-    fn rotate(&mut self, synced: &Synced) {
+    fn rotate(&mut self, synced: &Synced) -> Generation {
         let young = std::mem::take(&mut self.young);
         let dropped = std::mem::replace(&mut self.old, young);
         self.forgotten = self.forgotten.max(dropped.greatest);
@@ -320,6 +337,7 @@ impl State {
             // It goes on in the same file.
             Err(error) => tracing::error!(%error, "the table of what was seen has no new file"),
         }
+        dropped
     }
 }
 

@@ -104,7 +104,10 @@ impl Job {
             answered = match tokio::time::timeout_at(deadline, channel).await {
                 Ok(Some(channel)) => {
                     incarnation = channel.incarnation();
-                    asking.once(&channel, attempt).await
+                    // What was committed stays so, so it may be left anywhere.
+                    let asked = tokio::time::timeout_at(deadline, asking.once(&channel, attempt));
+                    let late = LinkFault::Late(self.upstream.config.final_timeout);
+                    asked.await.unwrap_or(Err(Lost::Broken(late.into())))
                 }
                 Ok(None) | Err(_) => {
                     let time = self.upstream.config.final_timeout;

@@ -108,7 +108,7 @@ pub(super) async fn serve(
     working: Working,
 ) {
     // It counts as a handshake until it has said HELLO.
-    let greeted = timeout(CONTROL_TIME, greet(&gateway, &quic)).await;
+    let greeted = timeout(CONTROL_TIME, greet(&gateway, &quic, &peer)).await;
     let (control, hello, offer) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(why)) => {
@@ -197,6 +197,7 @@ enum Ungreeted {
 async fn greet(
     gateway: &Gateway,
     quic: &quinn::Connection,
+    peer: &str,
 ) -> Result<(Stream, Hello, Offer), Ungreeted> {
     let gone = |_| Ungreeted::Gone;
     let (send, recv) = quic.accept_bi().await.map_err(gone)?;
@@ -209,8 +210,8 @@ async fn greet(
         Err(error) => return Err(Ungreeted::Wrong(error)),
     };
     let offer = gateway.offer();
-    let (name, incarnation) =
-        (gateway.relay.look().config.relay.hostname.clone(), gateway.incarnation);
+    let name = gateway.relay.look().config.relay.hostname.clone();
+    let incarnation = gateway.incarnation(peer);
     stream.say(&Control::Hello(Hello { name, incarnation, offer: Some(offer) })).await?;
     Ok((stream, hello, offer))
 }
@@ -281,12 +282,12 @@ impl Stream {
                 biased;
                 changed = terms.changed() => {
                     let terms = terms.borrow_and_update();
-                    let name = peer(&terms.acceptance, &connection.quic);
-                    if name.as_ref() != Some(&connection.peer) {
+                    let Some(name) = peer(&terms.acceptance, &connection.quic) else {
                         gateway.tally.error(Code::NotTrusted);
                         return End::Ours(Code::NotTrusted);
-                    }
-                    terms.closing || changed.is_err()
+                    };
+                    // What came under another name is answered under that one.
+                    terms.closing || changed.is_err() || name != connection.peer
                 }
                 () = connection.ended.notified(), if stopping => false,
                 // What upstreams offer may be learned late, and HELLO is said once: the edge hears

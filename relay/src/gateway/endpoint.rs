@@ -15,9 +15,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Notify;
 use wavegate_link::Code;
 
-use super::{Gateway, HANDSHAKES, RETRY_FROM, Refusal, Terms, connection};
+use super::{Gateway, HANDSHAKES, RETRY_FROM, Refusal, STRANGERS, Terms, WINDOW, connection};
 use crate::{
-    budget::{self, Level, Use},
+    budget::{self, Level, Share, Use},
     event::{Event, Refused, TlsFailure},
 };
 
@@ -187,32 +187,46 @@ pub(super) fn code(code: Code) -> VarInt {
     VarInt::from_u32(code.number())
 }
 
-/// A handshake that is under way.
-pub(super) struct Shaking(Arc<Gateway>);
+/// A handshake that is under way, and its part of the memory.
+pub(super) struct Shaking {
+    gateway: Arc<Gateway>,
+    share: Share,
+}
 
 impl Drop for Shaking {
     fn drop(&mut self) {
-        self.0.handshakes.fetch_sub(1, Relaxed);
+        self.gateway.handshakes.fetch_sub(1, Relaxed);
     }
 }
 
 impl Gateway {
     fn accept(self: &Arc<Self>, incoming: Incoming, load: &Arc<Load>, strangers: usize) {
         let under_way = self.handshakes.fetch_add(1, Relaxed);
-        let shaking = Shaking(Arc::clone(self));
+        let share = self.relay.budget.share(Use::Sessions, budget::HANDSHAKE);
+        let shaking = Shaking { gateway: Arc::clone(self), share };
         let strangers = strangers.max(under_way);
-        if let Some(why) = self.refuses(under_way, strangers) {
-            self.turned_away(incoming.remote_address(), why);
+        let peer = incoming.remote_address();
+        let (closing, most) = {
+            let terms = self.terms.borrow();
+            (terms.closing, terms.settings.connections)
+        };
+        let free = most.saturating_sub(self.connections().len());
+        if closing || self.relay.is_stopping() {
+            self.turned_away(peer, Refusal::Stopping);
             return incoming.refuse();
         }
-        if strangers >= RETRY_FROM && !incoming.remote_address_validated() && incoming.may_retry() {
+        let is_crowded = strangers >= RETRY_FROM.min(free / 2);
+        if is_crowded && !incoming.remote_address_validated() && incoming.may_retry() {
             // It comes again with a token that only its address was told.
             if incoming.retry().is_err() {
                 tracing::debug!("a peer that may be asked to come again could not be");
             }
             return;
         }
-        let peer = incoming.remote_address();
+        if let Some(why) = self.is_full(free, under_way, strangers) {
+            self.turned_away(peer, why);
+            return incoming.refuse();
+        }
         match incoming.accept() {
             Ok(connecting) => {
                 let letting_in = Arc::clone(self).let_in(connecting, shaking, load.begin());
@@ -222,19 +236,16 @@ impl Gateway {
         }
     }
 
-    fn refuses(&self, under_way: usize, strangers: usize) -> Option<Refusal> {
-        let terms = self.terms.borrow();
-        if terms.closing || self.relay.is_stopping() {
-            return Some(Refusal::Stopping);
-        }
+    /// What there is no room for: so many places are free, and so many handshakes under way, or kept
+    /// by QUIC.
+    fn is_full(&self, free: usize, under_way: usize, strangers: usize) -> Option<Refusal> {
         if self.relay.budget.level() >= Level::Closed {
             return Some(Refusal::Memory);
         }
-        if strangers >= HANDSHAKES {
+        if under_way >= HANDSHAKES || strangers >= STRANGERS {
             return Some(Refusal::Handshakes);
         }
-        let connections = self.connections().len() + under_way;
-        (connections >= terms.settings.connections).then_some(Refusal::TooMany)
+        (under_way >= free).then_some(Refusal::TooMany)
     }
 
     /// Counts and tells whoever was not let in.
@@ -250,9 +261,13 @@ impl Gateway {
     }
 
     /// Waits for the handshake, and serves the connection that comes of it.
-    async fn let_in(self: Arc<Self>, connecting: Connecting, shaking: Shaking, working: Working) {
+    async fn let_in(
+        self: Arc<Self>,
+        connecting: Connecting,
+        mut shaking: Shaking,
+        working: Working,
+    ) {
         let peer = connecting.remote_address();
-        let share = self.relay.budget.share(Use::Sessions, budget::HANDSHAKE);
         let patience = self.relay.look().config.limits.tls_timeout;
         let quic = match tokio::time::timeout(patience, connecting).await {
             Ok(Ok(quic)) => quic,
@@ -265,7 +280,8 @@ impl Gateway {
             self.tls_failed(peer, TlsFailure::Certificate, "nobody's certificate that is known");
             return quic.close(code(Code::NotTrusted), b"not trusted");
         };
-        drop(share);
+        // From now on it may send.
+        shaking.share.set(budget::HANDSHAKE + WINDOW as usize);
         connection::serve(self, quic, name, shaking, working).await;
     }
 

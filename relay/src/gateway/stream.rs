@@ -36,7 +36,8 @@ use crate::{
 
 /// Bytes that are read at once.
 const READ: usize = 64 << 10;
-/// A stream without its message: its state here and in QUIC.
+/// A stream without its message: its state here and in QUIC, and an envelope of this size, which is read
+/// even when memory is short.
 const STREAM: usize = 4 << 10;
 
 static NO_MEMORY: Reply =
@@ -65,7 +66,10 @@ pub(super) async fn serve(
                 Err(fault) => return fault.tell(&connection, &mut send, None),
             }
         }
-        Ok(Received::Answered(answers, why)) => {
+        Ok(Received::Answered(mut answers, why)) => {
+            for answer in answers.iter_mut().filter(|answer| !answer.known) {
+                answer.forgetful = receiving.forgetful;
+            }
             // What is still to come of it is of no use.
             let _ = receiving.recv.stop(code(why));
             answers
@@ -97,6 +101,8 @@ enum Fault {
     Timeout,
     /// Less than `limits.data_rate`.
     Slow,
+    /// There is no memory even for its envelope.
+    Busy,
     /// The edge has reset it, or the connection is gone.
     Gone,
 }
@@ -123,6 +129,10 @@ impl Fault {
                 connection.failed("a message is refused", &"it came too slowly", Code::Timeout);
                 Code::Timeout
             }
+            Self::Busy => {
+                connection.gateway.tally.turned_away.fetch_add(1, Relaxed);
+                Code::Busy
+            }
             Self::Gone => Code::Cancelled,
         };
         // Either may be closed already.
@@ -143,6 +153,8 @@ struct Receiving<'a> {
     deadline: Deadline,
     /// When the content began to come.
     begun: Option<Instant>,
+    /// It may have been handed on before, and nobody knows.
+    forgetful: bool,
 }
 
 /// What there is of a message.
@@ -161,7 +173,7 @@ impl<'a> Receiving<'a> {
         let limits = Limits { message_size: offer.size, ..Limits::default() };
         let mut deadline = Deadline::default();
         deadline.set(connection.gateway.relay.look().config.limits.data_timeout);
-        Self { connection, recv, share, incoming, limits, deadline, begun: None }
+        Self { connection, recv, share, incoming, limits, deadline, begun: None, forgetful: false }
     }
 
     async fn receive(&mut self) -> Result<Received, Fault> {
@@ -172,8 +184,11 @@ impl<'a> Receiving<'a> {
                 self.incoming.end()?;
                 return Err(Fault::Gone);
             };
-            if content.is_none() && self.connection.gateway.relay.budget.level() == Level::Full {
-                return Ok(self.no_memory());
+            let is_full = self.connection.gateway.relay.budget.level() == Level::Full;
+            if content.is_none() && is_full && self.incoming.weight() > STREAM {
+                // Nothing can be said of a message that nobody has looked for.
+                self.short_of_memory();
+                return Err(Fault::Busy);
             }
             let mut input = &chunk.bytes[..];
             // It is asked until all is used up: a frame that is empty needs no input.
@@ -182,7 +197,7 @@ impl<'a> Receiving<'a> {
                 input = &input[used..];
                 match (step, &mut content) {
                     (Step::NeedInput, _) => {}
-                    (Step::Envelope(envelope), content) => match self.begin(*envelope) {
+                    (Step::Envelope(envelope), content) => match self.begin(*envelope).await {
                         Ok(begun) => *content = Some(begun),
                         Err(answered) => return Ok(answered),
                     },
@@ -217,14 +232,28 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    fn begin(&mut self, envelope: Envelope) -> Result<Box<Content>, Received> {
+    /// Looks for what is known of a message before anything is said of it: whoever asks again for one
+    /// that was handed on must not hear that it was not.
+    async fn begin(&mut self, envelope: Envelope) -> Result<Box<Content>, Received> {
         let key = Key::new(&self.connection.peer, envelope.id);
         let seen = &self.connection.gateway.seen;
         let mut open = Open::new(&envelope);
-        let known = open.take(&seen.known(key));
+        let mut known = Vec::new();
+        if let Some(underway) = seen.underway(key)
+            && let Some(pasts) = underway.ended().await
+        {
+            known.extend(open.take(&pasts));
+        }
+        let (pasts, forgetful) = seen.known(key);
+        self.forgetful = forgetful;
+        known.extend(open.take(&pasts));
         if open.is_empty() {
             self.connection.gateway.tally.known.fetch_add(count(&known), Relaxed);
             return Err(Received::Answered(known, Code::Closed));
+        }
+        if self.connection.gateway.relay.budget.level() == Level::Full {
+            self.short_of_memory();
+            return Err(no_room(self.connection, &NO_MEMORY));
         }
         let mut receiver = ChunkReceiver::default();
         if !receiver.begin(envelope.size, self.limits.message_size) {
@@ -247,11 +276,11 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    fn no_memory(&self) -> Received {
-        let relay = &self.connection.gateway.relay;
+    /// Tells that there is no memory for a message.
+    fn short_of_memory(&self) {
         let client = self.connection.quic.remote_address().ip().to_canonical();
-        relay.emit(&Event::TransactionRefused { client, reason: Busy::Memory });
-        no_room(self.connection, &NO_MEMORY)
+        let refused = Event::TransactionRefused { client, reason: Busy::Memory };
+        self.connection.gateway.relay.emit(&refused);
     }
 
     fn weigh(&mut self, content: Option<&Content>) {

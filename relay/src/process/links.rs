@@ -143,7 +143,10 @@ impl Links {
         };
         let known = self.seen.get(&listener.name).and_then(Weak::upgrade);
         let seen = match known {
-            Some(seen) => seen,
+            Some(seen) => {
+                seen.resize(listener.seen);
+                seen
+            }
             None => Seen::open(&directory, listener.seen).map_err(wrong)?,
         };
         self.seen.insert(listener.name.clone(), Arc::downgrade(&seen));

@@ -336,7 +336,7 @@ impl Reloader {
 
     /// Goes back to the generation before, whose policies did not fail so often. The plan in
     /// force stays.
-    pub(super) fn roll_back(&self, condemnation: Condemnation) {
+    pub(super) fn roll_back(&self, condemnation: Condemnation, runtime: &Handle) {
         let mut state = self.lock();
         let current = self.relay.generation();
         if current.policies.id() != condemnation.set {
@@ -356,13 +356,15 @@ impl Reloader {
         let back = good.renumbered(current.number + 1);
         let generation = back.number;
         self.relay.roll_back(back);
-        if let Ok(fresh) = bind_missing(&good.config, &state.bound, &self.service) {
-            self.move_listeners(&mut state, fresh);
+        match bind_missing(&good.config, &state.bound, &self.service) {
+            Ok(fresh) => self.move_listeners(&mut state, fresh),
+            Err(error) => tracing::error!(%error, "listeners stay as they are"),
         }
-        if let Ok(fresh) = state.links.prepare(&good.config, &good.tls) {
-            self.move_links(&mut state, fresh);
+        match state.links.prepare(&good.config, &good.tls) {
+            Ok(fresh) => self.move_links(&mut state, fresh),
+            Err(error) => tracing::error!(%error, "listeners of links stay as they are"),
         }
-        self.move_upstreams(&mut state, &Handle::current());
+        self.move_upstreams(&mut state, runtime);
         tracing::warn!(generation, "went back to the policies of generation {}", good.number);
         self.relay.emit(&Event::Reloaded { generation });
     }

@@ -261,13 +261,15 @@ struct Shared {
 
 struct Syncing {
     file: Arc<File>,
+    /// Those that it was written to before, and that were not synced since.
+    before: Vec<Arc<File>>,
     changed: bool,
     stop: bool,
 }
 
 impl Synced {
     pub(super) fn start(file: Arc<File>) -> io::Result<Self> {
-        let state = Mutex::new(Syncing { file, changed: false, stop: false });
+        let state = Mutex::new(Syncing { file, before: Vec::new(), changed: false, stop: false });
         let shared = Arc::new(Shared { state, wake: Condvar::new() });
         let thread = std::thread::Builder::new().name("seen".into());
         let mine = Arc::clone(&shared);
@@ -284,12 +286,13 @@ impl Synced {
         }
     }
 
-    /// It is written to another file from now on; what stands in the one before is synced first.
+    /// It is written to another file from now on; what stands in the one before is synced as well.
     pub(super) fn turn_to(&self, file: Arc<File>) {
-        let before = std::mem::replace(&mut self.shared.lock().file, file);
-        if let Err(error) = before.sync_data() {
-            tracing::warn!(%error, "the table of what was seen is not synced");
-        }
+        let mut state = self.shared.lock();
+        let before = std::mem::replace(&mut state.file, file);
+        state.before.push(before);
+        drop(state);
+        self.changed();
     }
 }
 
@@ -315,10 +318,13 @@ impl Shared {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.changed {
                 state.changed = false;
-                let file = Arc::clone(&state.file);
+                let mut files = std::mem::take(&mut state.before);
+                files.push(Arc::clone(&state.file));
                 drop(state);
-                if let Err(error) = file.sync_data() {
-                    tracing::warn!(%error, "the table of what was seen is not synced");
+                for file in files {
+                    if let Err(error) = file.sync_data() {
+                        tracing::warn!(%error, "the table of what was seen is not synced");
+                    }
                 }
                 state = self.lock();
             }

@@ -29,7 +29,7 @@ fn deliver(seen: &Arc<Seen>, key: Key, answers: Vec<Past>) {
 }
 
 fn how_of(seen: &Seen, key: Key, recipient: &str) -> Option<How> {
-    seen.known(key).of(rcpt(recipient)).map(|past| past.how)
+    seen.known(key).0.of(rcpt(recipient)).map(|past| past.how)
 }
 
 #[test]
@@ -48,6 +48,9 @@ fn what_was_answered_positively_is_known_and_the_rest_is_new() {
     assert_eq!(hows, [Some(How::NextHop), Some(How::NextHop), None, Some(How::Stored), None]);
     assert_eq!(how_of(&seen, Key::new("edge-2", id(1)), "a@x.example"), None, "another edge's");
     assert_eq!(how_of(&seen, Key::new("edge-1", id(2)), "a@x.example"), None, "another message");
+    // Of the one in doubt it is known that it may have been sent on.
+    assert!(seen.known(key).1 && !seen.known(Key::new("edge-1", id(2))).1);
+    assert!(matches!(seen.ask(key), Asked::Free { forgetful: true, .. }));
     // The one that was refused is sent again, and taken.
     deliver(&seen, key, vec![past(&["c@x.example"], How::NextHop, 250)]);
     assert_eq!(how_of(&seen, key, "c@x.example"), Some(How::NextHop));
@@ -57,7 +60,7 @@ fn what_was_answered_positively_is_known_and_the_rest_is_new() {
         orcpt: Some("rfc822;q".into()),
         ..Rcpt::new(Address::parse("a@x.example").unwrap())
     };
-    assert_eq!(seen.known(key).of(Recipient::new(&other)), None);
+    assert_eq!(seen.known(key).0.of(Recipient::new(&other)), None);
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn long_replies_are_kept_short() {
     let reply = Reply::new(250, Some(Enhanced(2, 6, 0)), "x".repeat(400)).unwrap();
     let long = Past { recipients: vec![rcpt("a@x.example")], how: How::NextHop, reply };
     deliver(&seen, key, vec![long.clone()]);
-    assert_eq!(seen.known(key).of(rcpt("a@x.example")), Some(&long));
+    assert_eq!(seen.known(key).0.of(rcpt("a@x.example")), Some(&long));
 }
 
 proptest! {

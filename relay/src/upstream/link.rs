@@ -63,6 +63,8 @@ pub(super) struct Link {
 struct Table {
     wires: Vec<Arc<Wire>>,
     openings: Vec<Opening>,
+    /// Until then none is opened beside others.
+    quiet_until: Option<Instant>,
 }
 
 impl Table {
@@ -152,11 +154,23 @@ impl Link {
         let table = self.lock();
         let usable = table.of(here).filter(|one| may(&one.endpoint));
         let wire = usable.min_by_key(|one| one.streams())?;
-        let is_crowded = wire.streams() >= CROWD && {
+        let is_quiet = || table.quiet_until.is_some_and(|until| Instant::now() < until);
+        let is_crowded = wire.streams() >= CROWD && !is_quiet() && {
             let openings = table.openings.iter().filter(|one| one.worker == here).count();
             table.of(here).count() + openings < most
         };
         Some((Channel::new(wire), is_crowded))
+    }
+
+    /// Where a worker has a connection already, no other is opened beside it for a while; false where
+    /// it has none.
+    fn pause(&self, worker: usize, target: &Endpoint) -> bool {
+        let mut table = self.lock();
+        let has_another = table.of(worker).any(|one| one.endpoint == *target);
+        if has_another {
+            table.quiet_until = Some(Instant::now() + PAUSE);
+        }
+        has_another
     }
 
     /// Where the connections of a worker go.
@@ -421,13 +435,24 @@ impl Upstream {
                 self.report_success(target, Some(greeted.extensions()));
                 let since = self.world.clock.now();
                 let (wire, keeper) = greeted.into_wire(target.clone(), worker, since);
+                if self.lock().retired {
+                    // Opened for what was under way; nobody looks after it later.
+                    let (last, time) = (Arc::clone(&wire), self.config.idle_timeout);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(time).await;
+                        last.stop();
+                    });
+                }
                 link.lock().wires.push(wire);
                 tokio::spawn(keeper.keep(Arc::downgrade(self)));
                 Ok(())
             }
             Err(fault) => {
                 self.stats.failed.fetch_add(1, Relaxed);
-                self.report_error(target, &ConnectionError::Link(fault.clone()));
+                // One more than there are may be one too many for the gateway, and no more than that.
+                if !link.pause(worker, target) {
+                    self.report_error(target, &ConnectionError::Link(fault.clone()));
+                }
                 Err(fault)
             }
         }

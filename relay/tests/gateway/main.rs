@@ -271,6 +271,27 @@ async fn a_reload_judges_open_connections_again() {
 }
 
 #[tokio::test]
+async fn an_edge_that_is_called_otherwise_is_asked_to_come_again() {
+    let world = World::new(&Setup::default());
+    world.legacy.at(Point::End, Act::after(300));
+    let mut edge = world.edge().await;
+    let mut sent = edge.post(&Letter::new(1, &["x@y.example"])).await;
+    while world.status().in_progress == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = edge.hello.incarnation;
+    let peer = Arc::new(|_: &[_]| Some("edge-2".to_owned()));
+    world.gateway.change(&settings(), Acceptance { peer, ..acceptance(true) });
+    assert_eq!(edge.hear().await, Some(Control::Stopping));
+    // What came under the old name is answered, and is not known under the new one, which is said.
+    assert_eq!(told(&sent.answers().await.unwrap(), 1), [TAKEN]);
+    assert_eq!(closed(&edge.quic).await, Some(Code::Stopping));
+    let edge = world.edge().await;
+    assert_ne!(edge.hello.incarnation, before);
+    assert_eq!(edge.hello.incarnation, world.edge().await.hello.incarnation);
+}
+
+#[tokio::test]
 async fn a_gateway_that_closes_finishes_what_has_begun() {
     let world = World::new(&Setup::default());
     world.legacy.at(Point::End, Act::after(300));

@@ -10,6 +10,7 @@ use wavegate_link::{
 };
 
 use super::{Edge, Letter, Setup, TAKEN, World, closed, connect, count, settings, told};
+use crate::sim::{Act, Point};
 use wavegate::gateway;
 
 fn letter() -> Letter {
@@ -176,6 +177,23 @@ async fn without_memory_a_message_is_answered_before_it_is_whole() {
     assert_eq!(count(&world.status().refused, "memory"), 1);
     world.sim.relay.budget.resize(None);
     assert_eq!(told(&edge.send(&letter()).await, 1), [TAKEN]);
+}
+
+#[tokio::test]
+async fn without_memory_too_nobody_hears_that_a_message_was_not_sent_on_which_is() {
+    let world = World::new(&Setup::default());
+    world.legacy.at(Point::End, Act::after(300));
+    let (first, second) = (world.edge().await, world.edge().await);
+    let sent = first.post(&letter()).await;
+    while world.status().in_progress == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.sim.relay.budget.resize(Some(1));
+    let known = (How::NextHop, 250, true);
+    assert_eq!(told(&second.send(&letter()).await, 1), [known], "it is under way");
+    assert_eq!(told(&second.send(&letter()).await, 1), [known], "it was sent on");
+    assert_eq!((world.legacy.arrived().len(), world.status().turned_away), (1, 0));
+    drop(sent);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! An endpoint lives in the runtime that has made it, so each worker has its own, for all links.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -41,6 +41,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 thread_local! {
     /// For IPv4 and IPv6.
     static ENDPOINTS: RefCell<[Option<quinn::Endpoint>; 2]> = const { RefCell::new([None, None]) };
+    /// Nothing begins here any more.
+    static LEFT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What QUIC is told for a link.
@@ -78,6 +80,9 @@ pub(super) fn connect(
     address: SocketAddr,
     name: &str,
 ) -> Result<Connecting, LinkFault> {
+    if LEFT.get() {
+        return Err(LinkFault::Abandoned);
+    }
     ENDPOINTS.with_borrow_mut(|endpoints| {
         let slot = &mut endpoints[usize::from(address.is_ipv6())];
         if let Some(endpoint) = slot {
@@ -96,6 +101,7 @@ pub(super) fn connect(
 /// Closes the connections that began from the calling worker, which ends: gateways hear of it at once,
 /// not by their idle time-outs.
 pub async fn leave() {
+    LEFT.set(true);
     let endpoints = ENDPOINTS.with_borrow_mut(std::mem::take);
     let leaving = async {
         for endpoint in endpoints.iter().flatten() {
