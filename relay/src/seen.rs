@@ -1,8 +1,8 @@
 //! Messages that came over a link and were answered: the table by which none is handed on twice.
 //! Floor 2.
 //!
-//! Owns what was answered positively for which recipient of which message of which edge, in memory
-//! and on disk, and who waits for a message that is under way. Owns no message and no connection;
+//! Owns what was answered positively, or ended in doubt, for which recipient of which message of which
+//! edge, in memory and on disk, and who waits for a message that is under way. Owns no message and no connection;
 //! how the file is written is `seen/file.rs`'s.
 //!
 //! The table is bounded: two generations of half its capacity each. When the younger one is full
