@@ -253,16 +253,14 @@ impl Seen {
             return Asked::Underway(Underway(underway.subscribe()));
         }
         state.underway.insert(key, watch::Sender::new(None));
+        let (known, forgetful) = state.known(key);
         drop(state);
-        let (known, forgetful) = self.known(key);
         Asked::Free { known, begun: Begun { seen: Arc::clone(self), key }, forgetful }
     }
 
     /// What was answered of a message before, and whether it may have been handed on besides.
     pub fn known(&self, key: Key) -> (Pasts, bool) {
-        let state = self.lock();
-        let (known, doubts) = state.known(key);
-        (known, doubts || state.is_forgetful(key))
+        self.lock().known(key)
     }
 
     /// Somebody who hands it on at this moment, if there is one.
@@ -296,18 +294,14 @@ impl Seen {
 }
 
 impl State {
-    /// What was answered for good, and whether anything ended in doubt.
+    /// What was answered for good, and whether anything ended in doubt or may have been forgotten.
     fn known(&self, key: Key) -> (Pasts, bool) {
         let found = [&self.young, &self.old].into_iter().filter_map(|one| one.entries.get(&key));
         let mut all: Vec<Past> = found.flat_map(|answers| record::read(answers)).collect();
         let before = all.len();
         all.retain(|past| past.how != How::InDoubt);
-        let doubts = all.len() < before;
-        (Pasts(all), doubts)
-    }
-
-    fn is_forgetful(&self, key: Key) -> bool {
-        key.id <= self.forgotten
+        let forgetful = all.len() < before || key.id <= self.forgotten;
+        (Pasts(all), forgetful)
     }
 
     /// Gives what had to be forgotten for it.

@@ -78,6 +78,13 @@ impl World {
     async fn edge(&self) -> Edge {
         Edge::connect(self.address).await
     }
+
+    /// Waits until a message is being handed on.
+    async fn begun(&self) {
+        while self.status().in_progress == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 fn open(
@@ -196,9 +203,7 @@ async fn a_connection_that_is_cut_behind_the_end_costs_no_second_message() {
     let letter = Letter::new(1, &["x@y.example"]);
     let edge = world.edge().await;
     let sent = edge.post(&letter).await;
-    while world.status().in_progress == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.begun().await;
     drop(sent);
     edge.cut().await;
     // Twice at once: both are given what comes of the first.
@@ -276,9 +281,7 @@ async fn an_edge_that_is_called_otherwise_is_asked_to_come_again() {
     world.legacy.at(Point::End, Act::after(300));
     let mut edge = world.edge().await;
     let mut sent = edge.post(&Letter::new(1, &["x@y.example"])).await;
-    while world.status().in_progress == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.begun().await;
     let before = edge.hello.incarnation;
     let peer = Arc::new(|_: &[_]| Some("edge-2".to_owned()));
     world.gateway.change(&settings(), Acceptance { peer, ..acceptance(true) });
@@ -297,9 +300,7 @@ async fn a_gateway_that_closes_finishes_what_has_begun() {
     world.legacy.at(Point::End, Act::after(300));
     let mut edge = world.edge().await;
     let mut sent = edge.post(&Letter::new(1, &["x@y.example"])).await;
-    while world.status().in_progress == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.begun().await;
     world.gateway.close();
     assert_eq!(edge.hear().await, Some(Control::Stopping));
     let mut late = edge.post(&Letter::new(2, &["x@y.example"])).await;

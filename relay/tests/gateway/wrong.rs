@@ -185,9 +185,7 @@ async fn without_memory_too_nobody_hears_that_a_message_was_not_sent_on_which_is
     world.legacy.at(Point::End, Act::after(300));
     let (first, second) = (world.edge().await, world.edge().await);
     let sent = first.post(&letter()).await;
-    while world.status().in_progress == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    world.begun().await;
     world.sim.relay.budget.resize(Some(1));
     let known = (How::NextHop, 250, true);
     assert_eq!(told(&second.send(&letter()).await, 1), [known], "it is under way");
