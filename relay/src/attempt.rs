@@ -10,7 +10,7 @@ mod write;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use wavegate_smtp::{BodyShape, ClientEvent, Reply, Settled, Unsupported, client::Stage};
 
 use crate::{
@@ -57,7 +57,12 @@ pub struct Job {
     pub lease: Option<Lease>,
     /// Whether its end of data was written must outlive a crash, and the spool does not say so yet.
     pub marked: bool,
+    /// Its place among those that may be made at once, where they are counted.
+    pub place: Option<Place>,
 }
+
+/// A place among the attempts that may be made at once.
+pub type Place = OwnedSemaphorePermit;
 
 /// How long an attempt may wait in line.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +84,9 @@ pub struct Outcome {
     /// The note in the spool that its end of data may have been written; taken back when what
     /// came of it is written down.
     pub mark: Option<Mark>,
+    /// Its place, unless it was given back: one that has to wait for the word of a gateway keeps none
+    /// from others.
+    pub place: Option<Place>,
 }
 
 /// How an attempt ended.
@@ -149,7 +157,7 @@ pub async fn run(mut job: Job) -> Outcome {
     if !sent && let Some(mark) = mark.take() {
         mark.end();
     }
-    Outcome { end, target, mark }
+    Outcome { end, target, mark, place: job.place }
 }
 
 /// What an end says of the upstream; nothing where the attempt did not come that far.
@@ -226,7 +234,13 @@ impl Job {
             let transacted = match lease.way() {
                 Way::Smtp(connection) => self.transact(connection, &mut attempt).await,
                 // In a box: its state is larger, and nobody else should carry it.
-                _ => Box::pin(self.transact_by_link(&mut lease, &mut attempt)).await,
+                _ => {
+                    let mut place = self.place.take();
+                    let sent = self.transact_by_link(&mut lease, &mut attempt, &mut place);
+                    let sent = Box::pin(sent).await;
+                    self.place = place;
+                    sent
+                }
             };
             match transacted {
                 Ok(settled) => {

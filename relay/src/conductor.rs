@@ -34,7 +34,6 @@ use crate::{
     event::{Event, WaveStep},
     plan::Timestamp,
     relay::Relay,
-    scheduler::Wait,
     waves::{Circumstances, Life, Record, Stage, Step, Targets},
 };
 
@@ -269,16 +268,10 @@ impl Conductor {
         // What `take_effect` has forgotten just now is off the disk already.
         self.relay.waves.forget(&all_gone);
         if lets_out {
-            self.phases_changed();
+            self.relay.queue.phases_changed();
         }
         due.iter().for_each(|due| self.tell_steps(due, now));
         Ok(())
-    }
-
-    /// Whoever waits for a phase, or for something to change, is asked again.
-    fn phases_changed(&self) {
-        self.relay.queue.wake(&Wait::Change);
-        self.relay.queue.changed.notify_one();
     }
 
     /// Says what the clock has begun, once: it is so whether or not it can be written down.
@@ -308,7 +301,7 @@ impl Conductor {
             }
         }
         if is_new {
-            self.phases_changed();
+            self.relay.queue.phases_changed();
         }
     }
 

@@ -18,7 +18,7 @@ pub use serve::{line, serve};
 
 use crate::{
     answer::{Answer, Go, Kept, Verdict},
-    attempt::{self, End, Job, Patience},
+    attempt::{self, End, Job, Patience, Place},
     envelope::{Envelope, LastWord, Progress},
     event::Event,
     gate::{self, Subject, attributes},
@@ -56,6 +56,8 @@ pub enum Means {
 /// A spooled message at its attempt.
 struct Delivery {
     relay: Arc<Relay>,
+    /// How often something had changed before it began.
+    asked: u64,
     generation: Arc<Generation>,
     envelope: Arc<Envelope>,
     message: Arc<Message>,
@@ -70,23 +72,43 @@ struct Delivery {
     marks: Vec<Mark>,
     /// The target that the last attempt was with.
     target: Option<SocketAddr>,
+    /// Its place among the attempts that are made at once, until it is given back.
+    place: Option<Place>,
+}
+
+/// What came of an attempt.
+pub struct Attempted {
+    /// What the message waits for now; nothing when it has ended.
+    pub wait: Option<Wait>,
+    /// The attempt's place. One that only waited for the word of a gateway has given it back.
+    pub place: Option<Place>,
 }
 
 /// Attempts a spooled message whose turn it is.
-pub async fn attempt(relay: Arc<Relay>, taken: Taken, means: Means) {
+pub async fn attempt(
+    relay: Arc<Relay>,
+    taken: Taken,
+    means: Means,
+    place: Option<Place>,
+) -> Attempted {
     let (message, envelope) = match load(&relay, &taken).await {
         Ok(loaded) => loaded,
-        Err(error) => return unreadable(&relay, taken, &error),
+        Err(error) => {
+            let wait = Some(unreadable(&relay, taken, &error));
+            return Attempted { wait, place };
+        }
     };
     let mut taken = taken;
     let answer = taken.answer.take();
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
+    delivery.place = place;
     if taken.doubtful {
         delivery.doubt("unknown", "the relay ended while its reply was awaited");
         delivery.progress.in_doubt = None;
     }
     delivery.run(&taken, answer, means).await;
-    delivery.settle(taken).await;
+    let place = delivery.place.take();
+    Attempted { wait: delivery.settle(taken).await, place }
 }
 
 /// Waits for what becomes of an attempt whose client was answered, since the spool has the
@@ -99,7 +121,7 @@ pub async fn late(
     message: Arc<Message>,
     attempt: impl Future<Output = attempt::Outcome> + Send,
 ) {
-    let attempt::Outcome { end, target, mark } = attempt.await;
+    let attempt::Outcome { end, target, mark, .. } = attempt.await;
     let Some(taken) = relay.queue.of(slot) else { return };
     let recipients: Vec<u32> = (0..).take(envelope.recipients.len()).collect();
     let mut delivery = Delivery::new(relay, envelope, message, &taken);
@@ -148,7 +170,7 @@ async fn load(
 }
 
 /// A message that cannot be read now is not lost, and not skipped in silence.
-fn unreadable(relay: &Relay, taken: Taken, error: &LoadError) {
+fn unreadable(relay: &Relay, taken: Taken, error: &LoadError) -> Wait {
     let mut taken = taken;
     let error = error.to_string();
     relay.emit(&Event::Unreadable { slot: taken.slot, error: &error });
@@ -157,7 +179,9 @@ fn unreadable(relay: &Relay, taken: Taken, error: &LoadError) {
     taken.progress.last = Some(LastWord::new(None, &format!("cannot be read: {error}"), now));
     taken.progress.due = Some(due.0);
     taken.progress.due_is_hold = true;
-    relay.queue.block(taken, Wait::HoldUntil(due));
+    let wait = Wait::HoldUntil(due);
+    relay.queue.block(taken, wait.clone());
+    wait
 }
 
 impl Delivery {
@@ -174,6 +198,7 @@ impl Delivery {
         // Whoever was in doubt about it has said so by now.
         progress.in_doubt = None;
         Self {
+            asked: relay.queue.changes(),
             generation: relay.generation(),
             relay,
             envelope,
@@ -186,6 +211,7 @@ impl Delivery {
             wait: None,
             marks: Vec::new(),
             target: None,
+            place: None,
         }
     }
 
@@ -308,8 +334,10 @@ impl Delivery {
                 lease,
                 // What the spool has says it already, of a message whose attempt comes at once.
                 marked: !taken.noted,
+                place: self.place.take(),
             };
-            let attempt::Outcome { end, target, mark } = attempt::run(job).await;
+            let attempt::Outcome { end, target, mark, place } = attempt::run(job).await;
+            self.place = place;
             self.marks.extend(mark);
             self.target = target;
             self.ended(&upstream, &recipients, end).await;
@@ -446,9 +474,9 @@ impl Delivery {
         });
     }
 
-    /// Writes down what came of it. Bounces are durable first: if they cannot be, their recipients
-    /// are tried again.
-    async fn settle(mut self, taken: Taken) {
+    /// Writes down what came of it, and says what it waits for. Bounces are durable first: if they
+    /// cannot be, their recipients are tried again.
+    async fn settle(mut self, taken: Taken) -> Option<Wait> {
         let failures = std::mem::take(&mut self.failures);
         if !failures.is_empty() {
             self.bounce(failures).await;
@@ -463,13 +491,14 @@ impl Delivery {
             let (id, left) = (self.envelope.id, self.pending().len() as u64);
             tell_waits(&self.relay, id, &self.progress, left, wait, self.target);
         }
-        let Self { relay, progress, ends, marks, .. } = self;
-        let line = wait.clone();
+        let Self { relay, progress, ends, marks, asked, .. } = self;
+        let slot = taken.slot;
         let taken = Taken { progress, ..taken };
-        relay.queue.settle(taken, Settlement { ends, wait, marks });
-        if let Some(line) = line {
-            serve::line(&relay, line);
+        relay.queue.settle(taken, Settlement { ends, wait: wait.clone(), marks });
+        if let Some(line) = &wait {
+            serve::line(&relay, slot, line, asked);
         }
+        wait
     }
 
     async fn bounce(&mut self, failures: Vec<(Arc<Upstream>, Failure)>) {

@@ -15,6 +15,7 @@
 //! step. What was read of a message is accounted for as in a session.
 
 mod connection;
+mod door;
 mod endpoint;
 mod key;
 mod stream;
@@ -25,10 +26,7 @@ use std::{
     io,
     net::SocketAddr,
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -49,6 +47,7 @@ use crate::{
     seen::Seen,
 };
 use connection::Connection;
+use door::Door;
 use key::Key;
 use tally::Tally;
 
@@ -103,7 +102,7 @@ pub struct Gateway {
     key: Key,
     terms: watch::Sender<Terms>,
     tally: Tally,
-    handshakes: AtomicUsize,
+    door: Door,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
 }
 
@@ -133,7 +132,7 @@ impl Gateway {
             key,
             terms,
             tally: Tally::default(),
-            handshakes: AtomicUsize::new(0),
+            door: Door::default(),
             connections: Mutex::default(),
         }))
     }
@@ -175,7 +174,7 @@ impl Gateway {
         GatewayLink {
             listener: self.name.clone(),
             connections,
-            handshakes: self.handshakes.load(Relaxed) as u64,
+            handshakes: self.door.under_way() as u64,
             in_progress: usage.underway,
             seen: usage.entries,
             seen_limit,

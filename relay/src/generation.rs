@@ -24,7 +24,7 @@ use crate::{
     event::Observer,
     limits::Limits,
     names::Resolved,
-    policy::{Hook, PolicyHost, PolicySet, signature::TrustedKeys},
+    policy::{Hook, PolicyError, PolicyHost, PolicySet, signature::TrustedKeys},
     queue::Queue,
     rates::Rates,
     relay::{Generation, ListenerSettings, Relay},
@@ -94,19 +94,31 @@ pub fn builtin(name: &str) -> Option<&'static [u8]> {
 pub fn load_policies(host: &PolicyHost, config: &Config) -> Result<Arc<PolicySet>, Diagnostics> {
     let keys = TrustedKeys::load(&config.plugins)?;
     let upstreams: Vec<String> = config.upstreams.iter().map(|one| one.name.clone()).collect();
-    let set = host
-        .load_trusting(&keys, &config.policies, &config.tables, &upstreams, &builtin)
-        .map_err(|errors| {
-            Diagnostics(
-                errors
-                    .iter()
-                    .map(|error| {
-                        let message = format!("policy \"{}\": {}", error.policy, error.problem);
-                        Diagnostic::of_file(&error.place, message)
-                    })
-                    .collect(),
-            )
-        })?;
+    let (policies, tables) = (&config.policies, &config.tables);
+    let loaded = host.load_trusting(&keys, policies, tables, &upstreams, &builtin);
+    check_policies(config, loaded)
+}
+
+/// Loads policies that were in force before, for a configuration that has them; their files are not
+/// read.
+pub fn load_again(
+    host: &PolicyHost,
+    set: &PolicySet,
+    config: &Config,
+) -> Result<Arc<PolicySet>, Diagnostics> {
+    let upstreams: Vec<String> = config.upstreams.iter().map(|one| one.name.clone()).collect();
+    check_policies(config, host.load_again(set, &config.tables, &upstreams))
+}
+
+fn check_policies(
+    config: &Config,
+    loaded: Result<Arc<PolicySet>, Vec<PolicyError>>,
+) -> Result<Arc<PolicySet>, Diagnostics> {
+    let diagnostic = |error: &PolicyError| {
+        let message = format!("policy \"{}\": {}", error.policy, error.problem);
+        Diagnostic::of_file(&error.place, message)
+    };
+    let set = loaded.map_err(|errors| Diagnostics(errors.iter().map(diagnostic).collect()))?;
     let hooks: Vec<Hooks> = set
         .policies()
         .iter()

@@ -28,7 +28,7 @@ use crate::{
     message::{MessageId, Source, Trace},
     parcel::{Message, Parcel},
     plan::Timestamp,
-    queue::NewMessage,
+    queue::{Accepted, NewMessage},
     relay::{Generation, Relay},
     replies::relay_reply,
     scheduler::Wait,
@@ -79,6 +79,8 @@ struct Incoming<'a> {
     instance: Option<Arc<InstanceState>>,
     message: Arc<Message>,
     now: Timestamp,
+    /// How often something had changed before the gate was asked.
+    asked: u64,
 }
 
 /// Asks the gate and hands the message off, or has it spooled. `patience` is the session's timer,
@@ -123,6 +125,7 @@ impl New<'_> {
         let Self { relay, source, id, via } = self;
         let begun = Instant::now();
         let now = relay.waves.now();
+        let asked = relay.queue.changes();
         let generation = relay.generation();
         let plan = relay.waves.current_owned();
         let Answer { instance, verdict } =
@@ -156,7 +159,8 @@ impl New<'_> {
                 let head = trace(&generation, source, &parcel, id, now);
                 let message = Arc::new(Message::new(id, Arc::clone(source), head, parcel));
                 let voice = if via.is_some() { Voice::Link } else { Voice::Client };
-                let incoming = Incoming { relay, voice, generation, plan, instance, message, now };
+                let incoming =
+                    Incoming { relay, voice, generation, plan, instance, message, now, asked };
                 match verdict {
                     Verdict::Go(shares) => incoming.go(shares, patience).await,
                     Verdict::Hold { until, reason } => incoming.hold(until, &reason).await,
@@ -273,8 +277,9 @@ impl Incoming<'_> {
             Ok(accepted) => {
                 let (id, left) = (self.message.id, recipients as u64);
                 delivery::tell_waits(self.relay, id, &waits, left, &wait, None);
-                delivery::line(self.relay, wait);
-                let reply = taken(id, &accepted[0].receipt);
+                let Accepted { slot, receipt } = &accepted[0];
+                delivery::line(self.relay, *slot, &wait, self.asked);
+                let reply = taken(id, receipt);
                 Told::of_all(recipients, How::Stored, reply, Outcome::Spooled)
             }
             Err(error) => {

@@ -32,6 +32,8 @@ pub struct EdgeLink {
     pub streams: u64,
     /// The bound of them.
     pub streams_limit: u64,
+    /// Messages that are asked about again now: they were sent, and their answer was lost.
+    pub in_doubt: u64,
     /// Connections that were opened in place of one that was lost.
     pub reconnects: u64,
     /// Messages that were asked about again, because their connection was lost behind their end.

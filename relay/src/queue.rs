@@ -13,7 +13,13 @@ mod state;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
 };
 
 use tokio::sync::Notify;
@@ -54,6 +60,8 @@ pub struct Queue {
     found: Kept,
     /// One a worker: something may have its turn.
     turns: Vec<Notify>,
+    /// How often what messages wait for as [`Wait::Change`] has come about.
+    changes: AtomicU64,
     /// Something changed that the keeper of phases should look at.
     pub(crate) changed: Notify,
     /// An attempt has ended.
@@ -342,13 +350,6 @@ impl Queue {
         self.lock().line_of(upstream, charges)
     }
 
-    /// Whether a message stands in this line.
-    pub(crate) fn waits_for(&self, slot: Slot, line: &Line) -> bool {
-        let state = self.lock();
-        let view = state.scheduler.get(slot).map(|(_, view)| view.state);
-        matches!(view, Some(scheduler::State::Waiting(wait)) if wait == *line)
-    }
-
     /// Registers a server of a line, if there are fewer than `most` and somebody waits.
     pub(crate) fn begin_serving(&self, line: &Line, most: usize) -> bool {
         let mut state = self.lock();
@@ -543,12 +544,39 @@ impl Queue {
     /// The plan or the generation has changed: what waits for that, or for something that may
     /// not be there any more, is asked about again.
     pub fn plan_changed(&self) {
+        self.change(|wait| matches!(wait, Wait::Change | Wait::Upstream(_) | Wait::Limit { .. }));
+    }
+
+    /// A phase has changed: what waits for a change is asked about again.
+    pub(crate) fn phases_changed(&self) {
+        self.change(|wait| *wait == Wait::Change);
+    }
+
+    fn change(&self, wakes: impl Fn(&Wait) -> bool) {
         let now = self.clock.now();
-        self.lock().wake_lines(now, |wait| {
-            matches!(wait, Wait::Change | Wait::Upstream(_) | Wait::Limit { .. })
-        });
+        let mut state = self.lock();
+        self.changes.fetch_add(1, Release);
+        state.wake_lines(now, wakes);
+        drop(state);
         self.changed.notify_one();
         self.notify_all();
+    }
+
+    /// How often something has changed. To be read before what may change is looked at, see
+    /// [`Queue::look_again`].
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Acquire)
+    }
+
+    /// A message that was asked about when there had been so many changes waits for another one. If
+    /// that has come since, it has its turn: nobody else would say so.
+    pub(crate) fn look_again(&self, slot: Slot, changes: u64) {
+        let mut state = self.lock();
+        let waits = state.waits_for(slot, &Wait::Change);
+        if waits && self.changes() != changes && state.scheduler.retry_now(slot, self.clock.now()) {
+            drop(state);
+            self.notify();
+        }
     }
 
     /// All that wait in a line have their turn.

@@ -230,15 +230,8 @@ impl Relay {
 
     /// Puts a generation in force that differs in its policies alone. The plan in force stays.
     pub fn restage(&self, next: Generation) {
+        next.policies.belongs_to(next.number);
         self.current.store(Arc::new(next));
-        self.queue.plan_changed();
-    }
-
-    /// Goes back to an older generation's configuration and policies. The plan in force stays:
-    /// going back never changes a window.
-    pub fn roll_back(&self, older: Generation) {
-        older.policies.belongs_to(older.number);
-        self.current.store(Arc::new(older));
         self.queue.plan_changed();
     }
 

@@ -87,9 +87,20 @@ pub struct Past {
 pub struct Pasts(Vec<Past>);
 
 impl Pasts {
-    /// What was answered for a recipient.
-    pub fn of(&self, recipient: Recipient) -> Option<&Past> {
-        self.0.iter().find(|past| past.recipients.contains(&recipient))
+    /// The answers.
+    pub fn all(&self) -> &[Past] {
+        &self.0
+    }
+
+    /// Which of the answers each recipient has: the first that is for him.
+    pub fn by_recipient(&self) -> HashMap<Recipient, usize> {
+        let mut which = HashMap::new();
+        for (at, past) in self.0.iter().enumerate() {
+            for recipient in &past.recipients {
+                which.entry(*recipient).or_insert(at);
+            }
+        }
+        which
     }
 }
 

@@ -460,6 +460,21 @@ async fn mail_of_no_instance_does_what_the_configuration_says() {
     assert_eq!(legacy.opened(), 0);
 }
 
+/// The answer of the old configuration comes when the new one is in force already.
+#[tokio::test(start_paused = true)]
+async fn what_was_held_by_a_configuration_that_goes_at_that_moment_is_let_go() {
+    let sim = Arc::new(Setup { relay: "unmatched = 'hold'", ..Setup::default() }.build());
+    let legacy = sim.sink(2601);
+    let mut sender = sim.sender("10.9.9.9").await;
+    let reloaded = Arc::clone(&sim);
+    sim.log.at("Received {", move || {
+        reloaded.reload(&Setup { relay: "unmatched = 'before'", ..Setup::default() });
+    });
+    assert!(is_queued(&sender.mail("a@nobody.example", "one").await));
+    settle().await;
+    assert_eq!((legacy.names(), sim.spooled()), (vec!["one".to_owned()], 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn bounces_and_strangers_of_a_frozen_network_are_held() {
     let sim = Setup::default().build();

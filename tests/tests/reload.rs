@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use wavegate_tests::harness::{Client, Config, Relay, plan_of_held, recording, until, variant};
+use wavegate_tests::harness::{
+    Client, Config, Metrics, Relay, plan_of_held, recording, until, variant,
+};
 use wavegate_tests::load::{self, LoadOptions, Transfer};
 
 const FREEZE: &[u8] = include_bytes!("../../plugins/dist/freeze.wasm");
@@ -223,4 +225,47 @@ fn listeners_come_and_go_and_sessions_stay() {
     assert!(client.small().starts_with("250"));
     assert!(relay.hello().small().starts_with("250"));
     assert_eq!(sink.counts().messages, 4);
+}
+
+const HOSTILE: &[u8] = include_bytes!("../guests/hostile.wasm");
+
+/// Bad policies come with other changes, twice; they alone go.
+#[test]
+fn policies_that_fail_go_back_and_nothing_else_does() {
+    let (one, other) = (recording(), recording());
+    let old = Config::to(&[one.addr()]).admin().section("[[policy]]\nplugin = \"policy.wasm\"");
+    let relay = Relay::start_with(&old.to_string(), &[("policy.wasm", FREEZE)]);
+    assert!(relay.hello().small().starts_with("250"));
+    let spare = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let second = spare.local_addr().unwrap();
+    drop(spare);
+    let bad = Config::to(&[other.addr()]).admin().section(&format!(
+        "[[policy]]\nplugin = \"policy.wasm\"\nsettings = {{ do = \"trap\" }}\n\
+         [[listener]]\nname = \"second\"\naddress = \"{second}\"\n"
+    ));
+    // The component of before is not there any more.
+    relay.write("policy.wasm", HOSTILE);
+    relay.write("relay.toml", bad.to_string());
+    relay.reload();
+    relay.write("relay.toml", format!("# The same, one line further down.\n{bad}"));
+    relay.reload();
+    let mut client = relay.hello();
+    until("it goes back", || {
+        assert!(client.small().starts_with("250"));
+        relay.log().contains("went back to the policies of generation").then_some(())
+    });
+    assert!(std::net::TcpStream::connect(second).is_ok(), "the listener stays");
+    let spooled = |all: &Metrics| all.sum("spool_recipients", &[]) == 0.0;
+    relay.wait_metrics("what was held goes", spooled);
+    assert_eq!(one.counts().messages, 1, "and all went to the other upstream");
+    // What failed does not come again with what it failed in.
+    relay.reload();
+    assert!(relay.log().contains("those before stay"), "{}", relay.log());
+    let is_held = |reply: &str| reply.contains("queued as");
+    assert!(!is_held(&client.small()));
+    // Another way to fail is another policy.
+    relay.write("relay.toml", bad.to_string().replace("trap", "decide-trap"));
+    relay.reload();
+    assert!(is_held(&client.small()));
+    assert!(!relay.log().contains("panicked"), "{}", relay.log());
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use wavegate_link::{Answers, Client, EnvelopeRef, How, message as frames};
 use wavegate_smtp::{BodyShape, Enhanced, Settled, Unsupported, client::check_support};
 
-use super::{Broken, End, Job, Look};
+use super::{Broken, End, Job, Look, Place};
 use crate::{
     body::Body,
     event::Event,
@@ -61,11 +61,13 @@ struct Asking<'a> {
 }
 
 impl Job {
-    /// One message over a link. The lease's slot is given back where it has to be asked about again.
+    /// One message over a link. The lease's slot and the attempt's place are given back where it has to
+    /// be asked about again, as long as not too many are.
     pub(super) async fn transact_by_link(
         &self,
         lease: &mut Lease,
         attempt: &mut Attempt,
+        place: &mut Option<Place>,
     ) -> Result<Settled, Broken> {
         let begun = Instant::now();
         let target = lease.endpoint().clone();
@@ -76,6 +78,7 @@ impl Job {
         // The way is long for every message. What makes a gateway slow is the rest.
         let way = channel.round_trip();
         let mut pause = Duration::ZERO;
+        let mut doubt = None;
         while let Err(lost) = answered {
             let deadline = match (asking.deadline, lost) {
                 (None, Lost::Unsupported(why)) => {
@@ -87,7 +90,11 @@ impl Job {
                 }
                 (None, Lost::Held(blocked)) => return Err(Broken::Over(End::Held(blocked))),
                 (None, Lost::Broken(error)) => return Err(Broken::Connection(error.to_string())),
-                (Some(deadline), Lost::Broken(_)) if Instant::now() < deadline => deadline,
+                (Some(deadline), Lost::Broken(error)) if Instant::now() < deadline => {
+                    let (id, upstream) = (self.message.id, &self.upstream.config.name);
+                    tracing::debug!(%id, upstream, %error, "a message is asked about again");
+                    deadline
+                }
                 (Some(_), Lost::Broken(error)) => return Err(Broken::Over(End::InDoubt(error))),
                 (Some(_), Lost::Held(blocked)) => {
                     let error = ConnectionError::Held(blocked.phase.as_str());
@@ -95,7 +102,13 @@ impl Job {
                 }
             };
             *lease.way() = Way::None;
-            lease.leave_slot();
+            if doubt.is_none() {
+                doubt = self.upstream.begin_doubt();
+            }
+            if doubt.is_some() {
+                lease.leave_slot();
+                *place = None;
+            }
             self.upstream.note_resumed();
             // At once, and then slower and slower.
             tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;

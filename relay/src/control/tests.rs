@@ -266,6 +266,7 @@ fn links() -> Links {
         fallbacks: 1,
         streams: 1,
         streams_limit: 1,
+        in_doubt: 1,
         reconnects: 1,
         resumed: 1,
         known: 1,

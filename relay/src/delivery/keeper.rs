@@ -87,7 +87,10 @@ pub(crate) async fn bounce(relay: Arc<Relay>, taken: Taken, reason: &str) {
 async fn fail_all(relay: Arc<Relay>, taken: Taken, failure: impl Fn(u32) -> Failure) {
     let (message, envelope) = match load(&relay, &taken).await {
         Ok(loaded) => loaded,
-        Err(error) => return unreadable(&relay, taken, &error),
+        Err(error) => {
+            unreadable(&relay, taken, &error);
+            return;
+        }
     };
     let name = relay.queue.upstream_of(taken.slot);
     let mut delivery = Delivery::new(relay, envelope, message, &taken);

@@ -10,7 +10,7 @@ use tokio::{
 use super::{Means, SERVER_WAIT, attempt};
 use crate::{
     relay::Relay,
-    scheduler::Wait,
+    scheduler::{Slot, Wait},
     upstream::{Upstream, original},
 };
 
@@ -46,29 +46,27 @@ pub async fn serve(relay: Arc<Relay>) {
                 None => relay.queue.turn().await,
             }
         };
-        let relay = Arc::clone(&relay);
-        tokio::spawn(async move {
-            attempt(relay, taken, Means::None).await;
-            drop(permit);
-        });
+        tokio::spawn(attempt(Arc::clone(&relay), taken, Means::None, Some(permit)));
     }
 }
 
-/// Somebody stands in this line: it is served from now on, if it is one that is served and is not
-/// yet.
-pub fn line(relay: &Arc<Relay>, line: Wait) {
-    match &line {
+/// A message stands in this line: it is served from now on, if it is one that is served and is not
+/// yet. `asked` is what [`Queue::changes`](crate::queue::Queue::changes) said before the gate was asked
+/// about the message.
+pub fn line(relay: &Arc<Relay>, slot: Slot, line: &Wait, asked: u64) {
+    match line {
         Wait::Upstream(name) => {
             let generation = relay.look();
             let upstream = generation.upstream(original::family(name));
             let most = upstream.map_or(1, |upstream| upstream.config.connections);
-            if relay.queue.begin_serving(&line, most) {
-                tokio::spawn(serve_upstream(Arc::clone(relay), line));
+            if relay.queue.begin_serving(line, most) {
+                tokio::spawn(serve_upstream(Arc::clone(relay), line.clone()));
             }
         }
-        Wait::Limit { .. } if relay.queue.begin_serving(&line, LIMIT_SERVERS) => {
-            tokio::spawn(serve_limit(Arc::clone(relay), line));
+        Wait::Limit { .. } if relay.queue.begin_serving(line, LIMIT_SERVERS) => {
+            tokio::spawn(serve_limit(Arc::clone(relay), line.clone()));
         }
+        Wait::Change => relay.queue.look_again(slot, asked),
         // All else is woken by what it waits for.
         _ => {}
     }
@@ -116,7 +114,7 @@ async fn serve_upstream(relay: Arc<Relay>, line: Wait) {
         match relay.queue.take_waiting(&line) {
             Some(taken) => {
                 let means = Means::Connection(upstream, Box::new(lease));
-                tokio::spawn(attempt(Arc::clone(&relay), taken, means));
+                tokio::spawn(attempt(Arc::clone(&relay), taken, means, None));
             }
             None => {
                 lease.release();
@@ -152,17 +150,24 @@ fn lets_through(relay: &Relay, line: &Wait, asked: Instant) -> Instant {
 
 /// Has the next in line wait for the limit.
 async fn serve_limit(relay: Arc<Relay>, line: Wait) {
+    let one = Arc::new(Semaphore::new(1));
     loop {
+        let Ok(place) = Arc::clone(&one).acquire_owned().await else { return };
         if relay.is_stopping() {
             return;
         }
         match relay.queue.take_waiting(&line) {
             Some(taken) => {
-                let (slot, begun) = (taken.slot, Instant::now());
-                attempt(Arc::clone(&relay), taken, Means::Patience).await;
+                let begun = Instant::now();
+                let attempt = attempt(Arc::clone(&relay), taken, Means::Patience, Some(place));
+                // It is over, or it has given its place back, and waits for no limit any more.
+                let wait = tokio::select! {
+                    attempted = tokio::spawn(attempt) => attempted.ok().and_then(|one| one.wait),
+                    _ = one.acquire() => None,
+                };
                 // A limit that is further away than an attempt may wait refuses at once, and the
                 // next one too, until it lets somebody through.
-                if relay.queue.waits_for(slot, &line) {
+                if wait.as_ref() == Some(&line) {
                     tokio::time::sleep_until(lets_through(&relay, &line, begun)).await;
                 }
             }

@@ -17,7 +17,8 @@ use wavegate_link::{
 
 use super::{
     Acceptance, CONTROL_TIME, Gateway, OFFER_LOOK, Refusal, WINDOW,
-    endpoint::{Greeted, Shaking, Working, code},
+    door::Shaking,
+    endpoint::{Greeted, Working, code},
     stream,
 };
 use crate::{
@@ -142,7 +143,7 @@ pub(super) async fn serve(
         since,
     });
     let registered = Registered::new(&connection);
-    drop(shaking);
+    shaking.end();
     let end = control.run(&connection).await;
     if let End::Ours(answer) = end {
         connection.quic.close(code(answer), answer.as_str().as_bytes());

@@ -15,9 +15,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Notify;
 use wavegate_link::Code;
 
-use super::{Gateway, HANDSHAKES, RETRY_FROM, Refusal, STRANGERS, Terms, WINDOW, connection};
+use super::{
+    Gateway, HANDSHAKES, RETRY_FROM, Refusal, STRANGERS, Terms, WINDOW, connection,
+    door::{Crowd, Shaking},
+};
 use crate::{
-    budget::{self, Level, Share, Use},
+    budget::{self, Level, Use},
     event::{Event, Refused, TlsFailure},
 };
 
@@ -187,25 +190,12 @@ pub(super) fn code(code: Code) -> VarInt {
     VarInt::from_u32(code.number())
 }
 
-/// A handshake that is under way, and its part of the memory.
-pub(super) struct Shaking {
-    gateway: Arc<Gateway>,
-    share: Share,
-}
-
-impl Drop for Shaking {
-    fn drop(&mut self) {
-        self.gateway.handshakes.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Gateway {
     fn accept(self: &Arc<Self>, incoming: Incoming, load: &Arc<Load>, strangers: usize) {
-        let under_way = self.handshakes.fetch_add(1, Relaxed);
-        let share = self.relay.budget.share(Use::Sessions, budget::HANDSHAKE);
-        let shaking = Shaking { gateway: Arc::clone(self), share };
-        let strangers = strangers.max(under_way);
         let peer = incoming.remote_address();
+        let share = self.relay.budget.share(Use::Sessions, budget::HANDSHAKE);
+        let (mut shaking, crowd) = Shaking::new(self, peer.ip(), share);
+        let strangers = strangers.max(crowd.under_way);
         let (closing, most) = {
             let terms = self.terms.borrow();
             (terms.closing, terms.settings.connections)
@@ -223,12 +213,13 @@ impl Gateway {
             }
             return;
         }
-        if let Some(why) = self.is_full(free, under_way, strangers) {
+        if let Some(why) = self.is_full(free, &crowd, strangers) {
             self.turned_away(peer, why);
             return incoming.refuse();
         }
         match incoming.accept() {
             Ok(connecting) => {
+                shaking.begin();
                 let letting_in = Arc::clone(self).let_in(connecting, shaking, load.begin());
                 tokio::spawn(letting_in);
             }
@@ -237,12 +228,14 @@ impl Gateway {
     }
 
     /// What there is no room for: so many places are free, and so many handshakes under way, or kept
-    /// by QUIC.
-    fn is_full(&self, free: usize, under_way: usize, strangers: usize) -> Option<Refusal> {
+    /// by QUIC, of all and of this one.
+    fn is_full(&self, free: usize, crowd: &Crowd, strangers: usize) -> Option<Refusal> {
         if self.relay.budget.level() >= Level::Closed {
             return Some(Refusal::Memory);
         }
-        if under_way >= HANDSHAKES || strangers >= STRANGERS {
+        let Crowd { under_way, .. } = *crowd;
+        let is_crowded = under_way >= HANDSHAKES || strangers >= STRANGERS;
+        if is_crowded || crowd.is_greedy(strangers) {
             return Some(Refusal::Handshakes);
         }
         (under_way >= free).then_some(Refusal::TooMany)

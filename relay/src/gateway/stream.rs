@@ -5,7 +5,10 @@
 
 use std::{
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
 };
 
 use quinn::{Chunk, RecvStream, SendStream};
@@ -24,8 +27,8 @@ use crate::{
     body::BodyWriter,
     budget::{self, Level, Share, Use},
     envelope,
-    event::{Busy, Event, Via},
-    handoff,
+    event::{Busy, Event, Outcome, Via},
+    handoff::{self, Part},
     message::{CIPHERS, MessageId, Secured, Source},
     parcel::Parcel,
     replies::marked,
@@ -368,22 +371,23 @@ impl Open {
 
     /// Answers those that were answered before.
     fn take(&mut self, pasts: &Pasts) -> Vec<Answer> {
-        let mut answers: Vec<(Past, Vec<u32>)> = Vec::new();
+        let which = pasts.by_recipient();
+        let mut places = vec![Vec::new(); pasts.all().len()];
         let all = &self.all;
-        self.places.retain(|&place| {
-            let Some(past) = pasts.of(all[place as usize]) else { return true };
-            match answers.iter_mut().find(|(other, _)| other == past) {
-                Some((_, places)) => places.push(place),
-                None => answers.push((past.clone(), vec![place])),
+        self.places.retain(|&place| match which.get(&all[place as usize]) {
+            Some(&past) => {
+                places[past].push(place);
+                false
             }
-            false
+            None => true,
         });
-        let answer = |(past, places): (Past, Vec<u32>)| Answer {
+        let answered = pasts.all().iter().zip(places).filter(|(_, places)| !places.is_empty());
+        let answer = |(past, places): (&Past, Vec<u32>)| Answer {
             known: true,
             recipients: For::These(places),
-            ..Answer::of_all(past.how, past.reply)
+            ..Answer::of_all(past.how, past.reply.clone())
         };
-        answers.into_iter().map(answer).collect()
+        answered.map(answer).collect()
     }
 }
 
@@ -464,7 +468,14 @@ async fn hand_on(
     }
     let parcel = Parcel { mail, recipients, body: body.finish(), facts };
     let via = Via { edge: &connection.peer, id: &edge_id };
-    let parts = handoff::deliver_each(&gateway.relay, &source, id, via, parcel).await;
+    let handing = handoff::deliver_each(&gateway.relay, &source, id, via, parcel);
+    let parts = unless_it_panics(handing).await.unwrap_or_else(|| {
+        gateway.relay.emit(&Event::SessionPanicked);
+        // Nobody knows how far it came, and that is remembered.
+        let recipients = (0..).take(open.places.len()).collect();
+        let (how, reply, outcome) = (How::InDoubt, CUT_OFF.clone(), Outcome::InDoubt);
+        vec![Part { recipients, how, reply, outcome }]
+    });
     let alone = parts.len() == 1 && answers.is_empty();
     let mut pasts = Vec::with_capacity(parts.len());
     for part in parts {
@@ -479,6 +490,16 @@ async fn hand_on(
     // Written before the answer is sent.
     begun.end(pasts);
     answers
+}
+
+/// What comes of a future; nothing where it panics.
+async fn unless_it_panics<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 /// Where it came from: a link is believed what it says of its clients.

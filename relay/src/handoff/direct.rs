@@ -46,6 +46,7 @@ impl Incoming<'_> {
             patience: Patience::of(limits.direct_wait, limits.direct_queue),
             lease: None,
             marked: false,
+            place: None,
         };
         // In a box, because one in doubt goes on when the client has been answered.
         let mut attempt: Pin<Box<_>> = Box::pin(attempt::run(job));

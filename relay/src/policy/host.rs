@@ -24,7 +24,7 @@ use super::{
     inspect::{self, Inspection},
     instance::{self, State},
     load::{Loader, PolicyError, PolicyProblem},
-    set::{Budget, PolicySet, Tables},
+    set::{Budget, Policy, PolicySet, Tables},
     shadow::{ShadowMode, Shadower},
     signature::TrustedKeys,
     stats::PolicyStats,
@@ -198,10 +198,38 @@ impl PolicyHost {
             tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
         let budgets = |policy: &PolicyConfig| self.budgets(policy);
         let loader = self.loader(Arc::new(tables), upstreams, keys, builtin, &budgets);
-        let mut loaded = Vec::with_capacity(policies.len());
+        let load = |config: &PolicyConfig| loader.load(config, self.stats_of(&config.name));
+        self.set(policies.iter().map(|config| (config, load(config))), upstreams)
+    }
+
+    /// The policies of a set once more, for a configuration that may have other tables and upstreams.
+    /// Their files may have gone. It blocks, not for long: nothing is compiled.
+    pub fn load_again(
+        &self,
+        set: &PolicySet,
+        tables: &[TableConfig],
+        upstreams: &[String],
+    ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
+        let tables =
+            tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
+        let budgets = |policy: &PolicyConfig| self.budgets(policy);
+        let keys = TrustedKeys::default();
+        let loader = self.loader(Arc::new(tables), upstreams, &keys, &|_| None, &budgets);
+        let load = |policy: &Policy| loader.load_again(policy, self.stats_of(policy.name()));
+        let loaded = set.policies().iter().map(|policy| (policy.config(), load(policy)));
+        self.set(loaded, upstreams)
+    }
+
+    /// A set of what was loaded, if all of it was.
+    fn set<'a>(
+        &self,
+        all: impl Iterator<Item = (&'a PolicyConfig, Result<Policy, Vec<PolicyProblem>>)>,
+        upstreams: &[String],
+    ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
+        let mut loaded = Vec::new();
         let mut errors = Vec::new();
-        for config in policies {
-            match loader.load(config, self.stats_of(&config.name)) {
+        for (config, one) in all {
+            match one {
                 Ok(policy) => loaded.push(policy),
                 Err(problems) => errors.extend(problems.into_iter().map(|problem| PolicyError {
                     place: config.place.clone(),

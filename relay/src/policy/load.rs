@@ -195,7 +195,29 @@ impl Loader<'_> {
         let (wasm, signed) = self.read(&config.plugin).map_err(one)?;
         let own = matches!(config.plugin, PluginSource::Builtin(_));
         let component = self.compile(&wasm, own).map_err(one)?;
-        let mut template = self.prepare(config, Arc::clone(&stats), &component)?;
+        let digest = blake3::hash(&wasm).to_hex().to_string();
+        self.make(config, stats, &component, Origin { digest, signed })
+    }
+
+    /// Loads one that was loaded before: the same component with the same settings, whatever its file
+    /// is by now.
+    pub(super) fn load_again(
+        &self,
+        policy: &Policy,
+        stats: Arc<PolicyStats>,
+    ) -> Result<Policy, Vec<PolicyProblem>> {
+        let component = policy.template.pre.component();
+        self.make(policy.config(), stats, component, policy.origin.clone())
+    }
+
+    fn make(
+        &self,
+        config: &PolicyConfig,
+        stats: Arc<PolicyStats>,
+        component: &Component,
+        origin: Origin,
+    ) -> Result<Policy, Vec<PolicyProblem>> {
+        let mut template = self.prepare(config, Arc::clone(&stats), component)?;
         let heard = interview(&template)?;
         let custom = stats.declare(&heard.description.metrics);
         if config.mode != Mode::Live {
@@ -205,8 +227,6 @@ impl Loader<'_> {
         if let Some(shared) = Arc::get_mut(&mut template.shared) {
             shared.custom = custom;
         }
-        let digest = blake3::hash(&wasm).to_hex().to_string();
-        let origin = Origin { digest, signed };
         Ok(Policy::new(template, heard.description, heard.needs, config.clone(), origin))
     }
 

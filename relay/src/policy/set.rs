@@ -66,11 +66,11 @@ pub struct Policy {
     description: Description,
     needs: Needs,
     config: PolicyConfig,
-    origin: Origin,
+    pub(super) origin: Origin,
 }
 
 /// Where a policy's plugin comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Origin {
     /// BLAKE3 of the component, in hexadecimal.
     pub(super) digest: String,
@@ -317,7 +317,22 @@ impl PolicySet {
         &self.shadows.of[policy]
     }
 
-    /// Whether its policies failed on so many messages that the last good set should come back.
+    /// The configuration that it was loaded from.
+    pub fn configs(&self) -> Vec<PolicyConfig> {
+        self.policies.iter().map(|policy| policy.config.clone()).collect()
+    }
+
+    /// Whether it asks the same components in the same way, with the same tables.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        // A line above an entry changes its place.
+        let of = |policy: &Policy| {
+            let config = PolicyConfig { place: String::new(), ..policy.config.clone() };
+            (config, policy.origin.digest.clone(), Arc::clone(&policy.template.shared.tables))
+        };
+        self.policies.iter().map(of).eq(other.policies.iter().map(of))
+    }
+
+    /// Whether its policies failed on so many messages that the set before should come back.
     pub fn is_condemned(&self) -> bool {
         self.ladder.is_condemned()
     }

@@ -24,7 +24,7 @@ use crate::{
     logging,
     names::{self, Name, Naming, Resolved},
     plan::Timestamp,
-    policy::Condemnation,
+    policy::{Condemnation, PolicySet},
     relay::{Generation, Relay},
     rollout::{self, Store},
     service::{Inherited, Service},
@@ -54,8 +54,10 @@ struct State {
     links: Links,
     /// Upstreams whose housekeeping runs.
     kept: Vec<(Arc<Upstream>, AbortHandle)>,
-    /// The generation before this one, if it did not have to be given up.
-    last_good: Option<Arc<Generation>>,
+    /// The policies that were in force before those that are, whatever else has changed since.
+    policies_before: Option<Arc<PolicySet>>,
+    /// Policies that failed too often: no reload puts them in force again.
+    given_up: Option<Arc<PolicySet>>,
     saved: HashMap<SocketAddr, Extensions>,
 }
 
@@ -83,7 +85,8 @@ impl Reloader {
             bound,
             links,
             kept: Vec::new(),
-            last_good: None,
+            policies_before: None,
+            given_up: None,
             saved: HashMap::new(),
         };
         Ok(Self {
@@ -139,13 +142,24 @@ impl Reloader {
         self.service.check(&config)?;
         let keys = config.api.as_ref().map(Keys::load).transpose()?;
         let names = self.resolve(&config, &current, &tls, runtime)?;
-        let policies = generation::load_policies(&self.relay.policy_host, &config)?;
+        let host = &self.relay.policy_host;
+        let mut policies = generation::load_policies(host, &config)?;
+        if state.given_up.as_ref().is_some_and(|given_up| policies.is_same_as(given_up)) {
+            config.policies = current.policies.configs();
+            policies = generation::load_again(host, &current.policies, &config)?;
+            tracing::warn!("the policies are those that failed too often: those before stay");
+        } else {
+            state.given_up = None;
+        }
         let fresh = bind_missing(&config, &state.bound, &self.service)?;
         let links = state.links.prepare(&config, &tls)?;
         let learned = self.learned();
         let making = Making::of(&self.relay, Arc::new(tls), &names);
         let next = generation::build(config, policies, Some(&current), &learned, making);
         let number = next.number;
+        if !next.policies.is_same_as(&current.policies) {
+            state.policies_before = Some(Arc::clone(&current.policies));
+        }
         logging::set(next.config.relay.log);
         self.relay.replace(next);
         self.store.forget(&overlaid.superseded);
@@ -153,7 +167,6 @@ impl Reloader {
         if let (Some(doors), Some(keys)) = (&self.doors, keys) {
             doors.change(keys);
         }
-        state.last_good = Some(current);
         self.move_listeners(&mut state, fresh);
         self.move_links(&mut state, links);
         self.move_upstreams(&mut state, runtime);
@@ -188,17 +201,29 @@ impl Reloader {
         }
         let config = Config { policies, ..(*current.config).clone() };
         let policies = generation::load_policies(&self.relay.policy_host, &config)?;
+        if forward {
+            state.policies_before = Some(Arc::clone(&current.policies));
+        }
+        Ok(Some(self.turn_to_policies(&mut state, config, policies, runtime)))
+    }
+
+    /// Puts other policies in force, and nothing else.
+    fn turn_to_policies(
+        &self,
+        state: &mut State,
+        config: Config,
+        policies: Arc<PolicySet>,
+        runtime: &Handle,
+    ) -> u64 {
+        let current = self.relay.generation();
         let names = current.naming.clone().map(Resolved::later).unwrap_or_default();
         let learned = self.learned();
         let making = Making::of(&self.relay, Arc::clone(&current.tls), &names);
         let next = generation::build(config, policies, Some(&current), &learned, making);
         let number = next.number;
         self.relay.restage(next);
-        if forward {
-            state.last_good = Some(current);
-        }
-        self.move_upstreams(&mut state, runtime);
-        Ok(Some(number))
+        self.move_upstreams(state, runtime);
+        number
     }
 
     /// Looks up the names of upstreams that are new or have changed: those of others are in force,
@@ -334,8 +359,7 @@ impl Reloader {
         }
     }
 
-    /// Goes back to the generation before, whose policies did not fail so often. The plan in
-    /// force stays.
+    /// Goes back to the policies before, which did not fail so often. All else stays as it is.
     pub(super) fn roll_back(&self, condemnation: Condemnation, runtime: &Handle) {
         let mut state = self.lock();
         let current = self.relay.generation();
@@ -349,24 +373,25 @@ impl Reloader {
             calls = condemnation.calls,
             "the policies of this generation fail too often"
         );
-        let Some(good) = state.last_good.take().filter(|good| !good.policies.is_condemned()) else {
-            tracing::error!("there is no earlier generation to go back to; fail modes apply");
+        let before = state.policies_before.take().filter(|before| !before.is_condemned());
+        let Some(before) = before else {
+            tracing::error!("there are no earlier policies to go back to; fail modes apply");
             return;
         };
-        let back = good.renumbered(current.number + 1);
-        let generation = back.number;
-        self.relay.roll_back(back);
-        match bind_missing(&good.config, &state.bound, &self.service) {
-            Ok(fresh) => self.move_listeners(&mut state, fresh),
-            Err(error) => tracing::error!(%error, "listeners stay as they are"),
+        state.given_up = Some(Arc::clone(&current.policies));
+        let config = Config { policies: before.configs(), ..(*current.config).clone() };
+        match generation::load_again(&self.relay.policy_host, &before, &config) {
+            Ok(policies) => {
+                let generation = self.turn_to_policies(&mut state, config, policies, runtime);
+                let of = before.generation();
+                tracing::warn!(generation, "went back to the policies of generation {of}");
+                self.relay.emit(&Event::Reloaded { generation });
+            }
+            Err(error) => {
+                let what = "the policies before do not fit the configuration any more";
+                tracing::error!(%error, "{what}; fail modes apply");
+            }
         }
-        match state.links.prepare(&good.config, &good.tls) {
-            Ok(fresh) => self.move_links(&mut state, fresh),
-            Err(error) => tracing::error!(%error, "listeners of links stay as they are"),
-        }
-        self.move_upstreams(&mut state, runtime);
-        tracing::warn!(generation, "went back to the policies of generation {}", good.number);
-        self.relay.emit(&Event::Reloaded { generation });
     }
 
     /// Writes down what upstreams offer, if it changed.

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use tokio::sync::Notify;
@@ -235,6 +235,7 @@ impl Recovery {
             state,
             found: kept,
             turns,
+            changes: AtomicU64::new(0),
             changed: Notify::new(),
             settled: Notify::new(),
         });

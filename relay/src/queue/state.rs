@@ -76,6 +76,12 @@ impl State {
         slot
     }
 
+    /// Whether a message stands in this line.
+    pub(super) fn waits_for(&self, slot: Slot, line: &Line) -> bool {
+        let view = self.scheduler.get(slot).map(|(_, view)| view.state);
+        matches!(view, Some(scheduler::State::Waiting(wait)) if wait == *line)
+    }
+
     /// Where the last attempt went: by that upstream's time the message expires.
     pub(super) fn last_upstream(&mut self, progress: &Progress) -> Option<UpstreamKey> {
         let name = progress.last.as_ref()?.upstream.as_deref()?;

@@ -16,10 +16,11 @@ fn edges(families: &mut Families, all: &[EdgeLink]) {
         family.value(&[("upstream", &one.upstream)], f64::from(u8::from(!one.down)));
     }
     type Read = fn(&EdgeLink) -> u64;
-    let gauges: [(&str, &str, Read); 3] = [
+    let gauges: [(&str, &str, Read); 4] = [
         ("connections", "Connections to gateways.", |one| one.connections.len() as u64),
         ("streams", "Messages on their way.", |one| one.streams),
         ("streams_limit", "Most messages at once.", |one| one.streams_limit),
+        ("in_doubt", "Messages whose answer was lost and is asked for.", |one| one.in_doubt),
     ];
     for (name, help, read) in gauges {
         let mut family = families.gauge(&format!("wavegate_link_{name}"), help);

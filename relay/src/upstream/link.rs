@@ -24,7 +24,10 @@ use std::{
 };
 
 use quinn::{ClientConfig, VarInt};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
 use wavegate_link::{Code, Hello, LinkError};
 use wavegate_smtp::{Address, Extensions, ReversePath, Unsupported};
 
@@ -56,7 +59,12 @@ pub(super) struct Link {
     hello: Hello,
     table: Mutex<Table>,
     counts: Counts,
+    /// Places of messages in doubt, as many as there are streams.
+    doubts: Arc<Semaphore>,
 }
+
+/// A message that is asked about, whose end may have been heard and whose answer was lost.
+pub struct Doubt(#[expect(dead_code, reason = "it is held")] OwnedSemaphorePermit);
 
 /// Connections that there are, and those that are to be.
 #[derive(Default)]
@@ -132,7 +140,9 @@ impl Link {
         });
         let name = hostname.to_owned();
         let hello = Hello { name, incarnation: incarnation(world), offer: None };
-        Self { connector, client, hello, table: Mutex::default(), counts: Counts::default() }
+        let doubts = Arc::new(Semaphore::new(config.streams));
+        let (table, counts) = (Mutex::default(), Counts::default());
+        Self { connector, client, hello, table, counts, doubts }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -214,6 +224,7 @@ impl Upstream {
             fallback: config.fallback.clone(),
             streams: self.status().in_use as u64,
             streams_limit: config.streams as u64,
+            in_doubt: config.streams.saturating_sub(link.doubts.available_permits()) as u64,
             ..counted
         })
     }
@@ -221,6 +232,14 @@ impl Upstream {
     /// A message goes to the fallback instead.
     pub fn note_fallback(&self) {
         self.count(|counts| &counts.fallbacks);
+    }
+
+    /// A message is in doubt from now on, and needs neither a slot nor a place of an attempt: it only
+    /// waits, and others may have a gateway that answers. Nothing where as many are as the link has
+    /// streams: then those that are there keep what they have, and nothing more is begun.
+    pub fn begin_doubt(&self) -> Option<Doubt> {
+        let doubts = Arc::clone(&self.link.as_ref()?.doubts);
+        doubts.try_acquire_owned().ok().map(Doubt)
     }
 
     /// A message is asked about again, whose connection was lost.

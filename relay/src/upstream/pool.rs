@@ -218,8 +218,7 @@ impl Lease {
         }
     }
 
-    /// The right to send a message over a link, apart from the slot, which the next one gets. For a
-    /// message that has lost its connection: others may have a gateway that answers.
+    /// Gives the slot to the next one: for a message over a link that is in doubt.
     pub fn leave_slot(&mut self) {
         if let Some(upstream) = self.slot.upstream.take() {
             upstream.hand_on(None);

@@ -178,7 +178,17 @@ pub(crate) async fn connect(
     certificate: &str,
     alpn: &[u8],
 ) -> Result<(Endpoint, Connection), ConnectionError> {
-    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    connect_from([127, 0, 0, 1], address, certificate, alpn).await
+}
+
+/// The same from another address.
+pub(crate) async fn connect_from(
+    client_address: [u8; 4],
+    address: SocketAddr,
+    certificate: &str,
+    alpn: &[u8],
+) -> Result<(Endpoint, Connection), ConnectionError> {
+    let mut endpoint = Endpoint::client((client_address, 0).into()).unwrap();
     endpoint.set_default_client_config(client(certificate, alpn));
     let quic = endpoint.connect(address, "mx.example").unwrap().await?;
     Ok((endpoint, quic))

@@ -228,6 +228,23 @@ async fn what_is_in_doubt_behind_the_gateway_is_said() {
 }
 
 #[tokio::test]
+async fn a_hand_off_that_panics_is_in_doubt_and_stays_so() {
+    let world = World::new(&Setup::default());
+    let edge = world.edge().await;
+    let letter = Letter::new(1, &["x@y.example", "z@y.example"]);
+    world.sim.log.at("Settled {", || panic!("a fault of the test's"));
+    let doubt = (How::InDoubt, 451, false);
+    assert_eq!(told(&edge.send(&letter).await, 2), [doubt, doubt]);
+    assert_eq!(world.sim.log.count(&["SessionPanicked"]), 1);
+    // It was delivered, as it happens. The edge is told that it may have been, and sends it again.
+    let answers = edge.send(&letter).await;
+    assert_eq!(told(&answers, 2), [TAKEN, TAKEN]);
+    assert!((0..2).all(|recipient| answers.of(recipient).unwrap().forgetful));
+    assert_eq!(told(&edge.send(&Letter::new(2, &["x@y.example"])).await, 1), [TAKEN]);
+    assert_eq!(world.legacy.names(), ["1", "1", "2"]);
+}
+
+#[tokio::test]
 async fn whose_mail_it_is_says_the_edge() {
     let world = World::new(&Setup::default());
     let edge = world.edge().await;

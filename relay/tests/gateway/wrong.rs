@@ -9,9 +9,12 @@ use wavegate_link::{
     message::{data, write_end},
 };
 
-use super::{Edge, Letter, Setup, TAKEN, World, closed, connect, count, settings, told};
+use super::{
+    Edge, Letter, Setup, TAKEN, World, acceptance, closed, connect, count, edge::connect_from,
+    settings, told,
+};
 use crate::sim::{Act, Point};
-use wavegate::gateway;
+use wavegate::{config::LinkListener, gateway};
 
 fn letter() -> Letter {
     Letter::new(1, &["x@y.example"])
@@ -212,6 +215,26 @@ async fn connections_are_counted() {
     }
     let edge = world.edge().await;
     assert_eq!(told(&edge.send(&letter()).await, 1), [TAKEN]);
+}
+
+/// Whoever does nothing but stand at the door takes half of the places, and keeps nobody out.
+#[tokio::test]
+async fn one_client_does_not_take_all_places_for_handshakes() {
+    let world = World::new(&Setup::default());
+    world.gateway.change(&LinkListener { connections: 1000, ..settings() }, acceptance(true));
+    let mut standing = Vec::new();
+    while let Ok(one) = connect(world.address, "client", ALPN).await {
+        standing.push(one);
+        assert!(standing.len() <= gateway::HANDSHAKES / 2, "no end of them");
+    }
+    assert_eq!(standing.len(), gateway::HANDSHAKES / 2);
+    assert_eq!(count(&world.status().refused, "handshakes"), 1);
+    for host in 2..12 {
+        let other = connect_from([127, 0, 0, host], world.address, "client", ALPN).await;
+        assert!(other.is_ok(), "another one is let in");
+    }
+    assert!(connect(world.address, "client", ALPN).await.is_err());
+    assert_eq!(count(&world.status().refused, "handshakes"), 2);
 }
 
 #[tokio::test]

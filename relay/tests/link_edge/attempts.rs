@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use wavegate::{attempt::End, names::Endpoint, upstream::RehearsalError};
+use wavegate::{
+    attempt::{self, End, Job, Patience},
+    names::Endpoint,
+    upstream::RehearsalError,
+};
 use wavegate_link::{Answer, Code, How};
 use wavegate_smtp::{Address, Enhanced, ReversePath, Settled};
 
@@ -70,7 +74,7 @@ async fn five_hundred_at_once_go_over_one_connection() {
     let mut sending = tokio::task::JoinSet::new();
     for number in 0..500_u32 {
         let message = edge.message(1, format!("number {number}\r\n").as_bytes());
-        sending.spawn(wavegate::attempt::run(edge.job(&message)));
+        sending.spawn(attempt::run(edge.job(&message)));
     }
     let arrived = until("all are there", || gateway.whole() == 500);
     // They only go on while somebody waits for them.
@@ -307,34 +311,117 @@ async fn no_message_begins_where_the_gateway_stops_and_those_under_way_end() {
     assert_eq!(edge.upstream.link_status().unwrap().connections.len(), 1);
 }
 
+/// What is answered on an old connection says nothing of whether there are others.
 #[tokio::test]
-async fn a_gateway_that_talks_nonsense_is_cut_off_and_asked_again() {
+async fn answers_of_a_gateway_that_takes_no_more_do_not_make_the_link_up() {
+    let gateway = Gateway::start(Settings::default()).await;
+    gateway.script(|_, before| match before {
+        0 => Act::Wait(taken()),
+        _ => Act::Answer(taken()),
+    });
+    let edge = Edge::new(&[gateway.address]);
+    let (first, second) = (edge.message(1, b"1\r\n"), edge.message(1, b"2\r\n"));
+    let (outcome, ()) = tokio::join!(edge.send(&first), async {
+        until("the first is there", || gateway.whole() == 1).await;
+        gateway.room(0);
+        gateway.say_stopping().await;
+        // Until it is heard the old one is as good as any.
+        while !matches!(edge.send(&second).await.end, End::NoConnection(_)) {}
+        assert!(edge.upstream.is_down());
+        gateway.open();
+    });
+    assert_eq!(code(&outcome.end), 250);
+    assert!(edge.upstream.is_down());
+}
+
+#[tokio::test]
+async fn a_connection_beside_others_that_is_refused_makes_nobody_wait() {
+    let gateway = Gateway::start(Settings::default()).await;
+    gateway.script(|_, _| Act::Wait(taken()));
+    gateway.room(1);
+    let edge = Edge::with(&[gateway.address], |config| config.connections = 4);
+    let begun = Instant::now();
+    let mut sending = tokio::task::JoinSet::new();
+    for number in 1..=60 {
+        sending.spawn(attempt::run(edge.job(&edge.message(1, b"x\r\n"))));
+        until("it is there", || gateway.whole() == number).await;
+    }
+    let refused = gateway.book.lock().unwrap().refused;
+    // It is knocked once, and then once in a while.
+    let most = 1 + usize::try_from(begun.elapsed().as_secs()).unwrap();
+    assert!((1..=most).contains(&refused), "{refused} times in {:?}", begun.elapsed());
+    assert!(!edge.upstream.is_down());
+    gateway.open();
+    while let Some(outcome) = sending.join_next().await {
+        assert_eq!(code(&outcome.unwrap().end), 250);
+    }
+    assert_eq!((gateway.connections(), edge.doubts()), (1, 0));
+}
+
+/// As many as there are streams; whoever is in doubt beyond that keeps its slot.
+#[tokio::test]
+async fn messages_in_doubt_are_bounded() {
+    let gateway = Gateway::start(Settings::default()).await;
+    gateway.script(|_, _| Act::Nothing);
+    let edge = Edge::with(&[gateway.address], |config| {
+        config.link.as_mut().unwrap().streams = 1;
+        config.final_timeout = Duration::from_secs(60);
+    });
+    let state = || (edge.upstream.link_status().unwrap().in_doubt, edge.upstream.status().in_use);
+    let run = |text: &[u8]| tokio::spawn(attempt::run(edge.job(&edge.message(1, text))));
+    let first = run(b"1\r\n");
+    until("the first is there", || gateway.whole() == 1).await;
+    let port = gateway.kill();
+    until("the first is in doubt", || state() == (1, 0)).await;
+    let gateway = Gateway::start(Settings { port, ..Settings::default() }).await;
+    gateway.script(|_, _| Act::Nothing);
+    until("it is asked about", || gateway.whole() == 1).await;
+    let second = run(b"2\r\n");
+    until("the second is there", || gateway.whole() == 2).await;
+    let port = gateway.kill();
+    until("the second is asked about too", || {
+        edge.upstream.link_status().unwrap().connections.is_empty()
+    })
+    .await;
+    let third = Job { patience: Patience::NONE, ..edge.job(&edge.message(1, b"3\r\n")) };
+    let end = attempt::run(third).await.end;
+    assert!(matches!(end, End::NoConnection(_)), "{end:?}");
+    assert_eq!(state(), (1, 1));
+    let gateway = Gateway::start(Settings { port, ..Settings::default() }).await;
+    for sent in [first, second] {
+        assert_eq!(code(&sent.await.unwrap().end), 250);
+    }
+    assert_eq!((gateway.whole(), state()), (2, (0, 0)));
+}
+
+#[tokio::test]
+async fn a_stream_of_nonsense_is_stopped_and_its_message_asked_about_while_others_go_on() {
     let mut wrong = Vec::new();
     some(How::NextHop, &[0], 250, OK).write(&mut wrong);
     some(How::NextHop, &[0], 250, OK).write(&mut wrong);
-    wavegate_link::answer::write_done(&mut wrong);
-    // No such frame, one beyond its bound, two answers for one recipient, an end without DONE.
-    let nonsense = [vec![99; 20], vec![32, 255, 0, 0, 0], wrong, vec![32, 0, 0, 0]];
+    // No such frame, one beyond its bound, two answers for one recipient; an end without DONE.
+    let nonsense = [vec![99; 20], vec![32, 255, 0, 0, 0], wrong];
     let gateway = Gateway::start(Settings::default()).await;
-    let said = nonsense.clone();
-    gateway.script(move |_, before| match said.get(before) {
-        Some(bytes) => Act::Say(bytes.clone()),
-        None => Act::Answer(known(taken())),
+    gateway.script(move |_, before| match before {
+        0 => Act::Wait(taken()),
+        4 => Act::SayAll(vec![32, 0, 0, 0]),
+        before => match nonsense.get(before - 1) {
+            Some(bytes) => Act::Say(bytes.clone()),
+            None => Act::Answer(known(taken())),
+        },
     });
     let edge = Edge::new(&[gateway.address]);
-    assert_eq!(code(&edge.send(&edge.message(1, b"x\r\n")).await.end), 250);
-    until("all are closed", || gateway.book.lock().unwrap().ended.len() == 4).await;
-    let codes: Vec<_> = {
-        let book = gateway.book.lock().unwrap();
-        let code = |error: &quinn::ConnectionError| match error {
-            quinn::ConnectionError::ApplicationClosed(close) => {
-                Code::of(close.error_code.into_inner()).unwrap()
-            }
-            other => panic!("{other}"),
-        };
-        book.ended.iter().map(code).collect()
-    };
-    assert_eq!(codes, [Code::Protocol, Code::TooLarge, Code::Protocol, Code::Protocol]);
+    let (other, message) = (edge.message(1, b"1\r\n"), edge.message(1, b"2\r\n"));
+    let (outcome, ()) = tokio::join!(edge.send(&other), async {
+        until("the other one is there", || gateway.whole() == 1).await;
+        assert_eq!(code(&edge.send(&message).await.end), 250);
+        gateway.open();
+    });
+    assert_eq!((code(&outcome.end), gateway.connections()), (250, 1));
+    until("all were stopped", || gateway.book.lock().unwrap().stopped.len() == 3).await;
+    let codes = [Code::Protocol, Code::TooLarge, Code::Protocol];
+    let codes = codes.map(|code| u64::from(code.number()));
+    assert_eq!(gateway.book.lock().unwrap().stopped, codes);
     assert_eq!((edge.upstream.link_status().unwrap().resumed, edge.doubts()), (4, 0));
 }
 
@@ -393,7 +480,7 @@ async fn in_a_window_nobody_is_asked_again() {
         assert_eq!(edge.sim.in_flight("acme"), (0, 1, false));
         edge.sim.clock.step(31 * 60 * 1000);
         assert_eq!(edge.sim.in_flight("acme"), (0, 1, false), "its window waits for it");
-        // No answers are nonsense, so the connection is closed.
+        // No answers are nonsense: it would be asked again.
         gateway.open();
     });
     let End::InDoubt(error) = outcome.end else { panic!("{:?}", outcome.end) };

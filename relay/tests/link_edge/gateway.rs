@@ -39,8 +39,10 @@ pub enum Act {
     Close,
     /// Says nothing.
     Nothing,
-    /// Says this when it is whole.
+    /// Says this when it is whole, and no more until it is stopped.
     Say(Vec<u8>),
+    /// Says this when it is whole, and no more.
+    SayAll(Vec<u8>),
     /// Resets its stream when it is whole.
     Reset(Code),
 }
@@ -63,10 +65,26 @@ type Script = Box<dyn FnMut(&Envelope, usize) -> Act + Send>;
 #[derive(Default)]
 pub struct Book {
     pub got: Vec<Got>,
+    /// What streams were stopped with.
+    pub stopped: Vec<u64>,
+    /// How many more connections are let in; all where it is none.
+    pub room: Option<usize>,
+    /// Those that were not.
+    pub refused: usize,
     /// Why connections have ended.
     pub ended: Vec<quinn::ConnectionError>,
     connections: Vec<(Connection, Option<SendStream>)>,
     script: Option<Script>,
+}
+
+impl Book {
+    fn lets_in(&mut self) -> bool {
+        let Some(room) = &mut self.room else { return true };
+        let lets_in = *room > 0;
+        *room = room.saturating_sub(1);
+        self.refused += usize::from(!lets_in);
+        lets_in
+    }
 }
 
 pub struct Settings {
@@ -157,6 +175,10 @@ impl Gateway {
         let kept = Arc::clone(&book);
         runtime.spawn(async move {
             while let Some(incoming) = endpoint.accept().await {
+                if !kept.lock().unwrap().lets_in() {
+                    incoming.refuse();
+                    continue;
+                }
                 let Ok(connection) = incoming.await else { continue };
                 let (book, hello, opened) = (Arc::clone(&kept), hello.clone(), opened.clone());
                 tokio::spawn(serve(connection, book, hello, opened));
@@ -168,6 +190,11 @@ impl Gateway {
     /// What it does to each message from now on; told the envelope and how many came before.
     pub fn script(&self, script: impl FnMut(&Envelope, usize) -> Act + Send + 'static) {
         self.book.lock().unwrap().script = Some(Box::new(script));
+    }
+
+    /// Lets so many more connections in.
+    pub fn room(&self, room: usize) {
+        self.book.lock().unwrap().room = Some(room);
     }
 
     /// Lets those go that wait.
@@ -353,8 +380,13 @@ impl Stream {
             Act::Close => self.close(),
             Act::Say(bytes) => {
                 let _ = self.send.write_all(&bytes).await;
+                let stopped = self.send.stopped().await.ok().flatten();
+                self.book.lock().unwrap().stopped.extend(stopped.map(u64::from));
+            }
+            Act::SayAll(bytes) => {
+                let _ = self.send.write_all(&bytes).await;
                 let _ = self.send.finish();
-                self.connection.closed().await;
+                let _ = self.send.stopped().await;
             }
             Act::Reset(code) => {
                 let _ = self.send.reset(VarInt::from_u32(code.number()));

@@ -158,6 +158,7 @@ impl Edge {
             patience: Patience::of(Duration::from_secs(5), 10_000),
             lease: None,
             marked: false,
+            place: None,
         }
     }
 

@@ -95,6 +95,33 @@ async fn what_stands_in_line_for_a_link_that_breaks_goes_by_the_fallback() {
 }
 
 #[tokio::test]
+async fn a_message_in_doubt_keeps_no_other_from_its_attempt() {
+    let gateway = Gateway::start(Settings::default()).await;
+    gateway.script(|_, _| Act::Nothing);
+    let setup =
+        Setup { limits: "spool_attempts = 1", cloud: "handoff = 'queued'", ..Setup::default() };
+    let sim = setup.build();
+    let cloud = sim.sink(2602);
+    let link = upstream(&sim, "legacy", &[gateway.address], |config| {
+        let fallback = Some("cloud".to_owned());
+        config.link = Some(wavegate::config::LinkUpstream { fallback, ..link() });
+        config.handoff = Handoff::Queued;
+        config.final_timeout = Duration::from_secs(120);
+    });
+    install(&sim, &link);
+    let mut sender = sim.sender("10.0.2.1").await;
+    assert!(sender.mail("a@globex.example", "held").await.contains("queued as"));
+    until("it is there", || gateway.whole() == 1).await;
+    gateway.kill();
+    until("it is in doubt", || link.link_status().unwrap().in_doubt == 1).await;
+    for name in ["one", "two"] {
+        assert!(sender.mail("a@globex.example", name).await.contains("queued as"));
+    }
+    until("the others went", || cloud.names().len() == 2 && sim.spooled() == 1).await;
+    assert_eq!(link.link_status().unwrap().in_doubt, 1);
+}
+
+#[tokio::test]
 async fn a_slow_gateway_fills_the_spool_and_not_the_memory() {
     let gateway = Gateway::start(Settings::default()).await;
     gateway.script(|_, _| Act::Wait(taken()));

@@ -53,20 +53,32 @@ pub struct Sim {
     directory: tempfile::TempDir,
 }
 
+type Then = Box<dyn FnOnce() + Send>;
+
 /// Everything that happened, with the simulated time.
 pub struct Log {
     begun: Instant,
     lines: Mutex<Vec<String>>,
+    then: Mutex<Option<(&'static str, Then)>>,
 }
 
 impl Observer for Log {
     fn observe(&self, event: &Event<'_>) {
         let line = format!("{} {event:?}", self.begun.elapsed().as_millis());
+        let then = self.then.lock().unwrap().take_if(|(part, _)| line.contains(*part));
         self.lines.lock().unwrap().push(line);
+        if let Some((_, then)) = then {
+            then();
+        }
     }
 }
 
 impl Log {
+    /// Whoever next tells of an event with this in it does that first.
+    pub fn at(&self, part: &'static str, then: impl FnOnce() + Send + 'static) {
+        *self.then.lock().unwrap() = Some((part, Box::new(then)));
+    }
+
     /// Lines that have all of these in them.
     pub fn count(&self, wanted: &[&str]) -> usize {
         let lines = self.lines.lock().unwrap();
@@ -151,7 +163,7 @@ impl Setup {
         let compiled = Some(guest::cache().join("compiled"));
         let host = PolicyHost::new(compiled, HostOptions::simulation(self.seed)).unwrap();
         let begun = Instant::now();
-        let log = Arc::new(Log { begun, lines: Mutex::default() });
+        let log = Arc::new(Log { begun, lines: Mutex::default(), then: Mutex::default() });
         let observer = Arc::clone(&log) as Arc<dyn Observer>;
         let spill = directory.path();
         let queue = Queue::in_memory(Arc::clone(&world.clock));

@@ -45,7 +45,8 @@ fn edge(link: &EdgeLink, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "upstream {}: {state}", clean(&link.upstream))?;
     let fallback = link.fallback.as_deref().map_or("none".to_owned(), clean);
     field(out, "fallback", format!("{fallback}, {} messages", link.fallbacks))?;
-    field(out, "messages", format!("{} of {} on their way", link.streams, link.streams_limit))?;
+    let (streams, most, doubts) = (link.streams, link.streams_limit, link.in_doubt);
+    field(out, "messages", format!("{streams} of {most} on their way, {doubts} in doubt"))?;
     let (again, resumed, known) = (link.reconnects, link.resumed, link.known);
     field(
         out,

@@ -15,7 +15,7 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::Instant;
 use wavegate_link::{Answering, Answers, Code, LinkError, message};
 
-use super::{LinkFault, close};
+use super::LinkFault;
 use crate::{
     upstream::connection::{Commit, WriteError},
     world::Deadline,
@@ -40,22 +40,16 @@ struct Send {
 
 /// The side that is read from.
 struct Incoming {
-    connection: quinn::Connection,
     stream: RecvStream,
     answering: Answering,
 }
 
 impl Stream {
-    pub(super) fn new(
-        connection: quinn::Connection,
-        send: SendStream,
-        recv: RecvStream,
-        recipients: u32,
-    ) -> Self {
+    pub(super) fn new(send: SendStream, recv: RecvStream, recipients: u32) -> Self {
         let answering = Answering::new(recipients);
         Self {
             send: Send { stream: send, ended: false },
-            answers: Incoming { connection, stream: recv, answering },
+            answers: Incoming { stream: recv, answering },
             deadline: Deadline::default(),
         }
     }
@@ -200,7 +194,8 @@ impl Incoming {
                     return Ok(answers);
                 }
                 Err(error) => {
-                    close(&self.connection, error.code());
+                    // The others go on. It may be over already.
+                    let _ = self.stream.stop(VarInt::from_u32(error.code().number()));
                     return Err(error.into());
                 }
             }

@@ -314,7 +314,7 @@ impl Channel {
     pub async fn begin(&self, recipients: u32, time: Duration) -> Result<Stream, LinkFault> {
         let opened = tokio::time::timeout(time, self.0.connection.open_bi()).await;
         let (send, recv) = opened.map_err(|_| LinkFault::Late(time))??;
-        Ok(Stream::new(self.0.connection.clone(), send, recv, recipients))
+        Ok(Stream::new(send, recv, recipients))
     }
 }
 
