@@ -191,6 +191,7 @@ impl Delivery {
         message: Arc<Message>,
         taken: &Taken,
     ) -> Self {
+        let asked = relay.queue.changes();
         let now = relay.waves.now();
         let mut progress = taken.progress.clone();
         progress.due = None;
@@ -198,7 +199,7 @@ impl Delivery {
         // Whoever was in doubt about it has said so by now.
         progress.in_doubt = None;
         Self {
-            asked: relay.queue.changes(),
+            asked,
             generation: relay.generation(),
             relay,
             envelope,

@@ -92,28 +92,19 @@ pub fn builtin(name: &str) -> Option<&'static [u8]> {
 
 /// Loads the policies of a configuration and makes the checks that need them.
 pub fn load_policies(host: &PolicyHost, config: &Config) -> Result<Arc<PolicySet>, Diagnostics> {
+    load_changed(host, config, None)
+}
+
+/// The same, but for those that are in the set `before` with the same entry: their files are not read.
+pub fn load_changed(
+    host: &PolicyHost,
+    config: &Config,
+    before: Option<&PolicySet>,
+) -> Result<Arc<PolicySet>, Diagnostics> {
     let keys = TrustedKeys::load(&config.plugins)?;
     let upstreams: Vec<String> = config.upstreams.iter().map(|one| one.name.clone()).collect();
     let (policies, tables) = (&config.policies, &config.tables);
-    let loaded = host.load_trusting(&keys, policies, tables, &upstreams, &builtin);
-    check_policies(config, loaded)
-}
-
-/// Loads policies that were in force before, for a configuration that has them; their files are not
-/// read.
-pub fn load_again(
-    host: &PolicyHost,
-    set: &PolicySet,
-    config: &Config,
-) -> Result<Arc<PolicySet>, Diagnostics> {
-    let upstreams: Vec<String> = config.upstreams.iter().map(|one| one.name.clone()).collect();
-    check_policies(config, host.load_again(set, &config.tables, &upstreams))
-}
-
-fn check_policies(
-    config: &Config,
-    loaded: Result<Arc<PolicySet>, Vec<PolicyError>>,
-) -> Result<Arc<PolicySet>, Diagnostics> {
+    let loaded = host.load_changed(&keys, policies, before, tables, &upstreams, &builtin);
     let diagnostic = |error: &PolicyError| {
         let message = format!("policy \"{}\": {}", error.policy, error.problem);
         Diagnostic::of_file(&error.place, message)

@@ -124,8 +124,8 @@ impl New<'_> {
     async fn deliver(self, parcel: Parcel, patience: &mut Deadline) -> Told {
         let Self { relay, source, id, via } = self;
         let begun = Instant::now();
-        let now = relay.waves.now();
         let asked = relay.queue.changes();
+        let now = relay.waves.now();
         let generation = relay.generation();
         let plan = relay.waves.current_owned();
         let Answer { instance, verdict } =

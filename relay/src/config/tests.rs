@@ -326,6 +326,39 @@ fn the_examples_name_every_key() {
     assert_eq!(sections, 25, "{found}");
 }
 
+/// The same of tables that stand in a line.
+#[test]
+fn the_examples_name_every_key_of_inline_tables() {
+    let examples = std::fs::read_to_string(examples().join("relay.toml")).unwrap();
+    let unknown = "zzzzzzzz = 0";
+    let text = format!(
+        "[relay]\nhostname = \"a.example\"\nstate_dir = \"state\"\n\
+         [[listener]]\nname = \"smtp\"\naddress = \"127.0.0.1:0\"\nauth = {{ {unknown} }}\n\
+         tls = {{ {unknown}, certificates = [{{ {unknown} }}] }}\n\
+         [[listener]]\nname = \"link\"\ntype = \"link\"\naddress = \"127.0.0.1:0\"\n\
+         link = {{ {unknown}, peers = [{{ {unknown} }}] }}\n\
+         [[upstream]]\nname = \"a\"\ntargets = [\"192.0.2.1\"]\ndefault = true\n\
+         tls = {{ {unknown} }}\nauth = {{ {unknown} }}\n\
+         [[upstream]]\nname = \"b\"\ntype = \"link\"\ntargets = [\"192.0.2.1:1\"]\n\
+         link = {{ {unknown} }}\n"
+    );
+    let found = Dir::new(&[("relay.toml", &text)]).read().unwrap_err();
+    let known = found.0.iter().filter_map(|one| {
+        let keys = one.message.strip_prefix("unknown key; known here: ")?;
+        Some((&one.key, keys.split(", ")))
+    });
+    let mut tables = 0;
+    for (table, keys) in known {
+        tables += 1;
+        for key in keys {
+            // Some stand in what is said of the others.
+            let mut words = examples.split(|one: char| !(one.is_alphanumeric() || one == '_'));
+            assert!(words.any(|word| word == key), "{key} of {table}");
+        }
+    }
+    assert_eq!(tables, 8, "{found}");
+}
+
 #[test]
 fn what_is_said_of_bad_configurations() {
     let mut said = String::new();

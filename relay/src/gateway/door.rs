@@ -2,7 +2,8 @@
 //!
 //! A handshake costs a stranger little and takes a place until it is over, and QUIC keeps something of
 //! one that came to nothing. So while many places are taken no client may have more than a few, and
-//! one that does nothing but stand there keeps nobody else out.
+//! one that does nothing but stand there keeps nobody else out. An address that nobody has shown to be
+//! his own counts for nobody: it would be easy to fill another's part.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,7 +32,7 @@ pub(super) struct Door(Mutex<State>);
 #[derive(Default)]
 struct State {
     under_way: usize,
-    /// Those under way and those that came to nothing, by client.
+    /// Those under way and those that came to nothing, by client that has shown his address.
     each: HashMap<IpAddr, usize>,
     /// Those that came to nothing, and until when they count.
     traces: VecDeque<(Instant, IpAddr)>,
@@ -58,19 +59,21 @@ impl Door {
         self.lock().under_way
     }
 
-    fn enter(&self, client: IpAddr, now: Instant) -> Crowd {
+    fn enter(&self, client: Option<IpAddr>, now: Instant) -> Crowd {
         let mut state = self.lock();
         state.forget_until(now);
         let under_way = state.under_way;
         state.under_way += 1;
+        let Some(client) = client else { return Crowd { under_way, own: 0 } };
         let own = state.each.entry(client).or_default();
         *own += 1;
         Crowd { under_way, own: *own - 1 }
     }
 
-    fn leave(&self, client: IpAddr, came_to_nothing: bool, now: Instant) {
+    fn leave(&self, client: Option<IpAddr>, came_to_nothing: bool, now: Instant) {
         let mut state = self.lock();
         state.under_way -= 1;
+        let Some(client) = client else { return };
         if !came_to_nothing {
             return state.forget(client);
         }
@@ -111,16 +114,20 @@ impl State {
 /// A handshake that is under way, and its part of the memory.
 pub(super) struct Shaking {
     gateway: Arc<Gateway>,
-    client: IpAddr,
+    client: Option<IpAddr>,
     pub(super) share: Share,
     /// QUIC knows of it, and it has not come to its greeting.
     begun: bool,
 }
 
 impl Shaking {
-    /// One more stands there, and meets these.
-    pub(super) fn new(gateway: &Arc<Gateway>, client: IpAddr, share: Share) -> (Self, Crowd) {
-        let client = subscriber(client);
+    /// One more stands there, and meets these. `client` is whose it is, where that is certain.
+    pub(super) fn new(
+        gateway: &Arc<Gateway>,
+        client: Option<IpAddr>,
+        share: Share,
+    ) -> (Self, Crowd) {
+        let client = client.map(subscriber);
         let crowd = gateway.door.enter(client, Instant::now());
         (Self { gateway: Arc::clone(gateway), client, share, begun: false }, crowd)
     }
@@ -146,8 +153,8 @@ impl Drop for Shaking {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> IpAddr {
-        [192, 0, 2, last].into()
+    fn address(last: u8) -> Option<IpAddr> {
+        Some([192, 0, 2, last].into())
     }
 
     #[test]
@@ -176,8 +183,8 @@ mod tests {
     #[test]
     fn what_is_kept_of_strangers_is_bounded() {
         let (door, now) = (Door::default(), Instant::now());
-        for number in 0..3 * STRANGERS {
-            let client = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());
+        for number in (0_u32..).take(3 * STRANGERS) {
+            let client = Some(IpAddr::from(number.to_be_bytes()));
             door.enter(client, now);
             door.leave(client, true, now);
         }

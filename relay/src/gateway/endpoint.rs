@@ -194,7 +194,9 @@ impl Gateway {
     fn accept(self: &Arc<Self>, incoming: Incoming, load: &Arc<Load>, strangers: usize) {
         let peer = incoming.remote_address();
         let share = self.relay.budget.share(Use::Sessions, budget::HANDSHAKE);
-        let (mut shaking, crowd) = Shaking::new(self, peer.ip(), share);
+        // Whoever has not shown that an address is his own is counted for nobody.
+        let client = incoming.remote_address_validated().then(|| peer.ip());
+        let (mut shaking, crowd) = Shaking::new(self, client, share);
         let strangers = strangers.max(crowd.under_way);
         let (closing, most) = {
             let terms = self.terms.borrow();

@@ -182,14 +182,17 @@ impl PolicyHost {
         upstreams: &[String],
         builtin: &dyn Fn(&str) -> Option<&'static [u8]>,
     ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
-        self.load_trusting(&TrustedKeys::default(), policies, tables, upstreams, builtin)
+        let keys = TrustedKeys::default();
+        self.load_changed(&keys, policies, None, tables, upstreams, builtin)
     }
 
-    /// The same, with keys whose signatures are believed.
-    pub fn load_trusting(
+    /// The same, with keys whose signatures are believed. A policy that is in the set `before` with the
+    /// same entry is made of the component that it has there, whatever its file is by now.
+    pub fn load_changed(
         &self,
         keys: &TrustedKeys,
         policies: &[PolicyConfig],
+        before: Option<&PolicySet>,
         tables: &[TableConfig],
         upstreams: &[String],
         builtin: &dyn Fn(&str) -> Option<&'static [u8]>,
@@ -198,37 +201,16 @@ impl PolicyHost {
             tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
         let budgets = |policy: &PolicyConfig| self.budgets(policy);
         let loader = self.loader(Arc::new(tables), upstreams, keys, builtin, &budgets);
-        let load = |config: &PolicyConfig| loader.load(config, self.stats_of(&config.name));
-        self.set(policies.iter().map(|config| (config, load(config))), upstreams)
-    }
-
-    /// The policies of a set once more, for a configuration that may have other tables and upstreams.
-    /// Their files may have gone. It blocks, not for long: nothing is compiled.
-    pub fn load_again(
-        &self,
-        set: &PolicySet,
-        tables: &[TableConfig],
-        upstreams: &[String],
-    ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
-        let tables =
-            tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
-        let budgets = |policy: &PolicyConfig| self.budgets(policy);
-        let keys = TrustedKeys::default();
-        let loader = self.loader(Arc::new(tables), upstreams, &keys, &|_| None, &budgets);
-        let load = |policy: &Policy| loader.load_again(policy, self.stats_of(policy.name()));
-        let loaded = set.policies().iter().map(|policy| (policy.config(), load(policy)));
-        self.set(loaded, upstreams)
-    }
-
-    /// A set of what was loaded, if all of it was.
-    fn set<'a>(
-        &self,
-        all: impl Iterator<Item = (&'a PolicyConfig, Result<Policy, Vec<PolicyProblem>>)>,
-        upstreams: &[String],
-    ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
-        let mut loaded = Vec::new();
+        let mut loaded = Vec::with_capacity(policies.len());
         let mut errors = Vec::new();
-        for (config, one) in all {
+        for config in policies {
+            let is_same = |policy: &&Policy| policy.config() == config;
+            let before = before.and_then(|set| set.policies().iter().find(is_same));
+            let stats = self.stats_of(&config.name);
+            let one = match before {
+                Some(policy) => loader.load_again(policy, stats),
+                None => loader.load(config, stats),
+            };
             match one {
                 Ok(policy) => loaded.push(policy),
                 Err(problems) => errors.extend(problems.into_iter().map(|problem| PolicyError {

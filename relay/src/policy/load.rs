@@ -200,12 +200,14 @@ impl Loader<'_> {
     }
 
     /// Loads one that was loaded before: the same component with the same settings, whatever its file
-    /// is by now.
+    /// is by now. Who signed it must be believed still.
     pub(super) fn load_again(
         &self,
         policy: &Policy,
         stats: Arc<PolicyStats>,
     ) -> Result<Policy, Vec<PolicyProblem>> {
+        let signed = self.keys.believes(policy.signed(), policy.name());
+        signed.map_err(|error| vec![error.into()])?;
         let component = policy.template.pre.component();
         self.make(policy.config(), stats, component, policy.origin.clone())
     }

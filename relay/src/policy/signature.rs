@@ -167,6 +167,26 @@ impl TrustedKeys {
         Self { required: true, ..self }
     }
 
+    /// Whether what was found of a signature before is enough, with these keys. `of` is what the
+    /// component is called in messages.
+    pub fn believes(&self, signed: &Signed, of: &str) -> Result<(), SignatureError> {
+        let file = || format!("{of}, as it was loaded before");
+        match signed {
+            _ if !self.required => Ok(()),
+            Signed::Builtin => Ok(()),
+            Signed::Not => Err(SignatureError::Missing { file: file() }),
+            Signed::By { id, .. } | Signed::Unknown { id }
+                if self.keys.iter().any(|(_, key)| key_id(key.keynum()) == *id) =>
+            {
+                Ok(())
+            }
+            Signed::By { id, .. } | Signed::Unknown { id } => {
+                let trusted = self.to_string();
+                Err(SignatureError::Untrusted { file: file(), id: id.clone(), trusted })
+            }
+        }
+    }
+
     /// Who signed these bytes. `file` is what the signature is called in messages.
     pub fn judge(
         &self,

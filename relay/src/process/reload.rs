@@ -56,8 +56,8 @@ struct State {
     kept: Vec<(Arc<Upstream>, AbortHandle)>,
     /// The policies that were in force before those that are, whatever else has changed since.
     policies_before: Option<Arc<PolicySet>>,
-    /// Policies that failed too often: no reload puts them in force again.
-    given_up: Option<Arc<PolicySet>>,
+    /// The policies in force are these because others failed too often.
+    has_gone_back: bool,
     saved: HashMap<SocketAddr, Extensions>,
 }
 
@@ -86,7 +86,7 @@ impl Reloader {
             links,
             kept: Vec::new(),
             policies_before: None,
-            given_up: None,
+            has_gone_back: false,
             saved: HashMap::new(),
         };
         Ok(Self {
@@ -143,14 +143,7 @@ impl Reloader {
         let keys = config.api.as_ref().map(Keys::load).transpose()?;
         let names = self.resolve(&config, &current, &tls, runtime)?;
         let host = &self.relay.policy_host;
-        let mut policies = generation::load_policies(host, &config)?;
-        if state.given_up.as_ref().is_some_and(|given_up| policies.is_same_as(given_up)) {
-            config.policies = current.policies.configs();
-            policies = generation::load_again(host, &current.policies, &config)?;
-            tracing::warn!("the policies are those that failed too often: those before stay");
-        } else {
-            state.given_up = None;
-        }
+        let policies = generation::load_policies(host, &config)?;
         let fresh = bind_missing(&config, &state.bound, &self.service)?;
         let links = state.links.prepare(&config, &tls)?;
         let learned = self.learned();
@@ -160,6 +153,7 @@ impl Reloader {
         if !next.policies.is_same_as(&current.policies) {
             state.policies_before = Some(Arc::clone(&current.policies));
         }
+        state.has_gone_back = false;
         logging::set(next.config.relay.log);
         self.relay.replace(next);
         self.store.forget(&overlaid.superseded);
@@ -171,6 +165,12 @@ impl Reloader {
         self.move_links(&mut state, links);
         self.move_upstreams(&mut state, runtime);
         Ok(number)
+    }
+
+    /// Whether the relay has gone back to other policies by itself, and nobody has said since what shall
+    /// be in force.
+    pub(super) fn has_gone_back(&self) -> bool {
+        self.lock().has_gone_back
     }
 
     /// Whether other plugins are installed than are in force.
@@ -185,8 +185,8 @@ impl Reloader {
         rollout::overlay(&bare, &self.store.state(), self.store.state_dir()).policies
     }
 
-    /// Puts in force what is installed, with the configuration in force: no file is read, so that
-    /// what is bad can go though somebody is at work on the configuration. The number of the new
+    /// Puts in force what is installed, with the configuration in force: no file is read but of
+    /// components that come new, so that what is bad can go though somebody is at work on the others. The number of the new
     /// generation, unless nothing is to be changed. With `forward` the present one may come back.
     pub(super) fn restage(
         &self,
@@ -200,10 +200,12 @@ impl Reloader {
             return Ok(None);
         }
         let config = Config { policies, ..(*current.config).clone() };
-        let policies = generation::load_policies(&self.relay.policy_host, &config)?;
+        let before = Some(&*current.policies);
+        let policies = generation::load_changed(&self.relay.policy_host, &config, before)?;
         if forward {
             state.policies_before = Some(Arc::clone(&current.policies));
         }
+        state.has_gone_back = false;
         Ok(Some(self.turn_to_policies(&mut state, config, policies, runtime)))
     }
 
@@ -373,15 +375,18 @@ impl Reloader {
             calls = condemnation.calls,
             "the policies of this generation fail too often"
         );
-        let before = state.policies_before.take().filter(|before| !before.is_condemned());
-        let Some(before) = before else {
+        let may_come_back = |before: &Arc<PolicySet>| {
+            !before.is_condemned() && !before.is_same_as(&current.policies)
+        };
+        let Some(before) = state.policies_before.clone().filter(may_come_back) else {
             tracing::error!("there are no earlier policies to go back to; fail modes apply");
             return;
         };
-        state.given_up = Some(Arc::clone(&current.policies));
         let config = Config { policies: before.configs(), ..(*current.config).clone() };
-        match generation::load_again(&self.relay.policy_host, &before, &config) {
+        match generation::load_changed(&self.relay.policy_host, &config, Some(&before)) {
             Ok(policies) => {
+                state.policies_before = None;
+                state.has_gone_back = true;
                 let generation = self.turn_to_policies(&mut state, config, policies, runtime);
                 let of = before.generation();
                 tracing::warn!(generation, "went back to the policies of generation {of}");

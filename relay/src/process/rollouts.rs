@@ -84,8 +84,11 @@ impl Rollouts {
             if pause > 0 {
                 continue;
             }
-            // What another reload, a condemned generation or an earlier process has left otherwise.
-            if let Err(error) = self.put_in_force(false).await {
+            // What another reload or an earlier process has left otherwise. But policies that came back
+            // by themselves stay until somebody says what shall be.
+            if !self.reloader.has_gone_back()
+                && let Err(error) = self.put_in_force(false).await
+            {
                 tracing::error!(%error, "what is installed is not in force");
                 pause = AGAIN;
             }
