@@ -10,9 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use wavegate_tests::harness::{
-    Client, Config, Metrics, Relay, plan_of_held, recording, until, variant,
-};
+use wavegate_tests::harness::{Client, Config, Relay, plan_of_held, recording, until, variant};
 use wavegate_tests::load::{self, LoadOptions, Transfer};
 
 const FREEZE: &[u8] = include_bytes!("../../plugins/dist/freeze.wasm");
