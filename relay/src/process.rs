@@ -23,10 +23,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, oneshot},
-};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     admin,
@@ -437,8 +434,7 @@ impl Control {
                 match request {
                     Some(Request::Reload(answer)) => reload(&reloader, &service, answer).await,
                     Some(Request::Condemned(condemnation)) => {
-                        rollouts.condemned(&condemnation).await;
-                        roll_back(&reloader, condemnation).await;
+                        rollouts.condemned(condemnation).await;
                     }
                     Some(Request::Upgrade) => children.start(),
                     Some(Request::Stop) | None => break None,
@@ -461,15 +457,6 @@ impl Control {
         let _ = controlled.await;
         drop((door, incumbent));
         ending.close(next, &service, &children).await
-    }
-}
-
-/// Goes back, on a thread where it may wait for workers.
-async fn roll_back(reloader: &Arc<Reloader>, condemnation: Condemnation) {
-    let (reloader, runtime) = (Arc::clone(reloader), Handle::current());
-    let back = tokio::task::spawn_blocking(move || reloader.roll_back(condemnation, &runtime));
-    if let Err(error) = back.await {
-        tracing::error!(%error, "the way back to the generation before has failed");
     }
 }
 

@@ -197,10 +197,10 @@ impl PolicyHost {
         upstreams: &[String],
         builtin: &dyn Fn(&str) -> Option<&'static [u8]>,
     ) -> Result<Arc<PolicySet>, Vec<PolicyError>> {
-        let tables =
+        let known =
             tables.iter().map(|table| (table.name.clone(), table.entries.clone())).collect();
         let budgets = |policy: &PolicyConfig| self.budgets(policy);
-        let loader = self.loader(Arc::new(tables), upstreams, keys, builtin, &budgets);
+        let loader = self.loader(Arc::new(known), upstreams, keys, builtin, &budgets);
         let mut loaded = Vec::with_capacity(policies.len());
         let mut errors = Vec::new();
         for config in policies {
@@ -224,7 +224,7 @@ impl PolicyHost {
             return Err(errors);
         }
         let id = self.sets.fetch_add(1, Relaxed) + 1;
-        Ok(Arc::new(PolicySet::new(id, loaded, upstreams.to_vec())))
+        Ok(Arc::new(PolicySet::new(id, loaded, tables.to_vec(), upstreams.to_vec())))
     }
 
     /// Looks at a component and asks it what it is. It is given no settings. An error where it is no

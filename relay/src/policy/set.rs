@@ -19,7 +19,7 @@ use super::{
     signature::Signed,
     stats::PolicyStats,
 };
-use crate::config::{FailMode, Mode, PluginSource, PolicyConfig};
+use crate::config::{FailMode, Mode, PluginSource, PolicyConfig, TableConfig};
 
 /// A hook that a policy may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -177,6 +177,7 @@ impl Policy {
 pub struct PolicySet {
     id: u64,
     policies: Vec<Policy>,
+    tables: Vec<TableConfig>,
     upstreams: Vec<String>,
     needs: Needs,
     freezers: Vec<usize>,
@@ -232,7 +233,12 @@ impl Shadows {
 }
 
 impl PolicySet {
-    pub(super) fn new(id: u64, policies: Vec<Policy>, upstreams: Vec<String>) -> Self {
+    pub(super) fn new(
+        id: u64,
+        policies: Vec<Policy>,
+        tables: Vec<TableConfig>,
+        upstreams: Vec<String>,
+    ) -> Self {
         let with = |wanted: &dyn Fn(&Policy) -> bool| {
             let wanted = |&index: &usize| policies[index].is_live() && wanted(&policies[index]);
             (0..policies.len()).filter(wanted).collect::<Vec<_>>()
@@ -246,6 +252,7 @@ impl PolicySet {
             needs: union(policies.iter().map(Policy::needs)),
             shadows: Shadows::new(&policies),
             policies,
+            tables,
             upstreams,
             ladder: Ladder::new(id),
             generation: AtomicU64::new(0),
@@ -317,6 +324,11 @@ impl PolicySet {
         &self.shadows.of[policy]
     }
 
+    /// The operator's tables that its policies may look into.
+    pub fn tables(&self) -> &[TableConfig] {
+        &self.tables
+    }
+
     /// The configuration that it was loaded from.
     pub fn configs(&self) -> Vec<PolicyConfig> {
         self.policies.iter().map(|policy| policy.config.clone()).collect()
@@ -327,9 +339,10 @@ impl PolicySet {
         // A line above an entry changes its place.
         let of = |policy: &Policy| {
             let config = PolicyConfig { place: String::new(), ..policy.config.clone() };
-            (config, policy.origin.digest.clone(), Arc::clone(&policy.template.shared.tables))
+            (config, policy.origin.digest.clone())
         };
-        self.policies.iter().map(of).eq(other.policies.iter().map(of))
+        let has_same = self.policies.iter().map(of).eq(other.policies.iter().map(of));
+        has_same && self.tables == other.tables
     }
 
     /// Whether its policies failed on so many messages that the set before should come back.

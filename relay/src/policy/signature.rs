@@ -175,11 +175,12 @@ impl TrustedKeys {
             _ if !self.required => Ok(()),
             Signed::Builtin => Ok(()),
             Signed::Not => Err(SignatureError::Missing { file: file() }),
-            Signed::By { id, .. } | Signed::Unknown { id }
+            Signed::By { id, .. }
                 if self.keys.iter().any(|(_, key)| key_id(key.keynum()) == *id) =>
             {
                 Ok(())
             }
+            // What a stranger's signature says of its key was never looked at.
             Signed::By { id, .. } | Signed::Unknown { id } => {
                 let trusted = self.to_string();
                 Err(SignatureError::Untrusted { file: file(), id: id.clone(), trusted })

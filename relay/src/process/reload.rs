@@ -56,8 +56,6 @@ struct State {
     kept: Vec<(Arc<Upstream>, AbortHandle)>,
     /// The policies that were in force before those that are, whatever else has changed since.
     policies_before: Option<Arc<PolicySet>>,
-    /// The policies in force are these because others failed too often.
-    has_gone_back: bool,
     saved: HashMap<SocketAddr, Extensions>,
 }
 
@@ -86,7 +84,6 @@ impl Reloader {
             links,
             kept: Vec::new(),
             policies_before: None,
-            has_gone_back: false,
             saved: HashMap::new(),
         };
         Ok(Self {
@@ -153,7 +150,6 @@ impl Reloader {
         if !next.policies.is_same_as(&current.policies) {
             state.policies_before = Some(Arc::clone(&current.policies));
         }
-        state.has_gone_back = false;
         logging::set(next.config.relay.log);
         self.relay.replace(next);
         self.store.forget(&overlaid.superseded);
@@ -165,12 +161,6 @@ impl Reloader {
         self.move_links(&mut state, links);
         self.move_upstreams(&mut state, runtime);
         Ok(number)
-    }
-
-    /// Whether the relay has gone back to other policies by itself, and nobody has said since what shall
-    /// be in force.
-    pub(super) fn has_gone_back(&self) -> bool {
-        self.lock().has_gone_back
     }
 
     /// Whether other plugins are installed than are in force.
@@ -186,8 +176,9 @@ impl Reloader {
     }
 
     /// Puts in force what is installed, with the configuration in force: no file is read but of
-    /// components that come new, so that what is bad can go though somebody is at work on the others. The number of the new
-    /// generation, unless nothing is to be changed. With `forward` the present one may come back.
+    /// components that come new, so that what is bad can go though somebody is at work on the others.
+    /// The number of the new generation, unless nothing is to be changed. With `forward` the present one
+    /// may come back.
     pub(super) fn restage(
         &self,
         forward: bool,
@@ -205,7 +196,6 @@ impl Reloader {
         if forward {
             state.policies_before = Some(Arc::clone(&current.policies));
         }
-        state.has_gone_back = false;
         Ok(Some(self.turn_to_policies(&mut state, config, policies, runtime)))
     }
 
@@ -361,12 +351,13 @@ impl Reloader {
         }
     }
 
-    /// Goes back to the policies before, which did not fail so often. All else stays as it is.
-    pub(super) fn roll_back(&self, condemnation: Condemnation, runtime: &Handle) {
+    /// Goes back to the policies before, with their tables, which did not fail so often. All else stays
+    /// as it is. Whether that was done.
+    pub(super) fn roll_back(&self, condemnation: &Condemnation, runtime: &Handle) -> bool {
         let mut state = self.lock();
         let current = self.relay.generation();
         if current.policies.id() != condemnation.set {
-            return;
+            return false;
         }
         tracing::error!(
             generation = current.number,
@@ -380,21 +371,23 @@ impl Reloader {
         };
         let Some(before) = state.policies_before.clone().filter(may_come_back) else {
             tracing::error!("there are no earlier policies to go back to; fail modes apply");
-            return;
+            return false;
         };
-        let config = Config { policies: before.configs(), ..(*current.config).clone() };
+        let (policies, tables) = (before.configs(), before.tables().to_vec());
+        let config = Config { policies, tables, ..(*current.config).clone() };
         match generation::load_changed(&self.relay.policy_host, &config, Some(&before)) {
             Ok(policies) => {
                 state.policies_before = None;
-                state.has_gone_back = true;
                 let generation = self.turn_to_policies(&mut state, config, policies, runtime);
                 let of = before.generation();
                 tracing::warn!(generation, "went back to the policies of generation {of}");
                 self.relay.emit(&Event::Reloaded { generation });
+                true
             }
             Err(error) => {
                 let what = "the policies before do not fit the configuration any more";
                 tracing::error!(%error, "{what}; fail modes apply");
+                false
             }
         }
     }

@@ -19,6 +19,7 @@ use tokio::{runtime::Handle, time::MissedTickBehavior};
 use super::reload::Reloader;
 use crate::{
     audit::Who,
+    config::PluginSource,
     control::{
         PluginRefusal, Plugins,
         wire::{Install, Installed, PluginList, RollBack},
@@ -84,11 +85,8 @@ impl Rollouts {
             if pause > 0 {
                 continue;
             }
-            // What another reload or an earlier process has left otherwise. But policies that came back
-            // by themselves stay until somebody says what shall be.
-            if !self.reloader.has_gone_back()
-                && let Err(error) = self.put_in_force(false).await
-            {
+            // What another reload, a condemned set or an earlier process has left otherwise.
+            if let Err(error) = self.put_in_force(false).await {
                 tracing::error!(%error, "what is installed is not in force");
                 pause = AGAIN;
             }
@@ -164,8 +162,9 @@ impl Rollouts {
         self.tell(policy);
     }
 
-    /// The policies of a set failed too often: what was just installed among them goes.
-    pub(super) async fn condemned(self: &Arc<Self>, condemnation: &Condemnation) {
+    /// The policies of a set failed too often: what was just installed among them goes, else the
+    /// policies before come back.
+    pub(super) async fn condemned(self: &Arc<Self>, condemnation: Condemnation) {
         let _one = self.ordering.lock().await;
         if self.relay.generation().policies.id() != condemnation.set {
             return;
@@ -180,6 +179,41 @@ impl Rollouts {
                 let why =
                     format!("its generation was given up: policies failed on {messages} messages");
                 self.leave(policy, why, now).await;
+            }
+        }
+        // It waits for workers.
+        let (reloader, runtime) = (Arc::clone(&self.reloader), Handle::current());
+        let back = move || reloader.roll_back(&condemnation, &runtime);
+        match tokio::task::spawn_blocking(back).await {
+            Ok(true) => self.agree(now).await,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the way back to the policies before has failed");
+            }
+        }
+    }
+
+    /// What is installed is what came back, where that was installed or came before all that is: else
+    /// the next look would put in force again what has failed.
+    async fn agree(self: &Arc<Self>, now: Timestamp) {
+        let policies = Arc::clone(&self.relay.generation().policies);
+        for (name, entry) in &self.store.state().policies {
+            let live = policies.policies().iter().find(|one| one.is_live() && one.name() == name);
+            let Some(live) = live else { continue };
+            let is_it = |release: &Release| release.digest == live.digest();
+            let above = match live.source() {
+                PluginSource::Installed(_) => entry.installed.iter().rev().position(is_it),
+                PluginSource::Builtin(_) | PluginSource::File(_) => Some(entry.installed.len()),
+            };
+            let is_shadowed = entry.rollout.as_ref().is_some_and(|one| one.stage == Stage::Shadow);
+            let steps = match above {
+                None | Some(0) => 0,
+                // The first step back is the shadow's.
+                Some(above) => above + usize::from(is_shadowed),
+            };
+            for _ in 0..steps {
+                let why = "the policies before came back, others failed too often";
+                self.leave(name, why.to_owned(), now).await;
             }
         }
     }
