@@ -59,6 +59,8 @@ fn warm(relay: &Relay) -> Metrics {
 
 #[test]
 fn what_is_charged_is_never_less_than_what_is_taken() {
+    // The kernel may give memory in pages of 2 MiB, of which not all is used.
+    const HUGE_PAGES: u64 = 4 << 20;
     let sink = recording();
     let config = Config::to(&[sink.addr()])
         .admin()
@@ -80,7 +82,10 @@ fn what_is_charged_is_never_less_than_what_is_taken() {
         report(what, taken / count, charge / count);
         // The count is in the charge, so it is the connections that are compared.
         assert!(charge >= count * 4096, "{what}: {charge} is too little for {count}");
-        assert!(taken <= charge, "{what}: {count} took {taken} bytes, and {charge} are charged");
+        assert!(
+            taken <= charge + HUGE_PAGES,
+            "{what}: {count} took {taken} bytes, and {charge} are charged"
+        );
         drop((first, clients));
         until("they have gone", || (relay.metrics().sum("connections", &[]) == 0.0).then_some(()));
     };
@@ -100,7 +105,7 @@ fn what_is_charged_is_never_less_than_what_is_taken() {
         client
     });
     let many = recipients(200);
-    check("recipients", 150, &|at, _| {
+    check("recipients", 500, &|at, _| {
         let mut client = Client::greeted(at);
         client.expect("EHLO client.example", "250");
         client.expect("MAIL FROM:<a@example.com>", "250");
