@@ -16,7 +16,7 @@ use wavegate::{
 use wavegate_link::{ALPN, Answers, Code, Control, How};
 
 use crate::sim::{Act, Point, Setup, Sim, Sink};
-use edge::{Edge, Letter, closed, connect};
+use edge::{Edge, Letter, Sent, closed, connect};
 
 /// A relay with a gateway.
 struct World {
@@ -292,13 +292,19 @@ async fn a_reload_judges_open_connections_again() {
     assert_eq!(told(&world.edge().await.send(&Letter::new(2, &["x@y.example"])).await, 1), [TAKEN]);
 }
 
-#[tokio::test]
-async fn an_edge_that_is_called_otherwise_is_asked_to_come_again() {
+/// A message is being handed on, and that takes a while.
+async fn handing_on() -> (World, Edge, Sent) {
     let world = World::new(&Setup::default());
     world.legacy.at(Point::End, Act::after(300));
-    let mut edge = world.edge().await;
-    let mut sent = edge.post(&Letter::new(1, &["x@y.example"])).await;
+    let edge = world.edge().await;
+    let sent = edge.post(&Letter::new(1, &["x@y.example"])).await;
     world.begun().await;
+    (world, edge, sent)
+}
+
+#[tokio::test]
+async fn an_edge_that_is_called_otherwise_is_asked_to_come_again() {
+    let (world, mut edge, mut sent) = handing_on().await;
     let before = edge.hello.incarnation;
     let peer = Arc::new(|_: &[_]| Some("edge-2".to_owned()));
     world.gateway.change(&settings(), Acceptance { peer, ..acceptance(true) });
@@ -313,11 +319,7 @@ async fn an_edge_that_is_called_otherwise_is_asked_to_come_again() {
 
 #[tokio::test]
 async fn a_gateway_that_closes_finishes_what_has_begun() {
-    let world = World::new(&Setup::default());
-    world.legacy.at(Point::End, Act::after(300));
-    let mut edge = world.edge().await;
-    let mut sent = edge.post(&Letter::new(1, &["x@y.example"])).await;
-    world.begun().await;
+    let (world, mut edge, mut sent) = handing_on().await;
     world.gateway.close();
     assert_eq!(edge.hear().await, Some(Control::Stopping));
     let mut late = edge.post(&Letter::new(2, &["x@y.example"])).await;

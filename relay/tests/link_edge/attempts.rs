@@ -283,14 +283,20 @@ async fn the_next_hops_doubt_is_told() {
     assert_eq!((code(&outcome.end), edge.doubts()), (451, 1));
 }
 
-#[tokio::test]
-async fn no_message_begins_where_the_gateway_stops_and_those_under_way_end() {
+/// A gateway that answers all messages but the first at once.
+async fn slow_at_first() -> (Gateway, Edge) {
     let gateway = Gateway::start(Settings::default()).await;
     gateway.script(|_, before| match before {
         0 => Act::Wait(taken()),
         _ => Act::Answer(taken()),
     });
     let edge = Edge::new(&[gateway.address]);
+    (gateway, edge)
+}
+
+#[tokio::test]
+async fn no_message_begins_where_the_gateway_stops_and_those_under_way_end() {
+    let (gateway, edge) = slow_at_first().await;
     let (first, second) = (edge.message(1, b"1\r\n"), edge.message(1, b"2\r\n"));
     let (outcome, ()) = tokio::join!(edge.send(&first), async {
         until("the first is there", || gateway.whole() == 1).await;
@@ -314,12 +320,7 @@ async fn no_message_begins_where_the_gateway_stops_and_those_under_way_end() {
 /// What is answered on an old connection says nothing of whether there are others.
 #[tokio::test]
 async fn answers_of_a_gateway_that_takes_no_more_do_not_make_the_link_up() {
-    let gateway = Gateway::start(Settings::default()).await;
-    gateway.script(|_, before| match before {
-        0 => Act::Wait(taken()),
-        _ => Act::Answer(taken()),
-    });
-    let edge = Edge::new(&[gateway.address]);
+    let (gateway, edge) = slow_at_first().await;
     let (first, second) = (edge.message(1, b"1\r\n"), edge.message(1, b"2\r\n"));
     let (outcome, ()) = tokio::join!(edge.send(&first), async {
         until("the first is there", || gateway.whole() == 1).await;
