@@ -181,7 +181,7 @@ impl Rollouts {
                 self.leave(policy, why, now).await;
             }
         }
-        // It waits for workers.
+        // Policies are made ready, which blocks.
         let (reloader, runtime) = (Arc::clone(&self.reloader), Handle::current());
         let back = move || reloader.roll_back(&condemnation, &runtime);
         match tokio::task::spawn_blocking(back).await {
